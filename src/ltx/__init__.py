@@ -1,0 +1,1 @@
+"""ltx: experiments on the Lottery Ticket Hypothesis."""

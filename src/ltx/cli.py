@@ -1,0 +1,213 @@
+"""The command line: the first word is the command, the rest `key=value`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from ltx.errors import BadInput, Failed, nearest
+
+HELP = """\
+ltx runs experiments on the Lottery Ticket Hypothesis.
+
+  ltx run method=imp width=4        train, prune and rewind one sweep point; the same command resumes or extends it
+  ltx run ... --dry-run             its config, what is done already, estimated minutes and disk; writes nothing
+  ltx run ... --cfg job --resolve   its config as yaml
+  ltx run -m width=1,2,4            the points one after another (Hydra's multirun)
+  ltx list [methods|models|data|optim] [width=4]   what can be named, with sizes
+  ltx status [KEY...] [--json]      every run under the output root
+  ltx show RUN                      a run's config, table and plots; RUN is a key or a directory
+  ltx --version
+
+Any value of a config can be set: ltx run model=convnet optim=sgd optim.lr=0.05 method.levels=20 seeds=5.
+Every command takes root=DIR (default outputs, or LTX_OUTPUT). --config-dir DIR adds yaml files of your own to `run`.
+"""
+COMMANDS = ("run", "list", "status", "show")
+
+
+def entry() -> None:
+    """Be the console script."""
+    sys.exit(main(sys.argv[1:]))
+
+
+def main(argv: list[str]) -> int:
+    """Run one command and return its exit code: 0 done, 2 bad input, 3 something failed, 130 interrupted."""
+    try:
+        return dispatch(argv)
+    except BadInput as error:
+        print(f"ltx: {error}", file=sys.stderr)
+        return 2
+    except Failed as error:
+        print(f"ltx: {error}", file=sys.stderr)
+        return 3
+    except KeyboardInterrupt:
+        print("ltx: interrupted; the same command continues.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # `ltx status | head`
+        sys.stdout = open(os.devnull, "w")
+        return 0
+
+
+def dispatch(argv: list[str]) -> int:
+    """Call the command that the first word names."""
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(HELP, end="")
+        return 0
+    command, rest = argv[0], argv[1:]
+    if command == "--version":
+        from importlib.metadata import version
+
+        print(f"ltx {version('ltx')}")
+        return 0
+    if command not in COMMANDS:
+        raise BadInput(f"'{command}' is not a command{nearest(command, COMMANDS)}")
+    if rest and rest[0] in ("-h", "--help"):
+        print(HELP, end="")
+        return 0
+    return {"run": run, "list": list_names, "status": status, "show": show}[command](rest)
+
+
+def options(arguments: list[str], flags: tuple[str, ...], keys: tuple[str, ...]) -> tuple[list[str], dict[str, str]]:
+    """Split the words of a command that composes no config into positional words and its flags and key=value."""
+    words, found = [], {}
+    for word in arguments:
+        key, equals, value = word.partition("=")
+        if word.startswith("-"):
+            if word not in flags:
+                raise BadInput(f"{word} is not a flag of this command{nearest(word, flags)}")
+            found[word] = "true"
+        elif equals:
+            if key not in keys:
+                raise BadInput(f"'{key}' is not a key of this command{nearest(key, keys)}")
+            found[key] = value
+        else:
+            words.append(word)
+    return words, found
+
+
+def run(arguments: list[str]) -> int:
+    """Run one sweep point, or hand -m, --cfg and --info to Hydra."""
+    flags = {"--dry-run"} & set(arguments)
+    words = [word for word in arguments if word not in flags]
+    folders: list[str] = []
+    for flag in ("--config-dir", "-cd"):
+        while flag in words:
+            at = words.index(flag)
+            folders += words[at + 1 : at + 2]
+            del words[at : at + 2]
+    from ltx.config import compose, hydra_main
+
+    if any(word.startswith("-") for word in words):
+        return hydra_main(words, folders, lambda config: run_point(config, arguments, False))
+    return run_point(lambda: compose(words, folders), arguments, bool(flags))
+
+
+def run_point(make: Any, arguments: list[str], dry: bool) -> int:
+    """Compose, check, train what is missing and show what came out."""
+    from ltx import launch
+
+    if not dry and not any(word == "workers=0" for word in arguments):
+        launch.warm_up()
+    config = make()
+    from ltx.experiment import Experiment
+    from ltx.run import check_machine
+
+    experiment = Experiment.of(config)
+    check_machine(experiment)
+    if dry:
+        from ltx.estimate import dry_run
+
+        print(dry_run(experiment), end="")
+        return 0
+    from rich.console import Console
+
+    from ltx.report import table
+    from ltx.run import run as run_experiment
+    from ltx.run import say_failures
+
+    with launch.terminated_as_interrupt():
+        outcome = run_experiment(experiment, ["ltx", "run", *arguments])
+    console = Console(highlight=False)
+    if outcome.rows:
+        console.print(table(outcome.rows, experiment.key))
+        print(f"plot: {outcome.folder.path / 'plots' / 'levels.png'}")
+    print(f"run:  {outcome.folder.path}" + ("" if outcome.trained else " (nothing was left to train)"))
+    if outcome.interrupted:
+        print("ltx: interrupted; finished levels are kept and the same command continues.", file=sys.stderr)
+    elif outcome.failures:
+        print(f"ltx: {say_failures(outcome, experiment.seeds)}", file=sys.stderr)
+    return outcome.exit_code
+
+
+def list_names(arguments: list[str]) -> int:
+    """Print what can be named."""
+    from ltx.config import listing
+
+    groups = {"methods": "method", "models": "model", "data": "data", "optim": "optim"}
+    words, found = options(arguments, (), ("width", "root", "data"))
+    for word in words:
+        if word not in groups:
+            raise BadInput(f"'{word}' cannot be listed{nearest(word, groups)}")
+    for word in words or groups:
+        print(f"{word}:")
+        print(listing(groups[word], found.get("width", "1"), found.get("data", "digits")))
+    return 0
+
+
+def status(arguments: list[str]) -> int:
+    """Print the state of every run, or of those named."""
+    from rich.console import Console
+
+    from ltx.report import status as status_of
+    from ltx.report import status_table, to_json
+
+    words, found = options(arguments, ("--json",), ("root",))
+    runs = output_root(found) / "runs"
+    keys = sorted(path.name for path in runs.iterdir() if path.is_dir()) if runs.is_dir() else []
+    paths = [find_run(word, found) for word in words] if words else [runs / key for key in keys]
+    entries = [status_of(path) for path in paths]
+    if "--json" in found:
+        print(to_json(entries))
+    elif entries:
+        Console(highlight=False).print(status_table(entries))
+    else:
+        print(f"no runs under {runs}")
+    return 0
+
+
+def show(arguments: list[str]) -> int:
+    """Print a run's config, table and plots."""
+    from rich.console import Console
+
+    from ltx.report import table
+    from ltx.store import RunFolder
+
+    words, found = options(arguments, (), ("root",))
+    if len(words) != 1:
+        raise BadInput("show takes one RUN: a key or a directory (ltx status lists them).")
+    path = find_run(words[0], found)
+    print((path / "config.yaml").read_text())
+    rows = RunFolder(path).rows()
+    if rows:
+        Console(highlight=False).print(table(rows, path.name))
+    for plot in sorted((path / "plots").glob("*.png")):
+        print(f"plot: {plot}")
+    print(f"run:  {path}")
+    return 0
+
+
+def output_root(found: dict[str, str]) -> Path:
+    """Return the output root."""
+    return Path(found.get("root") or os.environ.get("LTX_OUTPUT") or "outputs")
+
+
+def find_run(name: str, found: dict[str, str]) -> Path:
+    """Return the directory a key or path means. Raises BadInput naming the nearest run."""
+    runs = output_root(found) / "runs"
+    for path in (runs / name, Path(name)):
+        if (path / "config.yaml").is_file():
+            return path
+    known = [path.name for path in runs.iterdir()] if runs.is_dir() else []
+    raise BadInput(f"No run is named {name} under {runs}{nearest(name, known)}")

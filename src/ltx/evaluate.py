@@ -1,0 +1,37 @@
+"""Loss and accuracy of a network on a split: sums over examples, whatever the batches."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional as F
+
+from ltx.data import Split
+from ltx.tensors import Tensors
+
+CHUNK = 2048  # examples at once
+
+
+@torch.no_grad()
+def evaluate(network: nn.Module, weights: Tensors, split: Split) -> tuple[float, float]:
+    """Return the mean cross-entropy (nats) and accuracy of `network` with `weights` in place of its own, eval mode.
+
+    Every example counts once, also in a short last chunk. The network's mode is left as it was.
+    """
+    training = network.training
+    network.eval()
+    loss = torch.zeros((), dtype=torch.float64, device=split.y.device)
+    correct = torch.zeros((), dtype=torch.int64, device=split.y.device)
+    for x, y in zip(split.x.split(CHUNK), split.y.split(CHUNK), strict=True):
+        logits: Tensor = functional_call(network, weights, (x,), tie_weights=False).float()
+        loss += F.cross_entropy(logits, y, reduction="sum")
+        correct += (logits.argmax(1) == y).sum()
+    network.train(training)
+    return float(loss) / len(split.y), int(correct) / len(split.y)
+
+
+def grid(first: int, last: int) -> list[int]:
+    """Return the steps at which validation loss is read: 50 or more, at most 2 % of the run apart, the last included."""
+    every = max(1, last // 50)
+    return [*(step for step in range(every, last, every) if step > first), last]

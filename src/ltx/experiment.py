@@ -1,0 +1,313 @@
+"""One experiment: a plain config made typed, checked, named and built. Needs no Hydra: workers get the plain dict."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import inspect
+import json
+import os
+import re
+import sys
+import typing
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge, Gt, Len
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+
+from ltx.errors import BadInput, nearest
+
+if typing.TYPE_CHECKING:
+    from torch import nn
+
+    from ltx.data import Dataset
+    from ltx.methods import Method
+    from ltx.optim import SGD, Adam
+    from ltx.streams import Streams
+
+NUMERICS = 1  # raise it when the code's results change: old runs then keep their keys, new ones get others
+PLUMBING = ("root", "device", "threads", "workers", "wandb", "retry_failed", "wait", "seeds")
+STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+Seed = Annotated[int, Ge(0)]
+
+
+class StreamsConfig(BaseModel):
+    """Seeds pinned per stream; null: the run's seed."""
+
+    model_config = STRICT
+    init: Seed | None
+    order: Seed | None
+    augment: Seed | None
+    mask: Seed | None
+    noise: Seed | None
+
+
+class WandbConfig(BaseModel):
+    """Where the mirror goes; mode null: online with a key, offline without."""
+
+    model_config = STRICT
+    mode: Literal["online", "offline", "disabled"] | None
+    project: str
+    entity: str | None
+    group: str | None
+
+
+class TrainerConfig(BaseModel):
+    """What reaches Lightning's Trainer, the optimiser steps fused into one training_step, seconds between checkpoints."""
+
+    model_config = STRICT
+    precision: Literal["32-true", "64-true", "bf16-mixed", "16-mixed", "bf16-true"]
+    deterministic: bool
+    chunk: Annotated[int, Ge(1)]
+    checkpoint_seconds: Annotated[float, Ge(0)]
+
+
+class RunConfig(BaseModel):
+    """The top level of a config; the groups' own fields are checked against their classes."""
+
+    model_config = STRICT
+    data: dict[str, Any]
+    model: dict[str, Any]
+    method: dict[str, Any]
+    optim: dict[str, Any]
+    width: Annotated[float, Gt(0)]
+    seeds: Annotated[int, Ge(1)] | Annotated[list[Seed], Len(1)]
+    streams: StreamsConfig
+    root: str
+    device: str
+    threads: Annotated[int, Ge(1)]
+    workers: Annotated[int, Ge(0)] | None
+    wandb: WandbConfig
+    trainer: TrainerConfig
+    retry_failed: bool
+    wait: bool
+
+
+TYPE_WORDS = ("int", "float", "str", "bool", "constrained")  # how pydantic's error paths name a union's branches
+GROUPS = ("data", "model", "method", "optim")
+FROM_CONTEXT = ("self", "input_shape", "classes", "width")  # arguments of a model that no config gives
+
+
+def known(group: str) -> list[str]:
+    """Name what a group's folder of modules offers; the file is the registry."""
+    if group == "optim":
+        return ["adam", "adamw", "sgd"]
+    folder = Path(__file__).parent / {"data": "data", "model": "models", "method": "methods"}[group]
+    return sorted(path.stem for path in folder.glob("*.py") if path.stem != "__init__")
+
+
+def find(group: str, name: object) -> Callable[..., Any]:
+    """Return the class behind a name: `imp` is ltx/methods/imp.py, `pkg.module:Class` the user's own."""
+    if name == "???":
+        raise BadInput(f"{group}.name is missing: your class as package.module:Class.")
+    if isinstance(name, str) and ":" in name:
+        module, _, attribute = name.partition(":")
+        if os.getcwd() not in sys.path:
+            sys.path.insert(0, os.getcwd())  # a console script does not look where the user stands
+        try:
+            return getattr(importlib.import_module(module), attribute)
+        except (ImportError, AttributeError, ValueError) as error:
+            raise BadInput(f"{group}.name={name}: {error}. It should read package.module:Class.") from error
+    if name not in known(group):
+        raise BadInput(f"{group}.name={name} is unknown{nearest(name, known(group))}; your own: package.module:Class")
+    if group == "optim":
+        from ltx.optim import OPTIMISERS
+
+        return OPTIMISERS[str(name)]
+    module = importlib.import_module(f"ltx.{ {'model': 'models', 'method': 'methods'}.get(group, group) }.{name}")
+    return getattr(module, group.capitalize())
+
+
+def fields(target: Callable[..., Any]) -> dict[str, tuple[Any, Any]]:
+    """Return the {name: (type, default)} that a config may set: a class's signature is its schema."""
+    call = target.__init__ if inspect.isclass(target) else target
+    hints = typing.get_type_hints(call, include_extras=True)
+    return {
+        name: (hints.get(name, Any), ... if p.default is p.empty else p.default)
+        for name, p in inspect.signature(call).parameters.items()
+        if name not in FROM_CONTEXT and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+    }
+
+
+def refuse(error: ValidationError, prefix: str, whole: str, known_fields: typing.Iterable[str]) -> BadInput:
+    """Turn pydantic's errors into one paragraph that names each value and the nearest valid one.
+
+    Of a union's complaints one is enough: a range or choice rather than "should be a valid list".
+    """
+    lines: dict[str, str] = {}
+    for e in sorted(error.errors(include_url=False), key=lambda e: e["type"].endswith("_type")):
+        path = [str(part) for part in e["loc"] if re.fullmatch(r"\w+", str(part)) and part not in TYPE_WORDS]
+        name = ".".join([prefix, *path]) if prefix else ".".join(path)
+        if e["type"] == "extra_forbidden":
+            inner = RunConfig.model_fields[path[0]].annotation if len(path) > 1 and not prefix else None
+            offered = getattr(inner, "model_fields", known_fields)
+            line = f"{name} is not a field of {path[0] if inner else whole}{nearest(path[-1], offered)}"
+        elif e["type"] == "missing":
+            line = f"{name} is missing."
+        elif e["type"] == "literal_error":
+            options = re.findall(r"'([^']*)'", e["ctx"]["expected"])
+            line = f"{name}={e['input']} is unknown{nearest(e['input'], options)}"
+        else:
+            line = f"{name}={e['input']}: {e['msg'][0].lower() + e['msg'][1:]}."
+        lines.setdefault(name, line)
+    return BadInput(" ".join(lines.values()))
+
+
+def checked(group: str, node: dict[str, Any]) -> tuple[Callable[..., Any], dict[str, Any]]:
+    """Return a group's class and its validated arguments, or raise BadInput."""
+    target = find(group, node.get("name"))
+    schema = fields(target)
+    if group == "data":
+        schema.setdefault("split_seed", (Seed, ...))
+    if group == "model":
+        from ltx.models import Init
+
+        schema["init"] = (Init | None, None)
+    model = create_model("Fields", __config__=STRICT, **schema)  # type: ignore[call-overload]
+    arguments = {name: value for name, value in node.items() if name != "name"}
+    try:
+        valid = model(**arguments)
+    except ValidationError as error:
+        raise refuse(error, group, f"{group}={node['name']}", ["name", *schema]) from error
+    return target, {name: getattr(valid, name) for name in schema}
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A validated run: `config` is canonical (typed, resolved, plain), everything else derives from it."""
+
+    config: dict[str, Any]
+    method: Method
+    optim: SGD | Adam
+
+    @classmethod
+    def of(cls, config: dict[str, Any]) -> Experiment:
+        """Validate a plain config. Raises BadInput; touches no file of the user's."""
+        try:
+            valid = RunConfig(**config)
+        except ValidationError as error:
+            raise refuse(error, "", "a run", RunConfig.model_fields) from error
+        plain = valid.model_dump()
+        parts = {}
+        for group in GROUPS:
+            target, arguments = checked(group, plain[group])
+            plain[group] = {"name": plain[group]["name"], **arguments}
+            parts[group] = (target, arguments)
+        seeds = plain["seeds"]
+        if isinstance(seeds, list) and len(set(seeds)) < len(seeds):
+            raise BadInput(f"seeds={seeds} names a seed twice.")
+        method_class, method_arguments = parts["method"]
+        optim_class, optim_arguments = parts["optim"]
+        experiment = cls(plain, method_class(**method_arguments), optim_class(**optim_arguments))
+        experiment.check()
+        return experiment
+
+    def check(self) -> None:
+        """Raise BadInput where parts that are valid alone do not fit together."""
+        from ltx.tensors import matrices
+
+        network = self.network(device="meta")
+        parameters = dict(network.named_parameters())
+        try:
+            self.optim.check()
+            prunable = self.method.prunable(matrices(network))
+            self.method.check({name: parameters[name].numel() for name in prunable}, self.optim.steps)
+        except ValueError as error:
+            raise BadInput(f"{error}.") from error
+
+    @property
+    def seeds(self) -> list[int]:
+        """The seeds asked for."""
+        seeds = self.config["seeds"]
+        return list(range(seeds)) if isinstance(seeds, int) else seeds
+
+    @cached_property
+    def key(self) -> str:
+        """Name the run: readable parts and a hash of everything that changes its results."""
+        identity = {name: value for name, value in self.config.items() if name not in PLUMBING}
+        identity["method"] = {k: v for k, v in identity["method"].items() if k not in self.method.extents}
+        identity["trainer"] = {"precision": self.config["trainer"]["precision"]}
+        identity["numerics"] = NUMERICS
+        identity["own"] = {g: self.source(g) for g in GROUPS if ":" in self.config[g]["name"]}
+        text = json.dumps(without_nulls(identity), sort_keys=True, separators=(",", ":"))
+        names = [str(self.config[group]["name"]).rpartition(":")[2] for group in ("method", "model", "data")]
+        digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+        return re.sub(r"[^A-Za-z0-9_.-]", "_", f"{'-'.join(names)}-w{self.config['width']:g}-{digest}")
+
+    def source(self, group: str) -> str:
+        """Return the SHA-256 of the file that holds a user's own class."""
+        path = inspect.getsourcefile(find(group, self.config[group]["name"]))
+        return hashlib.sha256(Path(path).read_bytes()).hexdigest() if path else ""
+
+    @property
+    def directory(self) -> Path:
+        """The run's directory under the output root."""
+        return Path(self.config["root"]) / "runs" / self.key
+
+    @cached_property
+    def data(self) -> Dataset:
+        """The data set as the run sees it."""
+        return load(self.config["data"])
+
+    def streams(self, seed: int) -> Streams:
+        """Return the random streams of one seed."""
+        from ltx.streams import Streams
+
+        return Streams.of(seed, self.config["streams"])
+
+    def network(self, device: str = "cpu", streams: Streams | None = None) -> nn.Module:
+        """Build the network; with streams, initialised from them. On `meta` it has shapes and no values."""
+        import torch
+
+        from ltx.models import constructed, initialise
+
+        target, arguments = checked("model", self.config["model"])
+        init = arguments.pop("init")
+        context = {"input_shape": self.data.input_shape, "classes": self.data.classes, "width": self.config["width"]}
+        wanted = inspect.signature(target).parameters
+        given = arguments | {name: value for name, value in context.items() if name in wanted}
+
+        def make() -> nn.Module:
+            try:
+                with torch.device(device):
+                    return target(**given)
+            except (TypeError, ValueError, RuntimeError) as error:
+                shape = "x".join(map(str, self.data.input_shape))
+                raise BadInput(
+                    f"model={self.config['model']['name']} cannot be built for input {shape} "
+                    f"({self.config['data']['name']}): {error}."
+                ) from error
+
+        if streams is None:
+            return make()
+        network = constructed(make, streams)
+        initialise(network, init, streams)
+        return network
+
+
+def load(node: dict[str, Any]) -> Dataset:
+    """Load a data set from its config node. Raises BadInput for what is no data set."""
+    from ltx.data import Dataset, assemble
+
+    target, arguments = checked("data", node)
+    split_seed = arguments["split_seed"]
+    if "split_seed" not in inspect.signature(target).parameters:
+        del arguments["split_seed"]
+    parts = target(**arguments).load()
+    if isinstance(parts, Dataset):
+        return parts
+    if isinstance(parts, dict):
+        return assemble(parts, split_seed)
+    raise BadInput(f"data.name={node['name']}: load() should return {{'train': (x, y), ...}}, not {type(parts).__name__}.")
+
+
+def without_nulls(value: Any) -> Any:
+    """Drop every key whose value is null: a new key that is null must not change old runs' names."""
+    if isinstance(value, dict):
+        return {k: without_nulls(v) for k, v in value.items() if v is not None}
+    return value

@@ -1,0 +1,141 @@
+"""Where jobs run: one process each, forked from a server that has imported everything once."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import multiprocessing
+import os
+import signal
+import threading
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from typing import Any
+
+CONTEXT = multiprocessing.get_context("forkserver")
+PRELOAD = ["ltx.levels", "ltx.methods.imp", "ltx.models.mlp", "ltx.data.digits", "sklearn.datasets"]
+
+Report = Callable[[str, Any], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """A call of `module:function`(*arguments, report); plain values only, so that a worker needs nothing else."""
+
+    name: str
+    function: str
+    arguments: tuple[Any, ...]
+
+
+def warm_up() -> None:
+    """Start the fork server now: it imports for seconds, on another core, while this process still composes."""
+    from multiprocessing import forkserver
+
+    CONTEXT.set_forkserver_preload(PRELOAD)
+    forkserver.ensure_running()
+
+
+def cores() -> int:
+    """Count the cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def call(job: Job, report: Report) -> None:
+    """Call a job's function here."""
+    module, _, name = job.function.partition(":")
+    getattr(importlib.import_module(module), name)(*job.arguments, report)
+
+
+def work(job: Job, pipe: Connection, folder: str, environment: dict[str, str]) -> None:
+    """Run a job in a worker: report through the pipe, leave Ctrl-C to the parent, end when the parent is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.environ.update(environment)
+    os.chdir(folder)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def orphaned() -> None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=orphaned, daemon=True).start()
+    try:
+        call(job, lambda kind, value: pipe.send((kind, value)))
+    except BaseException as error:  # the report carries it whole: nothing is hidden
+        pipe.send(("failed", (f"{type(error).__name__}: {error}", traceback.format_exc(), isinstance(error, OSError))))
+
+
+def run(jobs: Sequence[Job], workers: int) -> Iterator[tuple[Job, str, Any]]:
+    """Run jobs in order on `workers` processes at once and yield (job, kind, value) as they report.
+
+    Beside a job's own reports: ("ended", None) last, after ("failed", (reason, traceback, is_os_error)) if it raised,
+    or ("killed", exit code) if it died; the others go on. workers=0 calls the jobs here, one after another. Closing
+    the iterator ends the workers.
+    """
+    if workers == 0:
+        yield from run_here(jobs)
+        return
+    CONTEXT.set_forkserver_preload(PRELOAD)
+    queue = list(jobs)[::-1]
+    alive: dict[Connection, tuple[Any, Job]] = {}
+    try:
+        while queue or alive:
+            while queue and len(alive) < workers:
+                ours, theirs = CONTEXT.Pipe(duplex=False)
+                job = queue.pop()
+                process = CONTEXT.Process(target=work, args=(job, theirs, os.getcwd(), dict(os.environ)), name=job.name)
+                process.start()
+                theirs.close()
+                alive[ours] = (process, job)
+            for pipe in wait(list(alive), timeout=1.0):
+                assert isinstance(pipe, Connection)
+                process, job = alive[pipe]
+                try:
+                    kind, value = pipe.recv()
+                    yield job, kind, value
+                except EOFError:
+                    process.join()
+                    del alive[pipe]
+                    if process.exitcode:
+                        yield job, "killed", process.exitcode
+                    yield job, "ended", None
+    finally:
+        for process, _ in alive.values():
+            process.terminate()
+        for process, _ in alive.values():
+            process.join(5)
+            process.kill()
+
+
+def run_here(jobs: Sequence[Job]) -> Iterator[tuple[Job, str, Any]]:
+    """Call the jobs in this process; reports come when a job is over."""
+    for job in jobs:
+        reports: list[tuple[str, Any]] = []
+        try:
+            call(job, lambda kind, value, reports=reports: reports.append((kind, value)))
+        except Exception as error:  # as in a worker: reported with its traceback
+            reports.append(
+                ("failed", (f"{type(error).__name__}: {error}", traceback.format_exc(), isinstance(error, OSError)))
+            )
+        for kind, value in reports:
+            yield job, kind, value
+        yield job, "ended", None
+
+
+@contextlib.contextmanager
+def terminated_as_interrupt() -> Iterator[None]:
+    """Let SIGTERM end this process as Ctrl-C does: workers stopped, finished levels kept, exit 130."""
+
+    def raise_interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, raise_interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

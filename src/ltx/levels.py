@@ -1,0 +1,160 @@
+"""The level loop of one seed, in a worker: what is on disk is adopted, what is not is trained and committed."""
+
+from __future__ import annotations
+
+import json
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ltx.data import Split
+from ltx.evaluate import evaluate
+from ltx.experiment import Experiment
+from ltx.masks import count
+from ltx.methods import Context, State, layer
+from ltx.store import Records, RunFolder, SeedFolder, commit, pack
+from ltx.tensors import Tensors, buffers, cpu, matrices, prefixed, under
+from ltx.train import Diverged, Hooks, Plan, Trained, train
+
+Report = Callable[[str, Any], None]
+
+
+def run_seed(config: dict[str, Any], directory: str, seed: int, report: Report) -> None:
+    """Train the levels of one seed that are not there yet, in order, each committed when it ends.
+
+    Reports ("progress", (level, step, loss)), ("level", row) and ("diverged", failure). A failure that would happen
+    again is kept in the seed's folder; an OSError (disk full, say) is not.
+    """
+    torch.set_num_threads(config["threads"])
+    folder = RunFolder(Path(directory)).seed(seed)
+    folder.failure_path.unlink(missing_ok=True)
+    try:
+        loop = LevelLoop(Experiment.of(config), folder, report)
+        for level in range(loop.experiment.method.last_level + 1):
+            if loop.tensors(level) is None:
+                loop.train(level)
+    except Diverged as error:
+        failure = {"kind": "diverged", "level": error.level, "step": error.step, "reason": str(error)}
+        commit(folder.failure_path, json.dumps(failure).encode())
+        report("diverged", failure)
+    except Exception as error:
+        if not isinstance(error, OSError):
+            failure = {"kind": "raised", "reason": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
+            commit(folder.failure_path, json.dumps(failure).encode())
+        raise
+
+
+class LevelLoop:
+    """One seed's levels."""
+
+    def __init__(self, experiment: Experiment, folder: SeedFolder, report: Report):
+        self.experiment, self.folder, self.report = experiment, folder, report
+        self.method, self.data, self.options = experiment.method, experiment.data, experiment.config["trainer"]
+        self.device = pick_device(experiment.config["device"])
+        self.streams = experiment.streams(folder.seed)
+        self.network = experiment.network(streams=self.streams)
+        self.matrices = matrices(self.network)
+        self.total = sum(self.network.get_parameter(name).numel() for name in self.matrices)
+        weights = cpu(dict(self.network.named_parameters()))
+        self.init = State(weights, cpu(buffers(self.network)), {})
+        self.read: dict[int, Tensors] = {}
+
+    def tensors(self, level: int) -> Tensors | None:
+        """Return a finished level's tensors, or None; level 0 and the last one asked for stay in memory."""
+        if level not in self.read:
+            found = self.folder.read(self.folder.level_path(level))
+            if found is None:
+                return None
+            self.read = {k: v for k, v in self.read.items() if k == 0} | {level: found[0]}
+        return self.read[level]
+
+    def state(self, level: int, part: str) -> State:
+        """Return the `end` or `anchor` state of a level; one that was damaged since is computed again."""
+        found = self.tensors(level)
+        if found is None:
+            self.train(level)
+            found = self.read[level]
+        values = under(part, found)
+        weights = {name: tensor for name, tensor in values.items() if name in self.init.weights}
+        rest = {name: tensor for name, tensor in values.items() if name not in weights}
+        return State(weights, rest, under("mask", found), under("score", found) if part == "end" else {})
+
+    def train(self, level: int) -> None:
+        """Train one level, from its checkpoint if it was under way, and commit its file."""
+        method, steps = self.method, self.experiment.optim.steps
+        anchor = self.state(0, "anchor") if level else self.init
+        previous = self.state(method.parent(level), "end") if level else self.init
+        prunable = method.prunable(self.matrices)
+        begin = method.start(level, Context(prunable, self.init, anchor, previous, self.streams))
+        plan = Plan(level, method.rewind_step if level else 0, steps, None if level else method.rewind_step)
+        records = Records(self.folder)
+        hooks = Hooks(
+            record=lambda rows: records.add({"seed": self.folder.seed, **row} for row in rows),
+            progress=lambda step, loss: self.report("progress", (level, step, loss)),
+            checkpoint=lambda tensors, meta: commit(self.folder.partial_path, pack(tensors, meta)),
+            seconds=self.options["checkpoint_seconds"],
+        )
+        resume = self.folder.read(self.folder.partial_path)
+        if resume is not None and resume[1]["level"] != level:
+            resume = None
+        trained = train(
+            *(self.network, method, begin, plan, self.experiment.optim, self.data, self.streams, hooks),
+            *(self.device, self.options, resume),
+        )
+        row = self.summarise(level, begin, trained)
+        test = {"level": level, "step": steps, "split": "test", "loss": row["test_loss"], "accuracy": row["test_accuracy"]}
+        hooks.record([{**test, "seconds": trained.seconds}])
+        records.close()
+        parts = {
+            "begin": begin.weights | begin.buffers,
+            "end": trained.weights | trained.buffers,
+            "mask": begin.mask,
+            "score": trained.extra,
+            "anchor": trained.anchor,
+        }
+        tensors = {name: t for part, values in parts.items() for name, t in cpu(prefixed(part, values)).items()}
+        layers = {layer(name): float(mask.float().mean()) for name, mask in begin.mask.items()}
+        commit(self.folder.level_path(level), pack(tensors, {"format": 1, "row": row, "layers": layers}), replace=False)
+        self.folder.partial_path.unlink(missing_ok=True)
+        self.read = {k: v for k, v in self.read.items() if k == 0} | {level: tensors}
+        self.report("level", row)
+
+    def summarise(self, level: int, begin: State, trained: Trained) -> dict[str, Any]:
+        """Return the level's summary row, measured at the last step and at the smallest validation loss."""
+        steps = self.experiment.optim.steps
+        end = State(trained.weights, trained.buffers, begin.mask, trained.extra)
+        kept, prunable = count(begin.mask), sum(mask.numel() for mask in begin.mask.values())
+        row: dict[str, Any] = {
+            **{"seed": self.folder.seed, "level": level, "density": kept / prunable, "kept": kept},
+            **{"prunable": prunable, "total": self.total, "step": steps},
+        }
+        row["train_loss"] = self.measure(end, self.data.train)[0]
+        row["val_loss"], row["val_accuracy"] = self.measure(end, self.data.val)
+        row["test_loss"], row["test_accuracy"] = self.measure(end, self.data.test)
+        row["early_stop_step"] = trained.best_step if trained.best_step < steps else None
+        best = State(
+            {name: tensor for name, tensor in trained.best.items() if name in trained.weights},
+            {name: tensor for name, tensor in trained.best.items() if name in trained.buffers},
+            begin.mask,
+            under("extra", trained.best),
+        )
+        row["early_stop_test_accuracy"] = self.measure(best, self.data.test)[1]
+        return row
+
+    def measure(self, state: State, split: Split) -> tuple[float, float]:
+        """Return loss and accuracy of a state's effective weights on a split."""
+        self.network.load_state_dict(state.weights | state.buffers)
+        self.network.to(self.device)
+        extra, mask = ({k: v.to(self.device) for k, v in part.items()} for part in (state.extra, state.mask))
+        effective = self.method.effective(dict(self.network.named_parameters()), extra, mask)
+        return evaluate(self.network, effective, split.to(self.device))
+
+
+def pick_device(asked: str) -> str:
+    """Return the device `auto` stands for, or the one asked for."""
+    if asked == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return asked

@@ -1,0 +1,93 @@
+"""Hold a run's directory against other processes, on any file system, and take over from the dead."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+
+from ltx.errors import Failed
+from ltx.store import RunFolder, canonical, commit
+
+
+class Lock:
+    """A file with a heartbeat counter that others judge by their own clock.
+
+    A holder that has not beaten for `patience` seconds of the waiter's time is dead and its lock is taken over.
+    Level files are safe without it (they are never replaced); it guards what is derived, and against double work.
+    Raises Failed, naming the holder, where wait=False and the holder is alive.
+    """
+
+    def __init__(self, folder: RunFolder, wait: bool = True, patience: float = 4.0, beat: float = 0.5):
+        self.path, self.wait, self.patience, self.beat = folder.path / "lock", wait, patience, beat
+        self.token = uuid.uuid4().hex
+        self.released = threading.Event()
+
+    def content(self, counter: int) -> bytes:
+        """Return the lock file's content at a beat."""
+        holder = {"host": socket.gethostname(), "pid": os.getpid(), "token": self.token, "counter": counter}
+        return canonical(holder).encode()
+
+    def __enter__(self) -> Lock:
+        seen, since, told = b"", time.monotonic(), False
+        while not commit(self.path, self.content(0), replace=False):
+            try:
+                now = self.path.read_bytes()
+            except FileNotFoundError:
+                continue
+            if now != seen:
+                beating, seen, since = bool(seen), now, time.monotonic()
+                if beating and not told:
+                    self.tell(json.loads(now))
+                    told = True
+            elif time.monotonic() - since > self.patience:
+                self.take_over(seen)
+            time.sleep(0.05)
+        self.thread = threading.Thread(target=self.beats, daemon=True)
+        self.thread.start()
+        return self
+
+    def tell(self, holder: dict) -> None:
+        """Name the living holder, and wait for it or not."""
+        name = f"process {holder['pid']} on {holder['host']}"
+        if not self.wait:
+            raise Failed(f"{self.path.parent} is in use by {name}; wait=true waits for it.")
+        print(f"ltx: waiting for {name}, which works on {self.path.parent.name}.", flush=True)
+
+    def take_over(self, seen: bytes) -> None:
+        """Remove a dead holder's lock, unless it is no longer the one seen."""
+        aside = self.path.with_name(f".lock.{self.token}")
+        try:
+            os.rename(self.path, aside)
+        except FileNotFoundError:
+            return
+        if aside.read_bytes() != seen:  # another waiter was faster: give its lock back
+            commit(self.path, aside.read_bytes(), replace=False)
+        aside.unlink()
+
+    def mine(self) -> bool:
+        """Tell whether the lock file is still this holder's."""
+        try:
+            return json.loads(self.path.read_bytes())["token"] == self.token
+        except (OSError, ValueError):
+            return False
+
+    def beats(self) -> None:
+        """Count up until released."""
+        counter = 0
+        while not self.released.wait(self.beat):
+            counter += 1
+            try:
+                if self.mine():
+                    commit(self.path, self.content(counter))
+            except OSError:
+                continue  # a full disk must not end the run: the lock ages and at worst is taken over
+
+    def __exit__(self, *exception: object) -> None:
+        self.released.set()
+        self.thread.join()
+        if self.mine():
+            self.path.unlink()

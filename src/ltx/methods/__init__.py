@@ -1,0 +1,95 @@
+"""What every method is: pure functions of one network, from (weights, extra, mask) to the weights the network sees."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatch
+from typing import ClassVar, Protocol
+
+from ltx.errors import nearest
+from ltx.streams import Streams
+from ltx.tensors import Tensors
+
+
+@dataclass(frozen=True)
+class State:
+    """One network at one moment: all parameters, buffers, what else is trained (`extra`: scores), and the mask.
+
+    `mask` holds exactly the prunable parameters, bool. Tensors are on the CPU and never changed in place.
+    """
+
+    weights: Tensors
+    buffers: Tensors
+    mask: Tensors
+    extra: Tensors = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Context:
+    """What `start` may look at: the initialisation, the anchor, the end of the parent level, and the random streams.
+
+    `prunable` names the parameters that the mask holds. At level 0 anchor and previous are the initialisation.
+    """
+
+    prunable: list[str]
+    init: State
+    anchor: State
+    previous: State
+    streams: Streams
+
+
+class Method(Protocol):
+    """The protocol of a method; `methods/<name>.py` holds one as a frozen dataclass named Method."""
+
+    extents: ClassVar[frozenset[str]]  # fields that may grow without making another run: they stay out of its key
+    trains: ClassVar[str]  # the tree that receives gradients: "weights" or "extra"
+
+    @property
+    def last_level(self) -> int:
+        """Return the last level: levels run from 0."""
+
+    @property
+    def rewind_step(self) -> int:
+        """Return the step whose state is the anchor."""
+
+    def prunable(self, matrices: list[str]) -> list[str]:
+        """Return the parameters to mask, in order. Raises ValueError for an unknown layer."""
+
+    def check(self, sizes: Mapping[str, int], steps: int) -> None:
+        """Raise ValueError where the fields do not fit the network (prunable parameter sizes) or the run's length."""
+
+    def parent(self, level: int) -> int:
+        """Return the level whose end this level starts from."""
+
+    def rate_step(self, level: int, step: int, steps: int) -> int:
+        """Return the step at which the learning-rate schedule is read."""
+
+    def start(self, level: int, context: Context) -> State:
+        """Return the state that the level starts from."""
+
+    def effective(self, weights: Tensors, extra: Tensors, mask: Tensors) -> Tensors:
+        """Return the weights the network sees; pure and differentiable, one network at a time."""
+
+
+def layer(parameter: str) -> str:
+    """Return the layer's name: `fc1` of `fc1.weight`."""
+    return parameter.removesuffix(".weight")
+
+
+def select(pattern: str, matrices: list[str]) -> list[str]:
+    """Return the parameters a layer name or glob means; `output` and `input` mean the last and the first one.
+
+    Raises ValueError naming the nearest layer.
+    """
+    if pattern in ("output", "input"):
+        return [matrices[-1 if pattern == "output" else 0]]
+    found = [name for name in matrices if fnmatch(layer(name), pattern)]
+    if not found:
+        raise ValueError(f"no layer is named '{pattern}'{nearest(pattern, ['output', 'input', *map(layer, matrices)])}")
+    return found
+
+
+def masked(weights: Tensors, mask: Tensors) -> Tensors:
+    """Multiply every masked weight by its mask, inside the graph: the gradient of a pruned weight is exactly zero."""
+    return weights | {name: weights[name] * keep for name, keep in mask.items()}

@@ -1,0 +1,51 @@
+"""A small convolutional network with BatchNorm for images of 8x8 and more."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Len
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ltx.models import scaled
+
+
+class Model(nn.Module):
+    """Map images (N, C, H, W) to logits (N, classes): 3x3 blocks of conv, [pool], [norm], ReLU, then a linear out.
+
+    Every block but the first halves the image, as long as it is larger than one pixel.
+    """
+
+    def __init__(
+        self,
+        input_shape: tuple[int, int, int],
+        classes: int,
+        width: float,
+        channels: Annotated[list[Annotated[int, Ge(1)]], Len(1)],
+        norm: Literal["batch"] | None,
+        bias: bool,
+    ):
+        super().__init__()
+        before, height, side = input_shape
+        self.blocks: list[tuple[nn.Module, nn.Module | None, bool]] = []  # plain: modules are registered by name
+        for i, base in enumerate(channels, 1):
+            after = scaled(base, width)
+            conv = nn.Conv2d(before, after, 3, padding=1, bias=bias)
+            normalise = nn.BatchNorm2d(after) if norm else None
+            pool = i > 1 and min(height, side) > 1
+            self.add_module(f"conv{i}", conv)
+            if normalise is not None:
+                self.add_module(f"norm{i}", normalise)
+            self.blocks.append((conv, normalise, pool))
+            if pool:
+                height, side = height // 2, side // 2
+            before = after
+        self.out = nn.Linear(before * height * side, classes, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for conv, norm, pool in self.blocks:
+            x = conv(x)
+            x = F.max_pool2d(x, 2) if pool else x
+            x = x.relu() if norm is None else norm(x).relu()
+        return self.out(x.flatten(1))

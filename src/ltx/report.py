@@ -1,0 +1,220 @@
+"""What a person sees of a run: progress with an ETA, the table per level, the plot, the status of all runs."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress as Bars, TaskProgressColumn, TextColumn
+from rich.table import Table
+
+from ltx.analysis.intervals import mean_interval
+from ltx.store import RunFolder, commit
+
+Row = dict[str, Any]
+
+
+def clock(seconds: float) -> str:
+    """Write a duration as `5 s`, `1:23` or `2:03:04`."""
+    whole = round(max(0.0, seconds))
+    minutes, rest = divmod(whole, 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}" if minutes else f"{rest} s"
+
+
+class Progress:
+    """Show steps done of all steps of a run, each seed's level and loss, and the ETA of the whole.
+
+    On a terminal a bar that renews itself; elsewhere (a log file) a line every 10 seconds.
+    """
+
+    def __init__(self, title: str, total: int, console: Console | None = None):
+        self.console = console or Console(highlight=False)
+        self.total, self.title = total, title
+        self.seeds: dict[int, str] = {}
+        self.within: dict[int, int] = {}
+        self.began = self.printed = time.monotonic()
+
+    def __enter__(self) -> Progress:
+        self.bars = None
+        if self.console.is_terminal:
+            columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[eta]}"))
+            self.bars = Bars(*columns, console=self.console, refresh_per_second=4)
+            self.task = self.bars.add_task(self.title, total=self.total, eta="")
+            self.bars.start()
+        else:
+            self.console.print(f"{self.title}: {self.total} optimiser steps", soft_wrap=True)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self.bars is not None:
+            self.bars.stop()
+
+    def update(self, seed: int, level: int, loss: float, finished: int, within: int) -> None:
+        """Show a seed inside a level: `finished` steps of finished levels of all seeds, `within` of this one."""
+        self.seeds[seed], self.within[seed] = f"seed {seed} level {level} loss {loss:.3f}", within
+        self.show(finished)
+
+    def level(self, seed: int, finished: int) -> None:
+        """Count a finished level."""
+        self.within[seed] = 0
+        self.show(finished)
+
+    def show(self, finished: int) -> None:
+        """Draw, or print when 10 seconds have passed."""
+        done = finished + sum(self.within.values())
+        now = time.monotonic()
+        eta = f"ETA {clock((self.total - done) * (now - self.began) / done)}" if done else ""
+        text = ", ".join(self.seeds[seed] for seed in sorted(self.seeds) if self.within[seed] or done == self.total)
+        if self.bars is not None:
+            self.bars.update(self.task, completed=done, description=text or self.title, eta=eta)
+        elif now - self.printed >= 10:
+            self.printed = now
+            self.console.print(f"{done / self.total:4.0%} {text}, {eta}", soft_wrap=True)
+
+    def say(self, text: str) -> None:
+        """Print above the bar."""
+        self.console.print(text, soft_wrap=True, markup=False)
+
+
+def by_level(rows: Sequence[Row]) -> dict[int, list[Row]]:
+    """Group summary rows by level."""
+    return {level: [r for r in rows if r["level"] == level] for level in sorted({r["level"] for r in rows})}
+
+
+def interval_text(values: Sequence[float], digits: int = 4) -> str:
+    """Write a mean and its 95 % interval, the mean alone for one seed."""
+    mean, half = mean_interval(values)
+    return f"{mean:.{digits}f}" if math.isnan(half) else f"{mean:.{digits}f} ± {half:.{digits}f}"
+
+
+def early_stop_text(rows: Sequence[Row]) -> str:
+    """Write the mean early-stop step of the seeds that have one, and how many are censored."""
+    steps = [r["early_stop_step"] for r in rows if r["early_stop_step"] is not None]
+    censored = len(rows) - len(steps)
+    text = interval_text(steps, 0) if steps else "-"
+    return f"{text} ({censored} of {len(rows)} censored)" if censored else text
+
+
+def table(rows: Sequence[Row], title: str) -> Table:
+    """Return the table per level: density, kept, accuracies with 95 % intervals over seeds, early-stop step."""
+    result = Table(title=title, title_justify="left")
+    for name in ("level", "density", "kept", "val accuracy", "test accuracy", "test loss", "early-stop step"):
+        result.add_column(name, justify="right")
+    for level, group in by_level(rows).items():
+        result.add_row(
+            str(level),
+            f"{100 * group[0]['density']:.2f} %",
+            f"{group[0]['kept']:,}",
+            interval_text([r["val_accuracy"] for r in group]),
+            interval_text([r["test_accuracy"] for r in group]),
+            interval_text([r["test_loss"] for r in group]),
+            early_stop_text(group),
+        )
+    n = len({r["seed"] for r in rows})
+    result.caption = f"mean ± 95 % interval over {n} seeds; censored: validation loss still falling at the last step"
+    return result
+
+
+def draw(rows: Sequence[Row], title: str) -> Any:
+    """Draw accuracy and early-stop step against density, the dense level as reference, censored stops hollow."""
+    from matplotlib.figure import Figure
+
+    blue, orange, grey = "#0072B2", "#D55E00", "#555555"  # Okabe & Ito: distinct to all, and in grey
+    figure = Figure(figsize=(7, 6), layout="constrained")
+    top, bottom = figure.subplots(2, 1, sharex=True)
+    groups = by_level(rows)
+    densities = [100 * group[0]["density"] for group in groups.values()]
+    for column, label, colour, marker in (
+        ("test_accuracy", "last step", blue, "o"),
+        ("early_stop_test_accuracy", "early stop", orange, "s"),
+    ):
+        means, halves = zip(*(mean_interval([r[column] for r in g]) for g in groups.values()), strict=True)
+        errors = [0 if math.isnan(h) else h for h in halves]
+        top.errorbar(densities, means, yerr=errors, color=colour, marker=marker, ms=4, lw=1.2, capsize=2, label=label)
+        if column == "test_accuracy":
+            top.axhline(means[0], color=grey, ls="--", lw=0.8, label="dense")
+    top.set_ylabel("test accuracy")
+    last = rows[0]["step"]
+    stops = {d: [r["early_stop_step"] for r in g] for d, g in zip(densities, groups.values(), strict=True)}
+    known = {d: [s for s in values if s is not None] for d, values in stops.items()}
+    whole = [d for d in densities if len(known[d]) == len(stops[d])]
+    means_halves = [mean_interval(known[d]) for d in whole]
+    bottom.errorbar(
+        *(whole, [m for m, _ in means_halves]),
+        yerr=[0 if math.isnan(h) else h for _, h in means_halves],
+        **{"color": orange, "marker": "s", "ms": 4, "lw": 1.2, "capsize": 2, "label": "mean of seeds"},
+    )
+    censored = [d for d in densities if d not in whole]
+    points = [(d, s) for d in censored for s in known[d]]
+    if points:
+        bottom.plot(*zip(*points, strict=True), "s", color=orange, ms=3, alpha=0.5, label="a seed, others censored")
+    if censored:
+        bottom.plot(censored, [last] * len(censored), "^", mfc="none", color=grey, label="censored: at least the last step")
+    bottom.set(ylabel="early-stop step", xlabel="density: weights kept, %", xscale="log", ylim=(0, 1.08 * last))
+    bottom.xaxis.set_major_formatter("{x:g}")
+    bottom.invert_xaxis()
+    for axes in (top, bottom):
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=8)
+    n = len({r["seed"] for r in rows})
+    top.set_title(f"{title}\n{n} seeds, mean and 95 % interval", fontsize=9)
+    return figure
+
+
+def save_plot(rows: Sequence[Row], path: Path, title: str) -> Path:
+    """Save the plot of a run as PNG."""
+    import io
+
+    buffer = io.BytesIO()
+    draw(rows, title).savefig(buffer, format="png", dpi=150, metadata={"Software": None})
+    commit(path, buffer.getvalue())
+    return path
+
+
+def status(path: Path) -> Row:
+    """Return what is known of a run without reading any tensor: done levels and seeds, last metric, age, state."""
+    folder = RunFolder(path)
+    manifest = folder.manifest()
+    seeds, last = manifest.get("seeds", []), manifest.get("last_level", 0)
+    done = {seed: len(list(folder.seed(seed).path.glob("level_*.safetensors"))) for seed in seeds}
+    failed = [seed for seed in seeds if folder.seed(seed).failure_path.exists()]
+    complete = bool(seeds) and all(count > last for count in done.values())
+    running = folder.running()
+    newest = max([p.stat().st_mtime for p in (path / "summary.csv", path / "manifest.json") if p.exists()], default=0.0)
+    lines = (path / "summary.csv").read_text().splitlines() if (path / "summary.csv").exists() else []
+    last_row = dict(zip(lines[0].split(","), lines[-1].split(","), strict=False)) if len(lines) > 1 else {}
+    return {
+        "key": path.name,
+        "state": "running" if running else "done" if complete else "failed" if failed else "unfinished",
+        "levels_done": sum(done.values()),
+        "levels": len(seeds) * (last + 1),
+        "seeds_done": sum(count > last for count in done.values()),
+        "seeds": len(seeds),
+        "failed": failed,
+        "test_accuracy": float(last_row["test_accuracy"]) if last_row.get("test_accuracy") else None,
+        "age_seconds": round(time.time() - newest) if newest else None,
+    }
+
+
+def status_table(entries: Sequence[Row]) -> Table:
+    """Return the status of runs, one line each."""
+    result = Table()
+    for name in ("run", "state", "levels", "seeds", "test accuracy", "age"):
+        result.add_column(name, justify="left" if name in ("run", "state") else "right", no_wrap=name == "run")
+    for e in entries:
+        accuracy = "-" if e["test_accuracy"] is None else f"{e['test_accuracy']:.4f}"
+        failed = f" (seed {', '.join(map(str, e['failed']))} failed)" if e["failed"] else ""
+        counts = f"{e['levels_done']}/{e['levels']}", f"{e['seeds_done']}/{e['seeds']}"
+        result.add_row(e["key"], e["state"] + failed, *counts, accuracy, clock(e["age_seconds"] or 0))
+    return result
+
+
+def to_json(value: object) -> str:
+    """Return JSON for a program to read."""
+    return json.dumps(value, indent=1)

@@ -1,0 +1,39 @@
+"""Tensors = a dict of tensors by parameter name, and the few functions on it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+Tensors = dict[str, Tensor]
+
+
+def cpu(tensors: Mapping[str, Tensor]) -> Tensors:
+    """Copy every tensor to the CPU, detached, contiguous and owned by the result."""
+    return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
+
+
+def prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> Tensors:
+    """Name every tensor `prefix/name`."""
+    return {f"{prefix}/{name}": tensor for name, tensor in tensors.items()}
+
+
+def under(prefix: str, tensors: Mapping[str, Tensor]) -> Tensors:
+    """Return what `prefixed` named, under its own names again."""
+    return {name[len(prefix) + 1 :]: tensor for name, tensor in tensors.items() if name.startswith(f"{prefix}/")}
+
+
+def buffers(module: nn.Module) -> Tensors:
+    """Return the running statistics and other buffers that a checkpoint must carry."""
+    trained = dict(module.named_parameters())
+    return {name: tensor for name, tensor in module.state_dict().items() if name not in trained}
+
+
+def matrices(module: nn.Module) -> list[str]:
+    """Name the weights that may be pruned: of linear and convolution layers and recurrent or attention matrices.
+
+    Biases, normalisation parameters and embeddings are never among them.
+    """
+    embeddings = {id(m.weight) for m in module.modules() if isinstance(m, nn.Embedding)}
+    return [name for name, p in module.named_parameters() if p.ndim >= 2 and id(p) not in embeddings]
