@@ -91,10 +91,8 @@ def hydra_main(words: list[str], config_dirs: list[str], task: Callable[[Callabl
     import hydra
     from omegaconf import DictConfig, OmegaConf
 
-    flags = [word for word in words if word.startswith("-")]
-    values = [word for i, word in enumerate(words) if not word.startswith("-")]
-    plain = [word for word in values if "=" in word]
-    overrides = checked_overrides(plain, config_dirs)
+    assignments = [word for word in words if "=" in word and not word.startswith("-")]
+    checked = dict(zip(assignments, checked_overrides(assignments, config_dirs), strict=True))
     codes: list[int] = []
 
     def point(config: DictConfig) -> None:
@@ -105,7 +103,7 @@ def hydra_main(words: list[str], config_dirs: list[str], task: Callable[[Callabl
     search = ",".join(f"file://{Path(folder).resolve()}" for folder in config_dirs)
     extra = [f"hydra.searchpath=[{search}]"] if search else []
     before = sys.argv
-    sys.argv = ["ltx", *flags, *(word for word in values if "=" not in word), *overrides, *extra]
+    sys.argv = ["ltx", *(checked.get(word, word) for word in words), *extra]
     try:
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="run")(point)()
     except SystemExit as error:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, Progress as Bars, TaskProgressColumn, TextColumn
 from rich.table import Table
@@ -98,14 +99,14 @@ def early_stop_text(rows: Sequence[Row]) -> str:
     steps = [r["early_stop_step"] for r in rows if r["early_stop_step"] is not None]
     censored = len(rows) - len(steps)
     text = interval_text(steps, 0) if steps else "-"
-    return f"{text} ({censored} of {len(rows)} censored)" if censored else text
+    return f"{text} ({censored}/{len(rows)} censored)" if censored else text
 
 
 def table(rows: Sequence[Row], title: str) -> Table:
     """Return the table per level: density, kept, accuracies with 95 % intervals over seeds, early-stop step."""
-    result = Table(title=title, title_justify="left")
-    for name in ("level", "density", "kept", "val accuracy", "test accuracy", "test loss", "early-stop step"):
-        result.add_column(name, justify="right")
+    result = Table(title=title, title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("level", "density", "kept", "val accuracy", "test accuracy", "early-stop step"):
+        result.add_column(name, justify="right", no_wrap=True)
     for level, group in by_level(rows).items():
         result.add_row(
             str(level),
@@ -113,7 +114,6 @@ def table(rows: Sequence[Row], title: str) -> Table:
             f"{group[0]['kept']:,}",
             interval_text([r["val_accuracy"] for r in group]),
             interval_text([r["test_accuracy"] for r in group]),
-            interval_text([r["test_loss"] for r in group]),
             early_stop_text(group),
         )
     n = len({r["seed"] for r in rows})
@@ -124,6 +124,7 @@ def table(rows: Sequence[Row], title: str) -> Table:
 def draw(rows: Sequence[Row], title: str) -> Any:
     """Draw accuracy and early-stop step against density, the dense level as reference, censored stops hollow."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator
 
     blue, orange, grey = "#0072B2", "#D55E00", "#555555"  # Okabe & Ito: distinct to all, and in grey
     figure = Figure(figsize=(7, 6), layout="constrained")
@@ -157,7 +158,9 @@ def draw(rows: Sequence[Row], title: str) -> Any:
     if censored:
         bottom.plot(censored, [last] * len(censored), "^", mfc="none", color=grey, label="censored: at least the last step")
     bottom.set(ylabel="early-stop step", xlabel="density: weights kept, %", xscale="log", ylim=(0, 1.08 * last))
+    bottom.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     bottom.xaxis.set_major_formatter("{x:g}")
+    bottom.xaxis.set_minor_formatter("")
     bottom.invert_xaxis()
     for axes in (top, bottom):
         axes.grid(alpha=0.3)
