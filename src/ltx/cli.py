@@ -15,7 +15,8 @@ ltx runs experiments on the Lottery Ticket Hypothesis.
   ltx run method=imp width=4        train, prune and rewind one sweep point; the same command resumes or extends it
   ltx run ... --dry-run             its config, what is done already, estimated minutes and disk; writes nothing
   ltx run ... --cfg job --resolve   its config as yaml
-  ltx run -m width=1,2,4            the points one after another (Hydra's multirun)
+  ltx run -m width=1,2,4 method=imp,dense   a sweep: all points on one pool of workers; zip=width,optim.lr in step
+  ltx run experiment=NAME           a named sweep, conf/experiment/NAME.yaml
   ltx list [methods|models|data|optim] [width=4]   what can be named, with sizes
   ltx status [KEY...] [--json]      every run under the output root
   ltx show RUN                      a run's config, table and plots; RUN is a key or a directory
@@ -25,6 +26,9 @@ Any value of a config can be set: ltx run model=convnet optim=sgd optim.lr=0.05 
 Every command takes root=DIR (default outputs, or LTX_OUTPUT). --config-dir DIR adds yaml files of your own to `run`.
 """
 COMMANDS = ("run", "list", "status", "show")
+SWITCHES = ("-m", "--multirun", "--resolve", "--hydra-help")  # Hydra's own, before every key=value: argparse wants it so
+VALUED = {"--cfg": "job", "-c": "job", "--package": "PACKAGE", "-p": "PACKAGE", "--info": "all", "-i": "all"}
+VALUED |= {"--config-dir": "DIR", "-cd": "DIR"}
 
 
 def entry() -> None:
@@ -63,7 +67,7 @@ def dispatch(argv: list[str]) -> int:
         return 0
     if command not in COMMANDS:
         raise BadInput(f"'{command}' is not a command{nearest(command, COMMANDS)}")
-    if rest and rest[0] in ("-h", "--help"):
+    if {"-h", "--help"} & set(rest):
         print(HELP, end="")
         return 0
     return {"run": run, "list": list_names, "status": status, "show": show}[command](rest)
@@ -88,57 +92,106 @@ def options(arguments: list[str], flags: tuple[str, ...], keys: tuple[str, ...])
 
 
 def run(arguments: list[str]) -> int:
-    """Run one sweep point, or hand -m, --cfg and --info to Hydra."""
-    flags = {"--dry-run"} & set(arguments)
-    words = [word for word in arguments if word not in flags]
-    folders: list[str] = []
-    for flag in ("--config-dir", "-cd"):
-        while flag in words:
-            at = words.index(flag)
-            folders += words[at + 1 : at + 2]
-            del words[at : at + 2]
-    from ltx.config import compose, hydra_main
+    """Run one sweep point or, through Hydra, a sweep; hand --cfg and --info to Hydra."""
+    dry, folders, flags, words = False, [], [], []
+    rest = iter(arguments)
+    for word in rest:
+        flag, _, value = word.partition("=")
+        if not word.startswith("-"):
+            words.append(word)
+        elif word == "--dry-run":
+            dry = True
+        elif word in SWITCHES:
+            flags.append(word)
+        elif flag in VALUED:
+            value = value or next(rest, "")
+            if not value:
+                raise BadInput(f"{flag} needs a value: {flag} {VALUED[flag]}.")
+            if VALUED[flag] == "DIR":
+                folders.append(value)
+            else:
+                flags += [flag, value]
+        else:
+            raise BadInput(f"{word} is not a flag of run{nearest(flag, ['--dry-run', *SWITCHES, *VALUED])}")
+    words = [f"hydra.sweeper.zip=[{w.removeprefix('zip=')}]" if w.startswith("zip=") else w for w in words]
+    named = [word.partition("=")[2] for word in words if word.startswith("experiment=")]
+    if not (dry or {"workers=0", "--cfg", "-c", "--info", "-i", "--hydra-help"} & {*words, *flags}):
+        from ltx import launch
 
-    if any(word.startswith("-") for word in words):
-        return hydra_main(words, folders, lambda config: run_point(config, arguments, False))
-    return run_point(lambda: compose(words, folders), arguments, bool(flags))
-
-
-def run_point(make: Any, arguments: list[str], dry: bool) -> int:
-    """Compose, check, train what is missing and show what came out."""
-    from ltx import launch
-
-    if not dry and not any(word == "workers=0" for word in arguments):
         launch.warm_up()
-    config = make()
+
+    points, code = [words], 0
+    if flags or named:
+        from ltx.config import hydra_main
+
+        points, code = hydra_main([*flags, *words], folders)
+    return execute(points, folders, ["ltx", "run", *arguments], dry, named[0] if named else None) if points else code
+
+
+def execute(points: list[list[str]], folders: list[str], command: list[str], dry: bool, name: str | None) -> int:
+    """Compose and check all points, train what is missing and show what came out."""
+    from ltx.config import compose
     from ltx.experiment import Experiment
     from ltx.run import check_machine
 
-    experiment = Experiment.of(config)
-    check_machine(experiment)
+    experiments = [Experiment.of(compose(overrides, folders)) for overrides in points]
+    for experiment in experiments:
+        check_machine(experiment)
     if dry:
         from ltx.estimate import dry_run
 
-        print(dry_run(experiment), end="")
+        print("\n".join(map(dry_run, experiments)), end="")
         return 0
+    from ltx import launch, sweep
+
+    several = len(experiments) > 1
+    place = sweep.folder(experiments, name)
+    with launch.terminated_as_interrupt():
+        outcome = sweep.run(experiments, command, *((place.name, place.name) if several else (None, "")))
+    if several:
+        show_sweep(outcome, points, place)
+    else:
+        show_point(outcome)
+    for point in outcome.points.values():
+        if point.failures and not outcome.interrupted:
+            print(f"ltx: {point.explain()}", file=sys.stderr)
+    if outcome.interrupted:
+        print("ltx: interrupted; finished levels are kept and the same command continues.", file=sys.stderr)
+    return outcome.exit_code
+
+
+def show_point(outcome: Any) -> None:
+    """Print the table per level, the plot and the run directory."""
     from rich.console import Console
 
     from ltx.report import table
-    from ltx.run import run as run_experiment
-    from ltx.run import say_failures
 
-    with launch.terminated_as_interrupt():
-        outcome = run_experiment(experiment, ["ltx", "run", *arguments])
-    console = Console(highlight=False)
-    if outcome.rows:
-        console.print(table(outcome.rows, experiment.key))
-        print(f"plot: {outcome.folder.path / 'plots' / 'levels.png'}")
-    print(f"run:  {outcome.folder.path}" + ("" if outcome.trained else " (nothing was left to train)"))
-    if outcome.interrupted:
-        print("ltx: interrupted; finished levels are kept and the same command continues.", file=sys.stderr)
-    elif outcome.failures:
-        print(f"ltx: {say_failures(outcome, experiment.seeds)}", file=sys.stderr)
-    return outcome.exit_code
+    experiment = outcome.asked[0]
+    point, rows = outcome.points[experiment.key], outcome.rows(experiment)
+    if rows:
+        Console(highlight=False).print(table(rows, experiment.key))
+        print(f"plot: {point.folder.path / 'plots' / 'levels.png'}")
+    print(f"run:  {point.folder.path}" + ("" if point.trained or point.failures else " (nothing was left to train)"))
+
+
+def show_sweep(outcome: Any, overrides: list[list[str]], place: Path) -> None:
+    """Print the sweep's table, and write it as CSV, plot and wandb parent run."""
+    from rich.console import Console
+
+    from ltx import sweep
+    from ltx.log import mirror_sweep
+    from ltx.report import draw_sweep, save_plot, sweep_table
+
+    labels, rows = sweep.labels(outcome.asked, overrides), [outcome.rows(e) for e in outcome.asked]
+    states = [outcome.points[e.key].describe() for e in outcome.asked]
+    Console(highlight=False).print(sweep_table(labels, rows, states))
+    table = sweep.write(outcome, labels, place)
+    if table:
+        plot = save_plot(draw_sweep(labels, rows, place.name), place / "width.png")
+        if any(point.trained for point in outcome.points.values()) or not (place / "wandb").exists():
+            mirror_sweep(outcome.asked[0], place, table, plot)
+        print(f"plot:  {plot}")
+    print(f"table: {place / 'table.csv'}")
 
 
 def list_names(arguments: list[str]) -> int:

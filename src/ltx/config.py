@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import sys
-from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from ltx.errors import BadInput, nearest
 from ltx.experiment import GROUPS, RunConfig
@@ -18,88 +21,170 @@ def choices(group: str, extra: list[str]) -> list[str]:
     """Name the yaml files of a group, the user's own folders included."""
     folders = [CONF, *map(Path, extra)]
     return sorted({path.stem for folder in folders for path in (folder / group).glob("*.yaml")})
+CHOICES = (*GROUPS, "experiment")
 
 
-def checked_overrides(overrides: list[str], extra: list[str]) -> list[str]:
-    """Check groups and top-level names, and let the groups' schemas check the rest.
+@cache
+def parser() -> Any:
+    """Return Hydra's override parser; making one takes milliseconds."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    return OverridesParser.create()
+
+
+def parse(text: str) -> Any:
+    """Return Hydra's reading of `key=value`. Raises BadInput."""
+    from hydra.errors import HydraException
+
+    try:
+        return parser().parse_override(text)
+    except HydraException as error:
+        raise BadInput(f"'{text}' is not key=value: {str(error).splitlines()[0]}.") from error
+
+
+def checked_override(text: str, extra: list[str]) -> str:
+    """Check a group's choice and a top-level name, and let the groups' schemas check the rest.
 
     Hydra knows no nearest name and accepts `+foo=1` silently, so an unknown choice or key is refused here, and every
     `group.key=value` becomes `++group.key=value`: the group's own class then names what it does not have.
     """
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import OverrideParseException
-
-    known = [*RunConfig.model_fields]
-    result = []
-    for text in overrides:
-        try:
-            override = OverridesParser.create().parse_override(text)
-        except OverrideParseException as error:
-            raise BadInput(f"'{text}' is not key=value: {str(error).splitlines()[0]}.") from error
-        key = override.key_or_group
-        head, dot, _ = key.partition(".")
-        if head == "hydra" or key.startswith("hydra/"):
-            result.append(text)
-            continue
-        if head not in known:
-            raise BadInput(f"'{head}' is not a key of a run{nearest(head, known)}")
-        if head in GROUPS and not dot:
-            values = override.value() if not override.is_sweep_override() else None
-            offered = choices(head, extra)
-            if isinstance(values, dict):
+    override = parse(text)
+    key = override.key_or_group
+    head, dot, _ = key.partition(".")
+    if head == "hydra" or key.startswith("hydra/") or override.is_delete():
+        return text
+    if head not in (*RunConfig.model_fields, "of", *CHOICES):
+        raise BadInput(f"'{head}' is not a key of a run{nearest(head, [*RunConfig.model_fields, 'of', 'experiment'])}")
+    if dot:
+        return "++" + text.lstrip("+")
+    if head in CHOICES:
+        offered = choices(head, extra)
+        values = list(override.sweep_iterator()) if override.is_sweep_override() else [override.value()]
+        for value in values:
+            if isinstance(value, dict):
                 raise BadInput(f"{text}: set fields one by one, {head}.FIELD=value.")
-            if values is not None and values not in offered:
-                raise BadInput(f"{head}={values} is unknown{nearest(values, offered)}")
-            if values is None and not override.is_sweep_override():
-                raise BadInput(f"{head}= needs a name{nearest('', offered)}")
-            result.append(text)
-        elif dot and not override.is_delete():
-            result.append("++" + text.lstrip("+"))
-        else:
-            result.append(text.lstrip("+") if not override.is_delete() else text)
-    return result
+            if value not in offered:
+                raise BadInput(f"{head}={'' if value is None else value} is unknown{nearest(value, offered)}")
+    return text.lstrip("+")
 
 
-def compose(overrides: list[str], config_dirs: list[str]) -> dict[str, Any]:
-    """Return the resolved plain config of one run. Raises BadInput in one paragraph; writes nothing."""
+@cache
+def base(choices_made: tuple[str, ...], search: tuple[str, ...]) -> Any:
+    """Compose the groups, once a combination: Hydra takes a twentieth of a second for what a sweep repeats."""
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
     from hydra.errors import HydraException
     from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
 
+    paths = ",".join(f"file://{Path(folder).resolve()}" for folder in search)
+    extra = [f"hydra.searchpath=[{paths}]"] if paths else []
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            config = hydra_compose("run", [*choices_made, *extra])
+    except HydraException as error:
+        raise BadInput(" ".join(str(error).split())) from error
+    OmegaConf.set_struct(config, False)
+    return config
+
+
+def compose(overrides: list[str], config_dirs: list[str]) -> dict[str, Any]:
+    """Return the resolved plain config of one run, that of its trunk inside. Raises BadInput; writes nothing."""
     for folder in config_dirs:
         if not Path(folder).is_dir():
             raise BadInput(f"--config-dir {folder} is not a folder.")
-    overrides = checked_overrides(overrides, config_dirs)
-    search = ",".join(f"file://{Path(folder).resolve()}" for folder in config_dirs)
+    plain = resolved(overrides, config_dirs)
+    of, trunk = plain.pop("of"), plain["trunk"]
+    if of is not None:
+        return standing_on(str(of), overrides, config_dirs)
+    if trunk is None:
+        return plain
+    if not isinstance(trunk, dict) or not all(isinstance(key, str) for key in trunk):
+        raise BadInput(f"trunk={trunk} should be a set of values: trunk={{method:imp,method.levels:14}}.")
+    items = [f"{key}={text(value)}" for key, value in trunk.items()]
+    below = [word for word in overrides if head_of(word) not in ("method", "trunk", "of")]
+    recipe = [word for word in items if head_of(word) in ("optim", "model")]  # a control takes these from its trunk
+    plain = resolved([*recipe, *overrides], config_dirs)
+    del plain["of"]
+    return {**plain, "trunk": compose([*below, *items], config_dirs)}
+
+
+def resolved(overrides: list[str], config_dirs: list[str], inherited: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Compose the groups, set `inherited` values over what no group choice was made for, then the overrides' values."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    checked = [checked_override(word, config_dirs) for word in overrides]
+    parsed = [parse(word) for word in checked]
+    grouped = [o.is_delete() or o.key_or_group in CHOICES or o.key_or_group.startswith("hydra") for o in parsed]
+    made = tuple(word for word, is_choice in zip(checked, grouped, strict=True) if is_choice)
     try:
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            config = hydra_compose("run", [*overrides, *([f"hydra.searchpath=[{search}]"] if search else [])])
+        config = copy.deepcopy(base(made, tuple(config_dirs)))
+        for name, value in (inherited or {}).items():
+            if name not in {o.key_or_group for o in parsed}:
+                config[name] = value
+        for override, is_choice in zip(parsed, grouped, strict=True):
+            if not is_choice:
+                if override.is_sweep_override():
+                    raise BadInput(f"{override.input_line} is several values: -m runs a point for each, [1,2] is a list.")
+                OmegaConf.update(config, override.key_or_group, override.value(), merge=True, force_add=True)
         plain = OmegaConf.to_container(config, resolve=True)
-    except (HydraException, OmegaConfBaseException) as error:
+    except OmegaConfBaseException as error:
         raise BadInput(" ".join(str(error).split())) from error
     assert isinstance(plain, dict)
-    return {str(name): value for name, value in plain.items()}
+    return {str(name): value for name, value in plain.items() if name != "experiment"}
 
 
-def hydra_main(words: list[str], config_dirs: list[str], task: Callable[[Callable[[], dict[str, Any]]], int]) -> int:
-    """Let Hydra itself handle its flags (-m, --cfg, --info ...); `task` runs one composed point.
+def standing_on(of: str, overrides: list[str], config_dirs: list[str]) -> dict[str, Any]:
+    """Inline a finished run as the trunk: RUN[:seed[:level]], RUN a key or a directory; its other values are this run's."""
+    name, *numbers = of.rsplit(":", 2) if of.count(":") < 3 else (of,)
+    if not all(number.isdigit() for number in numbers):
+        raise BadInput(f"of={of} should read RUN, RUN:seed or RUN:seed:level.")
+    root = str(resolved(overrides, config_dirs)["root"])
+    place = next((p for p in (Path(root) / "runs" / name, Path(name)) if (p / "config.yaml").is_file()), None)
+    if place is None:
+        keys = [path.name for path in (Path(root) / "runs").glob("*")]
+        raise BadInput(f"of={name} is no run under {root}{nearest(name, keys)}")
+    trunk = yaml.safe_load((place / "config.yaml").read_text())
+    pinned = [f"method.trunk_{which}={n}" for which, n in zip(("seed", "level"), numbers, strict=False)]
+    inherited = {name: trunk[name] for name in ("data", "model", "optim", "width", "streams")}
+    plain = resolved([*overrides, *pinned], config_dirs, inherited)
+    del plain["of"]
+    return {**plain, "trunk": {**trunk, "root": plain["root"]}}
 
-    The worst exit code of the points is returned: Hydra's own is 1 for everything.
+
+def head_of(override: str) -> str:
+    """Return the first part of an override's key."""
+    return override.lstrip("+~").partition("=")[0].partition(".")[0]
+
+
+def text(value: Any) -> str:
+    """Write a plain value as Hydra reads it on the command line."""
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{key}:{text(v)}" for key, v in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ",".join(map(text, value)) + "]"
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return str(value)
+
+
+def hydra_main(words: list[str], config_dirs: list[str]) -> tuple[list[list[str]], int]:
+    """Let Hydra itself read its flags (-m, --cfg, --info ...) and named sweeps.
+
+    Returns the overrides of every point to run, none where a flag asked for something else, and the exit code so far:
+    2 for what Hydra refuses (its own is 1 for everything). The points run when Hydra is out of the way.
     """
     import hydra
-    from omegaconf import DictConfig, OmegaConf
+    from hydra.core.hydra_config import HydraConfig
 
-    assignments = [word for word in words if "=" in word and not word.startswith("-")]
-    checked = dict(zip(assignments, checked_overrides(assignments, config_dirs), strict=True))
-    codes: list[int] = []
+    overrides = [word for word in words if "=" in word and not word.startswith("-")]
+    checked = {word: checked_override(word, config_dirs) for word in overrides}
+    points: list[list[str]] = []
 
-    def point(config: DictConfig) -> None:
-        resolved = OmegaConf.to_container(config, resolve=True)
-        assert isinstance(resolved, dict)
-        codes.append(task(lambda: {str(k): v for k, v in resolved.items()}))
+    def point(_: Any) -> None:
+        points.append(list(HydraConfig.get().overrides.task))
 
+    point.sweep = points.extend  # type: ignore[attr-defined]  # where ltx's launcher finds it
     search = ",".join(f"file://{Path(folder).resolve()}" for folder in config_dirs)
     extra = [f"hydra.searchpath=[{search}]"] if search else []
     before = sys.argv
@@ -107,10 +192,10 @@ def hydra_main(words: list[str], config_dirs: list[str], task: Callable[[Callabl
     try:
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="run")(point)()
     except SystemExit as error:
-        codes.append(2 if error.code else 0)
+        return [], 2 if error.code else 0
     finally:
         sys.argv = before
-    return max(codes, default=0)
+    return points, 0
 
 
 def listing(group: str, width: str, data: str) -> str:

@@ -8,8 +8,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ltx.experiment import Experiment
 from ltx.report import clock
-from ltx.run import unfinished, workers
+from ltx.run import level_steps, missing_levels
 from ltx.store import RunFolder
+from ltx.sweep import workers
 
 FLOPS, STEP = 4e10, 8e-4  # fp32 operations and fixed cost of a step on one core of a 2-core cloud machine
 
@@ -33,12 +34,10 @@ def dry_run(experiment: Experiment) -> str:
     """Return the resolved config, what is done already, and estimated minutes and disk; nothing is written."""
     folder = RunFolder(experiment.directory)
     levels = experiment.method.last_level + 1
-    missing = {seed: unfinished(experiment, folder.seed(seed), verify=False) for seed in experiment.seeds}
+    missing = {seed: missing_levels(experiment, folder.seed(seed), verify=False) for seed in experiment.seeds}
     count = sum(map(len, missing.values()))
-    steps = sum(
-        experiment.optim.steps - (experiment.method.rewind_step if level else 0) for s in missing.values() for level in s
-    )
-    parallel = max(1, workers(experiment, len(missing)))
+    steps = sum(level_steps(experiment, level)[1] for levels_of in missing.values() for level in levels_of)
+    parallel = max(1, min(workers(experiment), len(missing)))
     seconds = steps * step_seconds(experiment) / parallel + 8
     size = count * level_bytes(experiment) / 1e6
     done = levels * len(missing) - count

@@ -31,6 +31,29 @@ def evaluate(network: nn.Module, weights: Tensors, split: Split) -> tuple[float,
     return float(loss) / len(split.y), int(correct) / len(split.y)
 
 
+@torch.no_grad()
+def reestimate(network: nn.Module, weights: Tensors, split: Split, examples: int = 1024) -> bool:
+    """Estimate the BatchNorm statistics of `network` anew, in place, for `weights`; return whether there are any.
+
+    Means and variances over the first `examples` training examples, each chunk with the same weight: a fixed subset,
+    so that the result is a function of the weights alone.
+    """
+    norms = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    if not norms:
+        return False
+    training, momenta = network.training, [m.momentum for m in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # a plain average
+    network.train()
+    for x in split.x[:examples].split(CHUNK):
+        functional_call(network, weights, (x,), tie_weights=False)
+    network.train(training)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    return True
+
+
 def grid(first: int, last: int) -> list[int]:
     """Return the steps at which validation loss is read: 50 or more, at most 2 % of the run apart, the last included."""
     every = max(1, last // 50)

@@ -12,7 +12,7 @@ import sys
 import typing
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -30,7 +30,7 @@ if typing.TYPE_CHECKING:
     from ltx.streams import Streams
 
 NUMERICS = 1  # raise it when the code's results change: old runs then keep their keys, new ones get others
-PLUMBING = ("root", "device", "threads", "workers", "wandb", "retry_failed", "wait", "seeds")
+PLUMBING = ("root", "device", "threads", "workers", "wandb", "retry_failed", "fail_fast", "wait", "seeds")
 STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 Seed = Annotated[int, Ge(0)]
@@ -77,6 +77,7 @@ class RunConfig(BaseModel):
     optim: dict[str, Any]
     width: Annotated[float, Gt(0)]
     seeds: Annotated[int, Ge(1)] | Annotated[list[Seed], Len(1)]
+    trunk: dict[str, Any] | None = None
     streams: StreamsConfig
     root: str
     device: str
@@ -85,6 +86,7 @@ class RunConfig(BaseModel):
     wandb: WandbConfig
     trainer: TrainerConfig
     retry_failed: bool
+    fail_fast: bool = False
     wait: bool
 
 
@@ -164,6 +166,7 @@ def checked(group: str, node: dict[str, Any]) -> tuple[Callable[..., Any], dict[
     schema = fields(target)
     if group == "data":
         schema.setdefault("split_seed", (Seed, ...))
+        schema["random_labels"] = (Literal[True] | None, None)
     if group == "model":
         from ltx.models import Init
 
@@ -179,11 +182,15 @@ def checked(group: str, node: dict[str, Any]) -> tuple[Callable[..., Any], dict[
 
 @dataclass(frozen=True)
 class Experiment:
-    """A validated run: `config` is canonical (typed, resolved, plain), everything else derives from it."""
+    """A validated run: `config` is canonical (typed, resolved, plain), everything else derives from it.
+
+    `trunk` is the run this one stands on, if any; its whole config is part of this one's.
+    """
 
     config: dict[str, Any]
     method: Method
     optim: SGD | Adam
+    trunk: Experiment | None
 
     @classmethod
     def of(cls, config: dict[str, Any]) -> Experiment:
@@ -193,6 +200,12 @@ class Experiment:
         except ValidationError as error:
             raise refuse(error, "", "a run", RunConfig.model_fields) from error
         plain = valid.model_dump()
+        trunk = None
+        if plain["trunk"] is not None:
+            trunk = cls.of(plain["trunk"])
+            plain["trunk"] = trunk.config
+            if "levels" in plain["method"] and plain["method"]["levels"] is None:
+                plain["method"] = {**plain["method"], "levels": trunk.method.last_level}
         parts = {}
         for group in GROUPS:
             target, arguments = checked(group, plain[group])
@@ -203,7 +216,7 @@ class Experiment:
             raise BadInput(f"seeds={seeds} names a seed twice.")
         method_class, method_arguments = parts["method"]
         optim_class, optim_arguments = parts["optim"]
-        experiment = cls(plain, method_class(**method_arguments), optim_class(**optim_arguments))
+        experiment = cls(plain, method_class(**method_arguments), optim_class(**optim_arguments), trunk)
         experiment.check()
         return experiment
 
@@ -211,6 +224,14 @@ class Experiment:
         """Raise BadInput where parts that are valid alone do not fit together."""
         from ltx.tensors import matrices
 
+        if self.trunk is None and self.method.needs_trunk:
+            name = self.config["method"]["name"]
+            raise BadInput(f"method={name} stands on another run: give trunk={{method:imp,method.levels:14}} or of=RUN.")
+        if self.trunk is not None and self.method.needs_trunk:
+            pinned = self.config["method"].get("trunk_level")
+            wanted, last = self.method.last_level if pinned is None else pinned, self.trunk.method.last_level
+            if wanted > last:
+                raise BadInput(f"level {wanted} of the trunk is asked for, but it has levels 0 to {last}.")
         network = self.network(device="meta")
         parameters = dict(network.named_parameters())
         try:
@@ -233,6 +254,7 @@ class Experiment:
         identity["method"] = {k: v for k, v in identity["method"].items() if k not in self.method.extents}
         identity["trainer"] = {"precision": self.config["trainer"]["precision"]}
         identity["numerics"] = NUMERICS
+        identity["trunk"] = self.trunk.key if self.trunk else None
         identity["own"] = {g: self.source(g) for g in GROUPS if ":" in self.config[g]["name"]}
         text = json.dumps(without_nulls(identity), sort_keys=True, separators=(",", ":"))
         names = [str(self.config[group]["name"]).rpartition(":")[2] for group in ("method", "model", "data")]
@@ -249,10 +271,10 @@ class Experiment:
         """The run's directory under the output root."""
         return Path(self.config["root"]) / "runs" / self.key
 
-    @cached_property
+    @property
     def data(self) -> Dataset:
         """The data set as the run sees it."""
-        return load(self.config["data"])
+        return load(json.dumps(self.config["data"], sort_keys=True))
 
     def streams(self, seed: int) -> Streams:
         """Return the random streams of one seed."""
@@ -290,19 +312,21 @@ class Experiment:
         return network
 
 
-def load(node: dict[str, Any]) -> Dataset:
-    """Load a data set from its config node. Raises BadInput for what is no data set."""
-    from ltx.data import Dataset, assemble
+@cache
+def load(config: str) -> Dataset:
+    """Load a data set from the JSON of its config node, once a process. Raises BadInput for what is no data set."""
+    from ltx.data import Dataset, assemble, with_random_labels
 
+    node = json.loads(config)
     target, arguments = checked("data", node)
-    split_seed = arguments["split_seed"]
+    split_seed, random_labels = arguments["split_seed"], arguments.pop("random_labels")
     if "split_seed" not in inspect.signature(target).parameters:
         del arguments["split_seed"]
     parts = target(**arguments).load()
-    if isinstance(parts, Dataset):
-        return parts
     if isinstance(parts, dict):
-        return assemble(parts, split_seed)
+        parts = assemble(parts, split_seed)
+    if isinstance(parts, Dataset):
+        return with_random_labels(parts, split_seed) if random_labels else parts
     raise BadInput(f"data.name={node['name']}: load() should return {{'train': (x, y), ...}}, not {type(parts).__name__}.")
 
 

@@ -8,8 +8,9 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any
@@ -17,7 +18,6 @@ from typing import Any
 CONTEXT = multiprocessing.get_context("forkserver")
 PRELOAD = ["ltx.levels", "ltx.methods.imp", "ltx.models.mlp", "ltx.data.digits", "sklearn.datasets"]
 
-Report = Callable[[str, Any], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +27,10 @@ class Job:
     name: str
     function: str
     arguments: tuple[Any, ...]
+
+
+Report = Callable[[str, Any], None]
+Event = tuple[Job, str, Any]
 
 
 def warm_up() -> None:
@@ -64,38 +68,37 @@ def work(job: Job, pipe: Connection, folder: str, environment: dict[str, str]) -
     try:
         call(job, lambda kind, value: pipe.send((kind, value)))
     except BaseException as error:  # the report carries it whole: nothing is hidden
-        pipe.send(("failed", (f"{type(error).__name__}: {error}", traceback.format_exc(), isinstance(error, OSError))))
+        pipe.send(("failed", failure(error)))
 
 
-def run(jobs: Sequence[Job], workers: int) -> Iterator[tuple[Job, str, Any]]:
-    """Run jobs in order on `workers` processes at once and yield (job, kind, value) as they report.
+def run(next_job: Callable[[], Job | None], finished: Callable[[], bool], workers: int) -> Iterator[Event]:
+    """Run jobs on at most `workers` processes at once and yield (job, kind, value) as they report.
 
-    Beside a job's own reports: ("ended", None) last, after ("failed", (reason, traceback, is_os_error)) if it raised,
-    or ("killed", exit code) if it died; the others go on. workers=0 calls the jobs here, one after another. Closing
-    the iterator ends the workers.
+    `next_job` gives the next one or None where none can start yet; the end is when `finished` says so and none runs.
+    Beside a job's own reports: ("started", None) first and ("ended", None) last, before that ("failed", (reason,
+    traceback, is_os_error)) if it raised, or ("killed", exit code) if it died: the others go on. workers=0 calls the
+    jobs here, one after another. Closing the iterator ends the workers.
     """
-    if workers == 0:
-        yield from run_here(jobs)
-        return
     CONTEXT.set_forkserver_preload(PRELOAD)
-    queue = list(jobs)[::-1]
     alive: dict[Connection, tuple[Any, Job]] = {}
     try:
-        while queue or alive:
-            while queue and len(alive) < workers:
-                ours, theirs = CONTEXT.Pipe(duplex=False)
-                job = queue.pop()
-                process = CONTEXT.Process(target=work, args=(job, theirs, os.getcwd(), dict(os.environ)), name=job.name)
-                process.start()
-                theirs.close()
-                alive[ours] = (process, job)
-            for pipe in wait(list(alive), timeout=1.0):
+        while alive or not finished():
+            while len(alive) < max(1, workers) and not finished() and (job := next_job()) is not None:
+                yield job, "started", None
+                if workers == 0:
+                    yield from run_here(job)
+                else:
+                    pipe, process = start(job)
+                    alive[pipe] = (process, job)
+            if not alive and not finished():
+                time.sleep(0.05)  # what is left waits for another process
+            for pipe in wait(list(alive), timeout=0.2):
                 assert isinstance(pipe, Connection)
                 process, job = alive[pipe]
                 try:
                     kind, value = pipe.recv()
                     yield job, kind, value
-                except EOFError:
+                except (EOFError, ConnectionResetError):
                     process.join()
                     del alive[pipe]
                     if process.exitcode:
@@ -109,19 +112,29 @@ def run(jobs: Sequence[Job], workers: int) -> Iterator[tuple[Job, str, Any]]:
             process.kill()
 
 
-def run_here(jobs: Sequence[Job]) -> Iterator[tuple[Job, str, Any]]:
-    """Call the jobs in this process; reports come when a job is over."""
-    for job in jobs:
-        reports: list[tuple[str, Any]] = []
-        try:
-            call(job, lambda kind, value, reports=reports: reports.append((kind, value)))
-        except Exception as error:  # as in a worker: reported with its traceback
-            reports.append(
-                ("failed", (f"{type(error).__name__}: {error}", traceback.format_exc(), isinstance(error, OSError)))
-            )
-        for kind, value in reports:
-            yield job, kind, value
-        yield job, "ended", None
+def start(job: Job) -> tuple[Connection, Any]:
+    """Start a worker and return the pipe it reports through."""
+    ours, theirs = CONTEXT.Pipe(duplex=False)
+    process = CONTEXT.Process(target=work, args=(job, theirs, os.getcwd(), dict(os.environ)), name=job.name)
+    process.start()
+    theirs.close()
+    return ours, process
+
+
+def run_here(job: Job) -> Iterator[Event]:
+    """Call a job in this process; its reports come when it is over."""
+    reports: list[tuple[str, Any]] = []
+    try:
+        call(job, lambda kind, value: reports.append((kind, value)))
+    except Exception as error:  # as in a worker: reported with its traceback
+        reports.append(("failed", failure(error)))
+    for kind, value in [*reports, ("ended", None)]:
+        yield job, kind, value
+
+
+def failure(error: BaseException) -> tuple[str, str, bool]:
+    """Return the reason, the traceback, and whether the machine rather than the job is to blame."""
+    return f"{type(error).__name__}: {error}", "".join(traceback.format_exception(error)), isinstance(error, OSError)
 
 
 @contextlib.contextmanager

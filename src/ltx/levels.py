@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ltx.data import Split
-from ltx.evaluate import evaluate
+from ltx.evaluate import evaluate, reestimate
 from ltx.experiment import Experiment
 from ltx.masks import count
-from ltx.methods import Context, State, layer
+from ltx.methods import Context, State, layer, masked
 from ltx.store import Records, RunFolder, SeedFolder, commit, pack
+from ltx.streams import Streams
 from ltx.tensors import Tensors, buffers, cpu, matrices, prefixed, under
 from ltx.train import Diverged, Hooks, Plan, Trained, train
 
@@ -53,14 +55,42 @@ class LevelLoop:
     def __init__(self, experiment: Experiment, folder: SeedFolder, report: Report):
         self.experiment, self.folder, self.report = experiment, folder, report
         self.method, self.data, self.options = experiment.method, experiment.data, experiment.config["trainer"]
+        self.trunk = None
+        if experiment.trunk is not None:
+            pinned = experiment.config["method"].get("trunk_seed")
+            trunk_run = RunFolder(folder.path.parents[1] / experiment.trunk.key)
+            seed = folder.seed if pinned is None else pinned
+            self.trunk = LevelLoop(experiment.trunk, trunk_run.seed(seed), lambda kind, value: None)
         self.device = pick_device(experiment.config["device"])
         self.streams = experiment.streams(folder.seed)
         self.network = experiment.network(streams=self.streams)
         self.matrices = matrices(self.network)
         self.total = sum(self.network.get_parameter(name).numel() for name in self.matrices)
-        weights = cpu(dict(self.network.named_parameters()))
-        self.init = State(weights, cpu(buffers(self.network)), {})
-        self.read: dict[int, Tensors] = {}
+        self.init = State(cpu(dict(self.network.named_parameters())), cpu(buffers(self.network)), {})
+        if self.trunk is not None and not self.method.needs_trunk:
+            self.init = self.pretrained(self.trunk)
+        self.read: dict[int, tuple[Tensors, dict[str, Any]]] = {}
+
+    def pretrained(self, trunk: LevelLoop) -> State:
+        """Return the trunk's last end as initialisation; parameters of another shape (other classes) keep their own."""
+        end = trunk.state(trunk.method.last_level, "end")
+        values = masked(end.weights, end.mask) | end.buffers
+
+        def same(own: Tensors) -> Tensors:
+            return {k: values[k] if k in values and values[k].shape == t.shape else t for k, t in own.items()}
+
+        return State(same(self.init.weights), same(self.init.buffers), {})
+
+    def redrawn(self) -> Tensors:
+        """Draw the model's initialisation another time."""
+        streams = replace(self.streams, init=Streams.other(self.streams.init))
+        return cpu(dict(self.experiment.network(streams=streams).named_parameters()))
+
+    def trunk_state(self, level: int) -> State:
+        """Return the trunk's anchor with the mask of one of its levels."""
+        assert self.trunk is not None
+        mask, anchor = self.trunk.state(level, "end").mask, self.trunk.state(0, "anchor")
+        return replace(anchor, mask=mask)
 
     def tensors(self, level: int) -> Tensors | None:
         """Return a finished level's tensors, or None; level 0 and the last one asked for stay in memory."""
@@ -68,28 +98,33 @@ class LevelLoop:
             found = self.folder.read(self.folder.level_path(level))
             if found is None:
                 return None
-            self.read = {k: v for k, v in self.read.items() if k == 0} | {level: found[0]}
-        return self.read[level]
+            self.read = {k: v for k, v in self.read.items() if k == 0} | {level: found}
+        return self.read[level][0]
 
     def state(self, level: int, part: str) -> State:
         """Return the `end` or `anchor` state of a level; one that was damaged since is computed again."""
-        found = self.tensors(level)
-        if found is None:
+        if self.tensors(level) is None:
             self.train(level)
-            found = self.read[level]
+        found, meta = self.read[level]
         values = under(part, found)
         weights = {name: tensor for name, tensor in values.items() if name in self.init.weights}
         rest = {name: tensor for name, tensor in values.items() if name not in weights}
-        return State(weights, rest, under("mask", found), under("score", found) if part == "end" else {})
+        extra = under("score", found) if part == "end" else {}
+        return State(weights, rest, under("mask", found), extra, meta["anchor_step"] if part == "anchor" else 0)
 
     def train(self, level: int) -> None:
         """Train one level, from its checkpoint if it was under way, and commit its file."""
         method, steps = self.method, self.experiment.optim.steps
         anchor = self.state(0, "anchor") if level else self.init
-        previous = self.state(method.parent(level), "end") if level else self.init
+        parent = method.parent(level)
+        previous = self.init if parent == level else self.state(parent, "end")
         prunable = method.prunable(self.matrices)
-        begin = method.start(level, Context(prunable, self.init, anchor, previous, self.streams))
-        plan = Plan(level, method.rewind_step if level else 0, steps, None if level else method.rewind_step)
+        trunk = self.trunk_state if self.trunk is not None else None
+        context = Context(prunable, self.init, anchor, previous, self.streams, self.redrawn, trunk)
+        begin = method.start(level, context)
+        last = max(begin.step, method.steps(level, steps))
+        anchor_step = max(begin.step, method.anchor_step)
+        plan = Plan(level, begin.step, last, None if level else anchor_step)
         records = Records(self.folder)
         hooks = Hooks(
             record=lambda rows: records.add({"seed": self.folder.seed, **row} for row in rows),
@@ -101,11 +136,13 @@ class LevelLoop:
         if resume is not None and resume[1]["level"] != level:
             resume = None
         trained = train(
-            *(self.network, method, begin, plan, self.experiment.optim, self.data, self.streams, hooks),
+            *(self.network, method, begin, plan, self.experiment.optim, self.data, method.streams(self.streams), hooks),
             *(self.device, self.options, resume),
         )
-        row = self.summarise(level, begin, trained)
-        test = {"level": level, "step": steps, "split": "test", "loss": row["test_loss"], "accuracy": row["test_accuracy"]}
+        if plan.first == plan.last:
+            trained = self.untrained(begin, trained)
+        row = self.summarise(plan, begin, trained)
+        test = {"level": level, "step": plan.last, "split": "test", "loss": row["test_loss"], "accuracy": row["test_accuracy"]}
         hooks.record([{**test, "seconds": trained.seconds}])
         records.close()
         parts = {
@@ -117,24 +154,36 @@ class LevelLoop:
         }
         tensors = {name: t for part, values in parts.items() for name, t in cpu(prefixed(part, values)).items()}
         layers = {layer(name): float(mask.float().mean()) for name, mask in begin.mask.items()}
-        commit(self.folder.level_path(level), pack(tensors, {"format": 1, "row": row, "layers": layers}), replace=False)
+        meta = {"format": 1, "row": row, "layers": layers, "anchor_step": plan.anchor}
+        commit(self.folder.level_path(level), pack(tensors, meta), replace=False)
         self.folder.partial_path.unlink(missing_ok=True)
-        self.read = {k: v for k, v in self.read.items() if k == 0} | {level: tensors}
+        self.read = {k: v for k, v in self.read.items() if k == 0} | {level: (tensors, meta)}
         self.report("level", row)
 
-    def summarise(self, level: int, begin: State, trained: Trained) -> dict[str, Any]:
-        """Return the level's summary row, measured at the last step and at the smallest validation loss."""
-        steps = self.experiment.optim.steps
+    def untrained(self, begin: State, trained: Trained) -> Trained:
+        """Return what training no step leaves, with BatchNorm statistics that fit the weights."""
+        self.network.load_state_dict(begin.weights | begin.buffers)
+        effective = self.method.effective(begin.weights, begin.extra, begin.mask)
+        reestimate(self.network, effective, self.data.train)
+        return replace(trained, buffers=cpu(buffers(self.network)))
+
+    def summarise(self, plan: Plan, begin: State, trained: Trained) -> dict[str, Any]:
+        """Return the level's summary row, measured at the last step and at the smallest validation loss.
+
+        The early stop is null where the last grid point is the best (censored), or nothing was trained.
+        """
         end = State(trained.weights, trained.buffers, begin.mask, trained.extra)
         kept, prunable = count(begin.mask), sum(mask.numel() for mask in begin.mask.values())
         row: dict[str, Any] = {
-            **{"seed": self.folder.seed, "level": level, "density": kept / prunable, "kept": kept},
-            **{"prunable": prunable, "total": self.total, "step": steps},
+            **{"seed": self.folder.seed, "level": plan.level, "density": kept / prunable, "kept": kept},
+            **{"prunable": prunable, "total": self.total, "step": plan.last},
         }
         row["train_loss"] = self.measure(end, self.data.train)[0]
         row["val_loss"], row["val_accuracy"] = self.measure(end, self.data.val)
         row["test_loss"], row["test_accuracy"] = self.measure(end, self.data.test)
-        row["early_stop_step"] = trained.best_step if trained.best_step < steps else None
+        row["early_stop_step"] = trained.best_step if 0 <= trained.best_step < plan.last else None
+        if not trained.best:
+            return row | {"early_stop_test_accuracy": row["test_accuracy"]}
         best = State(
             {name: tensor for name, tensor in trained.best.items() if name in trained.weights},
             {name: tensor for name, tensor in trained.best.items() if name in trained.buffers},

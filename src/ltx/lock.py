@@ -25,29 +25,35 @@ class Lock:
         self.path, self.wait, self.patience, self.beat = folder.path / "lock", wait, patience, beat
         self.token = uuid.uuid4().hex
         self.released = threading.Event()
+        self.seen, self.since, self.told = b"", time.monotonic(), False
 
     def content(self, counter: int) -> bytes:
         """Return the lock file's content at a beat."""
         holder = {"host": socket.gethostname(), "pid": os.getpid(), "token": self.token, "counter": counter}
         return canonical(holder).encode()
 
+    def attempt(self) -> bool:
+        """Try once to take the lock, without waiting; a holder is dead after `patience` seconds of attempts."""
+        if commit(self.path, self.content(0), replace=False):
+            self.thread = threading.Thread(target=self.beats, daemon=True)
+            self.thread.start()
+            return True
+        try:
+            now = self.path.read_bytes()
+        except FileNotFoundError:
+            return False
+        if now != self.seen:
+            beating, self.seen, self.since = bool(self.seen), now, time.monotonic()
+            if beating and not self.told:
+                self.tell(json.loads(now))
+                self.told = True
+        elif time.monotonic() - self.since > self.patience:
+            self.take_over(self.seen)
+        return False
+
     def __enter__(self) -> Lock:
-        seen, since, told = b"", time.monotonic(), False
-        while not commit(self.path, self.content(0), replace=False):
-            try:
-                now = self.path.read_bytes()
-            except FileNotFoundError:
-                continue
-            if now != seen:
-                beating, seen, since = bool(seen), now, time.monotonic()
-                if beating and not told:
-                    self.tell(json.loads(now))
-                    told = True
-            elif time.monotonic() - since > self.patience:
-                self.take_over(seen)
+        while not self.attempt():
             time.sleep(0.05)
-        self.thread = threading.Thread(target=self.beats, daemon=True)
-        self.thread.start()
         return self
 
     def tell(self, holder: dict) -> None:
@@ -86,8 +92,12 @@ class Lock:
             except OSError:
                 continue  # a full disk must not end the run: the lock ages and at worst is taken over
 
-    def __exit__(self, *exception: object) -> None:
+    def release(self) -> None:
+        """Stop beating and remove the lock file."""
         self.released.set()
         self.thread.join()
         if self.mine():
             self.path.unlink()
+
+    def __exit__(self, *exception: object) -> None:
+        self.release()

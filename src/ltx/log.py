@@ -29,6 +29,48 @@ def has_key() -> bool:
         return False
 
 
+def mode_of(experiment: Experiment) -> str:
+    """Return online, offline or disabled: as asked, else the environment's, else online with a key."""
+    asked = experiment.config["wandb"]["mode"]
+    return asked or os.environ.get("WANDB_MODE") or ("online" if has_key() else "offline")
+
+
+def begin(experiment: Experiment, mode: str, place: Path, name: str, group: str, job_type: str, tags: list[str]) -> Any:
+    """Begin a wandb run in `place`, replacing the one there; a wandb that fails is named, and None returned."""
+    os.environ.setdefault("WANDB_SILENT", "true")
+    import wandb
+
+    shutil.rmtree(place / "wandb", ignore_errors=True)
+    options = experiment.config["wandb"]
+    settings = wandb.Settings(silent=True, console="off", x_disable_meta=True, x_disable_stats=True, disable_git=True)
+    try:
+        return wandb.init(
+            **{"project": options["project"], "entity": options["entity"], "group": group, "job_type": job_type},
+            **{"dir": str(place), "id": name, "name": name, "tags": tags, "mode": mode, "settings": settings},
+            config={name: value for name, value in experiment.config.items() if name not in ("root", "wandb")},
+            reinit="create_new",
+        )
+    except wandb.Error as error:
+        print(f"ltx: wandb failed ({error}); the records are whole, wandb.mode=offline mirrors them here.")
+        return None
+
+
+def mirror_sweep(experiment: Experiment, place: Path, table: Sequence[dict[str, Any]], plot: Path) -> None:
+    """Keep a sweep's table and plot in a wandb run of their own, in the group of its points."""
+    mode = mode_of(experiment)
+    if mode == "disabled":
+        return
+    run = begin(experiment, mode, place, place.name, experiment.config["wandb"]["group"] or place.name, "sweep", [])
+    if run is None:
+        return
+    import wandb
+
+    columns = list(dict.fromkeys(name for row in table for name in row))
+    data = [[row.get(name) for name in columns] for row in table]
+    run.log({"table": wandb.Table(columns=columns, data=data), "width": wandb.Image(str(plot))})
+    run.finish()
+
+
 class Mirror:
     """One wandb run per sweep point, begun at the first finished level, older levels replayed into it first.
 
@@ -36,10 +78,9 @@ class Mirror:
     chunk. A run that is extended replaces its mirror: offline runs cannot be resumed.
     """
 
-    def __init__(self, experiment: Experiment, folder: RunFolder):
-        self.experiment, self.folder = experiment, folder
-        options = experiment.config["wandb"]
-        self.mode = options["mode"] or os.environ.get("WANDB_MODE") or ("online" if has_key() else "offline")
+    def __init__(self, experiment: Experiment, folder: RunFolder, group: str | None = None):
+        self.experiment, self.folder, self.group = experiment, folder, group
+        self.mode = mode_of(experiment)
         self.run: Any = None
         self.logged: set[tuple[int, int]] = set()
 
@@ -47,26 +88,11 @@ class Mirror:
         """Begin the wandb run and replay what is finished. A wandb that fails is named and left out."""
         if self.mode == "disabled" or self.run is not None:
             return
-        os.environ.setdefault("WANDB_SILENT", "true")
-        import wandb
-
-        place = self.folder.path / "wandb"
-        shutil.rmtree(place, ignore_errors=True)
         config, key = self.experiment.config, self.experiment.key
-        options = config["wandb"]
-        settings = wandb.Settings(silent=True, console="off", x_disable_meta=True, x_disable_stats=True, disable_git=True)
-        try:
-            self.run = wandb.init(
-                **{"project": options["project"], "entity": options["entity"], "group": options["group"] or key},
-                **{"dir": str(self.folder.path), "id": key, "name": key, "job_type": config["method"]["name"]},
-                tags=[str(config[group]["name"])[:64] for group in ("model", "data")],
-                config={name: value for name, value in config.items() if name not in ("root", "wandb")},
-                mode=self.mode,
-                settings=settings,
-                reinit="finish_previous",
-            )
-        except wandb.Error as error:
-            print(f"ltx: wandb failed ({error}); the records are whole, wandb.mode=offline mirrors them here.")
+        tags = [str(config[group]["name"])[:64] for group in ("model", "data")]
+        group = config["wandb"]["group"] or self.group or key
+        self.run = begin(self.experiment, self.mode, self.folder.path, key, group, config["method"]["name"], tags)
+        if self.run is None:
             self.mode = "disabled"
             return
         self.run.define_metric("level")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
@@ -49,6 +49,12 @@ def prune(scores: Mapping[str, Tensor], mask: Mapping[str, Tensor], kept: int | 
         parts = flat.split([score.numel() for score in alive.values()])
         chosen = {name: part.reshape(mask[name].shape) for name, part in zip(alive, parts, strict=True)}
     return {name: chosen[name] & mask[name] for name in chosen}
+
+
+def shuffle(mask: Mapping[str, Tensor], rng: Callable[[str], np.random.Generator]) -> Tensors:
+    """Permute each layer's mask within the layer; `rng(name)` gives the layer's generator. Counts stay."""
+    order = {name: torch.from_numpy(rng(name).permutation(m.numel())) for name, m in mask.items()}
+    return {name: m.reshape(-1)[order[name]].reshape(m.shape) for name, m in mask.items()}
 
 
 def count(mask: Mapping[str, Tensor]) -> int:

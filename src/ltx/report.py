@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from ltx.analysis.intervals import mean_interval
 from ltx.store import RunFolder, commit
 
 Row = dict[str, Any]
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")  # Okabe & Ito: for all eyes
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
 
 def clock(seconds: float) -> str:
@@ -29,7 +32,7 @@ def clock(seconds: float) -> str:
 
 
 class Progress:
-    """Show steps done of all steps of a run, each seed's level and loss, and the ETA of the whole.
+    """Show one display for all jobs: how many are done, running and failed, where each stands, the ETA of the whole.
 
     On a terminal a bar that renews itself; elsewhere (a log file) a line every 10 seconds.
     """
@@ -37,18 +40,19 @@ class Progress:
     def __init__(self, title: str, total: int, console: Console | None = None):
         self.console = console or Console(highlight=False)
         self.total, self.title = total, title
-        self.seeds: dict[int, str] = {}
-        self.within: dict[int, int] = {}
+        self.running: dict[str, str] = {}
+        self.within: dict[str, int] = {}
+        self.finished, self.done, self.failed = 0, 0, 0
         self.began = self.printed = time.monotonic()
 
     def __enter__(self) -> Progress:
         self.bars = None
-        if self.console.is_terminal:
+        if self.console.is_terminal and self.total:
             columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[eta]}"))
             self.bars = Bars(*columns, console=self.console, refresh_per_second=4)
             self.task = self.bars.add_task(self.title, total=self.total, eta="")
             self.bars.start()
-        else:
+        elif self.total:
             self.console.print(f"{self.title}: {self.total} optimiser steps", soft_wrap=True)
         return self
 
@@ -56,27 +60,37 @@ class Progress:
         if self.bars is not None:
             self.bars.stop()
 
-    def update(self, seed: int, level: int, loss: float, finished: int, within: int) -> None:
-        """Show a seed inside a level: `finished` steps of finished levels of all seeds, `within` of this one."""
-        self.seeds[seed], self.within[seed] = f"seed {seed} level {level} loss {loss:.3f}", within
-        self.show(finished)
+    def event(self, job: str, kind: str, value: Any, steps: Callable[[int], tuple[int, int]]) -> None:
+        """Take a worker's report; steps(level) gives the first step and the number of steps of a level."""
+        if kind == "started":
+            self.running[job], self.within[job] = job, 0
+        elif kind == "progress":
+            level, step, loss = value
+            self.running[job] = f"{job} level {level} loss {loss:.3f}"
+            self.within[job] = min(max(0, step - steps(level)[0]), steps(level)[1])
+        elif kind == "level":
+            self.finished += steps(value["level"])[1]
+            self.within[job] = 0
+        elif kind in ("failed", "diverged", "killed"):
+            self.failed += 1
+        elif kind == "ended":
+            self.done += 1
+            del self.running[job], self.within[job]
+        self.show()
 
-    def level(self, seed: int, finished: int) -> None:
-        """Count a finished level."""
-        self.within[seed] = 0
-        self.show(finished)
-
-    def show(self, finished: int) -> None:
+    def show(self) -> None:
         """Draw, or print when 10 seconds have passed."""
-        done = finished + sum(self.within.values())
+        steps = self.finished + sum(self.within.values())
         now = time.monotonic()
-        eta = f"ETA {clock((self.total - done) * (now - self.began) / done)}" if done else ""
-        text = ", ".join(self.seeds[seed] for seed in sorted(self.seeds) if self.within[seed] or done == self.total)
+        eta = f"ETA {clock((self.total - steps) * (now - self.began) / steps)}" if steps else ""
+        failed = f", {self.failed} failed" if self.failed else ""
+        jobs = f"{self.done} jobs done{failed}, {len(self.running)} running: " if self.done or failed else ""
+        text = jobs + ", ".join(self.running.values())
         if self.bars is not None:
-            self.bars.update(self.task, completed=done, description=text or self.title, eta=eta)
-        elif now - self.printed >= 10:
+            self.bars.update(self.task, completed=steps, description=text or self.title, eta=eta)
+        elif now - self.printed >= 10 and self.total:
             self.printed = now
-            self.console.print(f"{done / self.total:4.0%} {text}, {eta}", soft_wrap=True)
+            self.console.print(f"{steps / self.total:4.0%} {eta}; {text}", soft_wrap=True)
 
     def say(self, text: str) -> None:
         """Print above the bar."""
@@ -126,7 +140,7 @@ def draw(rows: Sequence[Row], title: str) -> Any:
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator
 
-    blue, orange, grey = "#0072B2", "#D55E00", "#555555"  # Okabe & Ito: distinct to all, and in grey
+    blue, orange, grey = COLOURS[0], COLOURS[1], "#555555"
     figure = Figure(figsize=(7, 6), layout="constrained")
     top, bottom = figure.subplots(2, 1, sharex=True)
     groups = by_level(rows)
@@ -170,14 +184,73 @@ def draw(rows: Sequence[Row], title: str) -> Any:
     return figure
 
 
-def save_plot(rows: Sequence[Row], path: Path, title: str) -> Path:
-    """Save the plot of a run as PNG."""
-    import io
-
+def save_plot(figure: Any, path: Path) -> Path:
+    """Save a matplotlib figure whole or not at all, in the format of the path's suffix."""
     buffer = io.BytesIO()
-    draw(rows, title).savefig(buffer, format="png", dpi=150, metadata={"Software": None})
+    keep = {"Software": None} if path.suffix == ".png" else {"CreationDate": None}
+    figure.savefig(buffer, format=path.suffix[1:], dpi=150, metadata=keep)
     commit(path, buffer.getvalue())
     return path
+
+
+def last_level(rows: Sequence[Row]) -> list[Row]:
+    """Return the rows of the last level."""
+    level = max((r["level"] for r in rows), default=0)
+    return [r for r in rows if r["level"] == level]
+
+
+def sweep_table(points: Sequence[Row], rows: Sequence[Sequence[Row]], states: Sequence[str]) -> Table:
+    """Return a line per point: what distinguishes it, its last level's density and accuracy, its state."""
+    result = Table(box=box.SIMPLE_HEAD, pad_edge=False, caption_justify="left")
+    names = [
+        name
+        for name in dict.fromkeys(name for point in points for name in point)
+        if len({str(point.get(name)) for point in points}) > 1 or name in ("method", "width")
+    ]
+    for name in (*names, "seeds", "density", "test accuracy", "state"):
+        result.add_column(name.rpartition(".")[2], justify="right")
+    for point, group, state in zip(points, rows, states, strict=True):
+        values = ["-" if point.get(name) is None else str(point[name]) for name in names]
+        last = last_level(group)
+        seeds = str(len({r["seed"] for r in group}))
+        if last:
+            accuracy = interval_text([r["test_accuracy"] for r in last])
+            result.add_row(*values, seeds, f"{100 * last[0]['density']:.2f} %", accuracy, state)
+        else:
+            result.add_row(*values, seeds, "-", "-", state)
+    result.caption = "last level, mean ± 95 % interval over seeds"
+    return result
+
+
+def draw_sweep(points: Sequence[Row], rows: Sequence[Sequence[Row]], title: str) -> Any:
+    """Draw test accuracy of the last level against width, a line per setting of everything else."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
+    varying = [
+        name
+        for name in dict.fromkeys(name for point in points for name in point)
+        if name != "width" and len({str(point.get(name)) for point in points}) > 1
+    ]
+    lines: dict[str, list[tuple[float, float, float]]] = {}
+    for point, group in zip(points, rows, strict=True):
+        if group:
+            parts = [f"{n.rpartition('.')[2]}={point[n]}" if "." in n else str(point[n]) for n in varying if n in point]
+            mean, half = mean_interval([r["test_accuracy"] for r in last_level(group)])
+            lines.setdefault(" ".join(parts) or "all", []).append((point["width"], mean, 0 if math.isnan(half) else half))
+    for i, (label, values) in enumerate(lines.items()):
+        width, mean, half = zip(*sorted(values), strict=True)
+        style: dict[str, Any] = {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)]}
+        axes.errorbar(width, mean, yerr=half, ms=4, lw=1.2, capsize=2, label=label, **style)
+    axes.set(xscale="log", xlabel="width", ylabel="test accuracy, last level")
+    ticks = sorted({point["width"] for point in points})
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.minorticks_off()
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    axes.set_title(f"{title}\nmean and 95 % interval over seeds", fontsize=9)
+    return figure
 
 
 def status(path: Path) -> Row:
@@ -207,12 +280,12 @@ def status(path: Path) -> Row:
 
 def status_table(entries: Sequence[Row]) -> Table:
     """Return the status of runs, one line each."""
-    result = Table()
-    for name in ("run", "state", "levels", "seeds", "test accuracy", "age"):
+    result = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("run", "state", "levels", "seeds", "test", "age"):
         result.add_column(name, justify="left" if name in ("run", "state") else "right", no_wrap=name == "run")
     for e in entries:
         accuracy = "-" if e["test_accuracy"] is None else f"{e['test_accuracy']:.4f}"
-        failed = f" (seed {', '.join(map(str, e['failed']))} failed)" if e["failed"] else ""
+        failed = f", seed {', '.join(map(str, e['failed']))} failed" if e["failed"] else ""
         counts = f"{e['levels_done']}/{e['levels']}", f"{e['seeds_done']}/{e['seeds']}"
         result.add_row(e["key"], e["state"] + failed, *counts, accuracy, clock(e["age_seconds"] or 0))
     return result

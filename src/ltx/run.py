@@ -1,4 +1,4 @@
-"""One run: its seeds in parallel workers, then what is derived from their files. The parent trains nothing itself."""
+"""One run as the parent sees it: its lock, what is missing of it, its jobs, and what is derived when they end."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import os
 import platform
 import subprocess
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,24 +19,11 @@ from ltx import launch
 from ltx.errors import BadInput, Failed
 from ltx.experiment import Experiment
 from ltx.lock import Lock
-from ltx.report import Progress
+from ltx.log import Mirror
+from ltx.report import draw, save_plot
 from ltx.store import RunFolder, SeedFolder, commit
 
-
-@dataclass
-class Outcome:
-    """What a run ended with: its summary rows for the seeds and levels asked for, failures by seed, interruption."""
-
-    folder: RunFolder
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    failures: dict[int, str] = field(default_factory=dict)
-    interrupted: bool = False
-    trained: bool = False
-
-    @property
-    def exit_code(self) -> int:
-        """0 done, 3 something failed, 130 interrupted."""
-        return 130 if self.interrupted else 3 if self.failures else 0
+SPACE = "No space left on the device; make room and run the same command again"
 
 
 def check_machine(experiment: Experiment) -> None:
@@ -59,7 +46,7 @@ def check_machine(experiment: Experiment) -> None:
         raise BadInput(f"root={experiment.config['root']} cannot be written: {place} is not a folder one can write to.")
 
 
-def unfinished(experiment: Experiment, folder: SeedFolder, verify: bool = True) -> list[int]:
+def missing_levels(experiment: Experiment, folder: SeedFolder, verify: bool = True) -> list[int]:
     """List the levels of a seed that are missing; with `verify`, a damaged one is set aside and missing too."""
     levels = range(experiment.method.last_level + 1)
     if verify:
@@ -67,102 +54,169 @@ def unfinished(experiment: Experiment, folder: SeedFolder, verify: bool = True) 
     return [level for level in levels if not folder.level_path(level).exists()]
 
 
-def run(experiment: Experiment, command: list[str]) -> Outcome:
-    """Train what is missing of a run and derive its summary, plots and wandb mirror. Raises Failed."""
-    folder = RunFolder(experiment.directory)
-    outcome = Outcome(folder)
-    try:
-        with Lock(folder, wait=experiment.config["wait"]):
-            train_missing(experiment, folder, command, outcome)
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        raise Failed(
-            f"No space left on the device while writing {folder.path}. Every finished level is kept; "
-            "make room and run the same command again."
-        ) from error
-    return outcome
+def level_steps(experiment: Experiment, level: int) -> tuple[int, int]:
+    """Return the first step and the number of optimiser steps of a level, for progress and estimates."""
+    first = experiment.method.anchor_step if level else 0
+    return first, max(0, experiment.method.steps(level, experiment.optim.steps) - first)
 
 
-def train_missing(experiment: Experiment, folder: RunFolder, command: list[str], outcome: Outcome) -> None:
-    """Do the work of `run` under its lock."""
-    from ltx.log import Mirror
-    from ltx.report import save_plot
+class Point:
+    """A run being worked on: opened under its lock, its missing seeds given out as jobs, closed when they ended."""
 
-    begin(experiment, folder, command)
-    missing: dict[int, list[int]] = {}
-    for seed in experiment.seeds:
-        failure = folder.seed(seed).failure()
-        if failure and not experiment.config["retry_failed"]:
-            outcome.failures[seed] = failure["reason"]
-        elif levels := unfinished(experiment, folder.seed(seed)):
-            missing[seed] = levels
-    outcome.trained = bool(missing)
-    mirror = Mirror(experiment, folder)
-    if missing:
+    def __init__(self, experiment: Experiment, command: list[str], group: str | None = None, trunk: Point | None = None):
+        self.experiment, self.command, self.trunk = experiment, command, trunk
+        self.folder = RunFolder(experiment.directory)
+        self.mirror = Mirror(experiment, self.folder, group)
+        self.lock = Lock(self.folder, wait=experiment.config["wait"])
+        self.state = "waiting"  # then open, then done, failed or interrupted
+        self.seeds = dict.fromkeys(experiment.seeds, "unknown")  # then done, failed, missing, running
+        self.missing: dict[int, list[int]] = {}
+        self.failures: dict[int, str] = {}
+        self.rows: list[dict[str, Any]] = []
+        self.trained = False
+
+    def guarded(self, action: Callable[[], None]) -> None:
+        """Do what writes derived files; a full disk fails this point and leaves the others going."""
         try:
-            work(experiment, folder, missing, outcome, mirror)
-        except KeyboardInterrupt:
-            outcome.interrupted = True
-    rows = folder.write_summary()
-    asked, last = set(experiment.seeds), experiment.method.last_level
-    outcome.rows = [row for row in rows if row["seed"] in asked and row["level"] <= last]
-    if outcome.rows and (missing or not (folder.path / "plots" / "levels.png").exists()):
-        save_plot(outcome.rows, folder.path / "plots" / "levels.png", experiment.key)
-    mirror.finish(outcome.rows)
+            action()
+        except OSError as error:
+            reason = SPACE if error.errno == errno.ENOSPC else f"{type(error).__name__}: {error}"
+            for seed, state in self.seeds.items():
+                if state != "done":
+                    self.fail(seed, reason)
+            if self.state != "closed":
+                self.failures.setdefault(self.experiment.seeds[0], reason)
+
+    def open(self) -> bool:
+        """Take the lock if it is free and find what is missing; return whether the point is open now."""
+        if self.state == "waiting":
+            try:
+                if not self.lock.attempt():
+                    return False
+            except (OSError, Failed) as error:
+                reason = SPACE if getattr(error, "errno", None) == errno.ENOSPC else str(error)
+                for seed in self.seeds:
+                    self.fail(seed, reason)
+                self.state = "closed"
+                return False
+            self.state = "open"
+            self.guarded(self.begin)
+        return self.state == "open"
+
+    def begin(self) -> None:
+        """Write config and manifest and sort the seeds into done, failed before, and missing."""
+        write_config(self.experiment, self.folder, self.command)
+        for seed, state in self.seeds.items():
+            failure = self.folder.seed(seed).failure()
+            if state == "failed":
+                continue
+            if failure and not self.experiment.config["retry_failed"]:
+                self.fail(seed, failure["reason"])
+            elif levels := missing_levels(self.experiment, self.folder.seed(seed)):
+                self.missing[seed], self.seeds[seed], self.trained = levels, "missing", True
+            else:
+                self.seeds[seed] = "done"
+
+    def fail(self, seed: int, reason: str) -> None:
+        """Note that a seed failed; what is finished of it stays."""
+        self.seeds[seed], self.failures[seed] = "failed", reason
+
+    def next_job(self) -> launch.Job | None:
+        """Give out the next missing seed whose trunk is there."""
+        for seed, state in self.seeds.items():
+            if state != "missing":
+                continue
+            if self.trunk is not None:
+                pinned = self.experiment.config["method"].get("trunk_seed")
+                ready = self.trunk.seeds.get(seed if pinned is None else pinned, "done")
+                if ready == "failed":
+                    self.fail(seed, f"its trunk {self.trunk.experiment.key} failed")
+                if ready != "done":
+                    continue
+            self.seeds[seed] = "running"
+            arguments = (self.experiment.config, str(self.folder.path.absolute()), seed)
+            return launch.Job(f"{self.experiment.key} seed {seed}", "ltx.levels:run_seed", arguments)
+        return None
+
+    def handle(self, seed: int, kind: str, value: Any) -> str:
+        """Take a worker's report; return what to print above the progress display."""
+        said = ""
+        if kind == "level":
+            self.guarded(lambda: self.level(seed, value))
+        elif kind == "diverged":
+            self.fail(seed, value["reason"])
+            said = f"{self.experiment.key} seed {seed} diverged: {value['reason']}"
+        elif kind == "failed":
+            reason, trace, system = value
+            self.fail(seed, SPACE if f"[Errno {errno.ENOSPC}]" in reason else reason)
+            said = f"{self.experiment.key} seed {seed} failed: " + (reason if system else f"\n{trace}")
+        elif kind == "killed":
+            self.fail(seed, f"its worker was killed (exit {value}); the same command continues it")
+            said = f"{self.experiment.key} seed {seed}: {self.failures[seed]}"
+        elif kind == "ended" and self.seeds[seed] == "running":
+            self.seeds[seed] = "done"
+        return said
+
+    def level(self, seed: int, row: dict[str, Any]) -> None:
+        """Derive the summary again when a level is finished, and mirror the level."""
+        self.folder.write_summary()
+        self.mirror.level(self.folder.seed(seed), row)
+
+    @property
+    def settled(self) -> bool:
+        """Whether no seed is missing or running any more."""
+        return all(state in ("done", "failed") for state in self.seeds.values())
+
+    def close(self) -> None:
+        """Derive summary, plot and mirror, and release the lock."""
+        if self.state != "open":
+            return
+        try:
+            self.guarded(self.derive)
+        finally:
+            self.state = "closed"
+            self.lock.release()
+
+    def derive(self) -> None:
+        """Write what follows from the level files."""
+        self.rows = self.asked(self.folder.write_summary())
+        plot = self.folder.path / "plots" / "levels.png"
+        if self.rows and (self.trained or not plot.exists()):
+            save_plot(draw(self.rows, self.experiment.key), plot)
+        self.mirror.finish(self.rows)
+
+    def asked(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Select the seeds and levels this run asks for."""
+        seeds, last = set(self.experiment.seeds), self.experiment.method.last_level
+        return [row for row in rows if row["seed"] in seeds and row["level"] <= last]
+
+    def describe(self) -> str:
+        """Return the point's state in a word or two."""
+        if self.failures:
+            return f"{len(self.failures)} of {len(self.seeds)} failed"
+        return "done" if self.settled else "interrupted"
+
+    def explain(self) -> str:
+        """Return the paragraph on what failed, what is kept and how to go on, or an empty string."""
+        if not self.failures:
+            return ""
+        n, lines = len(self.seeds), [f"seed {seed}: {reason}" for seed, reason in sorted(self.failures.items())]
+        diverged = sum("not a finite number" in reason for reason in self.failures.values())
+        what = f"{diverged} of {n} diverged" if diverged == len(lines) else f"{len(lines)} of {n} failed"
+        kept = len(self.asked(self.folder.rows()))
+        return (
+            f"{self.experiment.key}: {what}. {'; '.join(lines)}. {kept} finished levels are kept in {self.folder.path}. "
+            "The same command continues what was interrupted; retry_failed=true tries again what diverged or raised."
+        )
 
 
-def work(
-    experiment: Experiment, folder: RunFolder, missing: dict[int, list[int]], outcome: Outcome, mirror: Any
-) -> None:
-    """Run the seeds in workers, following their reports."""
-    config, steps = experiment.config, experiment.optim.steps
-    jobs = {
-        launch.Job(f"seed {seed}", "ltx.levels:run_seed", (config, str(folder.path.absolute()), seed)): seed
-        for seed in missing
-    }
-    first = {level: experiment.method.rewind_step if level else 0 for level in range(experiment.method.last_level + 1)}
-    total = sum(steps - first[level] for levels in missing.values() for level in levels)
-    done = dict.fromkeys(missing, 0)
-    with Progress(f"{experiment.key}", total) as progress:
-        for job, kind, value in launch.run(list(jobs), workers(experiment, len(jobs))):
-            seed = jobs[job]
-            if kind == "progress":
-                level, step, loss = value
-                progress.update(seed, level, loss, sum(done.values()), step - first[level])
-            elif kind == "level":
-                done[seed] += steps - first[value["level"]]
-                progress.level(seed, sum(done.values()))
-                folder.write_summary()
-                mirror.level(folder.seed(seed), value)
-            elif kind == "diverged":
-                outcome.failures[seed] = value["reason"]
-            elif kind == "failed":
-                reason, trace, system = value
-                outcome.failures[seed] = reason
-                progress.say(f"seed {seed} failed: {reason}" if system else f"seed {seed} failed:\n{trace}")
-            elif kind == "killed":
-                outcome.failures[seed] = f"its worker was killed (exit {value})"
-
-
-def workers(experiment: Experiment, jobs: int) -> int:
-    """Return how many worker processes to use: one a core on CPUs, one a device on GPUs, unless the config says."""
-    asked = experiment.config["workers"]
-    if asked is not None:
-        return min(asked, jobs)
-    import torch
-
-    gpu = experiment.config["device"] != "cpu" and torch.cuda.is_available()
-    return min(jobs, 1 if gpu else max(1, launch.cores() // experiment.config["threads"]))
-
-
-def begin(experiment: Experiment, folder: RunFolder, command: list[str]) -> None:
+def write_config(experiment: Experiment, folder: RunFolder, command: list[str]) -> None:
     """Write config.yaml and manifest.json; seeds and extents are the union of what was ever asked."""
     manifest = folder.manifest()
     seeds = sorted({*manifest.get("seeds", []), *experiment.seeds})
     last = max(manifest.get("last_level", 0), experiment.method.last_level)
     config = {**experiment.config, "seeds": seeds}
-    if "levels" in config["method"]:
+    if "levels" in config["method"] and config["method"].get("trunk_level") is None:
         config["method"] = {**config["method"], "levels": last}
     commit(folder.path / "config.yaml", yaml.safe_dump(config, sort_keys=False).encode())
     facts = {
@@ -172,39 +226,26 @@ def begin(experiment: Experiment, folder: RunFolder, command: list[str]) -> None
         "device": experiment.config["device"],
         "threads": experiment.config["threads"],
         "data": experiment.data.fingerprint(),
-        "versions": {name: version(name) for name in ("ltx", "torch", "lightning", "numpy", "hydra-core", "wandb")},
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-        "git": git(),
+        **environment(),
     }
     line = {"command": command, "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
-    if manifest.get("commands", [{}])[-1].get("command") != command or manifest.get("last_level") != last:
-        manifest["commands"] = [*manifest.get("commands", []), line]
-    folder.write_manifest({**facts, "commands": manifest["commands"]})
+    commands = manifest.get("commands", [])
+    if not commands or commands[-1]["command"] != command:
+        commands = [*commands, line]
+    folder.write_manifest({**facts, "commands": commands})
 
 
-def git() -> dict[str, Any] | None:
-    """Return the commit and dirtiness of the checkout ltx runs from, None for an installed package."""
-    here = Path(__file__).resolve().parents[2]
-    if not (here / ".git").exists():
-        return None
-    try:
-        commit_id = subprocess.check_output(["git", "-C", str(here), "rev-parse", "HEAD"], text=True, stderr=subprocess.DEVNULL)
-        changed = subprocess.check_output(["git", "-C", str(here), "status", "--porcelain"], text=True, stderr=subprocess.DEVNULL)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return {"commit": commit_id.strip(), "dirty": bool(changed)}
-
-
-def say_failures(outcome: Outcome, seeds: Iterable[int]) -> str:
-    """Return the paragraph on what failed, what is kept and how to go on, or an empty string."""
-    if not outcome.failures:
-        return ""
-    lines = [f"seed {seed}: {reason}" for seed, reason in sorted(outcome.failures.items())]
-    n = len(list(seeds))
-    diverged = sum("not a finite number" in reason for reason in outcome.failures.values())
-    what = f"{diverged} of {n} diverged" if diverged == len(lines) else f"{len(lines)} of {n} failed"
-    return (
-        f"{what}. {'; '.join(lines)}. {len(outcome.rows)} finished levels are kept in {outcome.folder.path}. The same "
-        "command continues what was interrupted; retry_failed=true tries again what diverged or raised."
-    )
+@cache
+def environment() -> dict[str, Any]:
+    """Return versions, machine and the commit of the checkout ltx runs from (None for an installed package)."""
+    names = ("ltx", "torch", "lightning", "numpy", "hydra-core", "wandb")
+    here, git = Path(__file__).resolve().parents[2], None
+    if (here / ".git").exists():
+        try:
+            options: Any = {"text": True, "stderr": subprocess.DEVNULL, "cwd": here}
+            commit_id = subprocess.check_output(["git", "rev-parse", "HEAD"], **options).strip()
+            git = {"commit": commit_id, "dirty": bool(subprocess.check_output(["git", "status", "--porcelain"], **options))}
+        except (OSError, subprocess.CalledProcessError):
+            git = None
+    versions = {name: version(name) for name in names}
+    return {"versions": versions, "python": platform.python_version(), "machine": platform.machine(), "git": git}

@@ -34,6 +34,11 @@ class Streams:
         """Fill every stream that is not pinned to a number with the run's seed."""
         return cls(**{name: seed if value is None else value for name, value in pinned.items()})
 
+    @staticmethod
+    def other(seed: int) -> int:
+        """Return a seed that no run has and no other seed maps to: another draw of the same stream."""
+        return -1 - seed
+
     def generator(self, stream: str, *purpose: str | int) -> np.random.Generator:
         """Return the generator of `purpose` in one of the five streams."""
         return generator(stream, asdict(self)[stream], *purpose)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -83,6 +83,16 @@ def _split(name: str, x: Tensor | np.ndarray, y: Tensor | np.ndarray) -> Split:
     if not torch.isfinite(xs).all() or ys.min() < 0:
         raise BadInput(f"The {name} part holds values that are not finite, or negative labels.")
     return Split(xs.contiguous(), ys.contiguous())
+
+
+def with_random_labels(data: Dataset, seed: int) -> Dataset:
+    """Permute the training and validation labels, each among themselves: nothing is left to learn but the marginals."""
+
+    def permuted(name: str, split: Split) -> Split:
+        order = generator("split", seed, "labels", name).permutation(len(split.y))
+        return Split(split.x, split.y[torch.from_numpy(order)])
+
+    return replace(data, train=permuted("train", data.train), val=permuted("val", data.val))
 
 
 class Batches:

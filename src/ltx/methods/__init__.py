@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from typing import ClassVar, Protocol
@@ -17,12 +17,14 @@ class State:
     """One network at one moment: all parameters, buffers, what else is trained (`extra`: scores), and the mask.
 
     `mask` holds exactly the prunable parameters, bool. Tensors are on the CPU and never changed in place.
+    `step` is the absolute step the state stands at.
     """
 
     weights: Tensors
     buffers: Tensors
     mask: Tensors
     extra: Tensors = field(default_factory=dict)
+    step: int = 0
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,8 @@ class Context:
     """What `start` may look at: the initialisation, the anchor, the end of the parent level, and the random streams.
 
     `prunable` names the parameters that the mask holds. At level 0 anchor and previous are the initialisation.
+    `redrawn` draws the model's initialisation once more, otherwise; `trunk` gives the anchor of a level of the run
+    this one stands on, with that level's mask.
     """
 
     prunable: list[str]
@@ -37,6 +41,8 @@ class Context:
     anchor: State
     previous: State
     streams: Streams
+    redrawn: Callable[[], Tensors]
+    trunk: Callable[[int], State] | None = None
 
 
 class Method(Protocol):
@@ -44,14 +50,15 @@ class Method(Protocol):
 
     extents: ClassVar[frozenset[str]]  # fields that may grow without making another run: they stay out of its key
     trains: ClassVar[str]  # the tree that receives gradients: "weights" or "extra"
+    needs_trunk: ClassVar[bool]
 
     @property
     def last_level(self) -> int:
         """Return the last level: levels run from 0."""
 
     @property
-    def rewind_step(self) -> int:
-        """Return the step whose state is the anchor."""
+    def anchor_step(self) -> int:
+        """Return the step of level 0 whose state is the anchor."""
 
     def prunable(self, matrices: list[str]) -> list[str]:
         """Return the parameters to mask, in order. Raises ValueError for an unknown layer."""
@@ -59,8 +66,14 @@ class Method(Protocol):
     def check(self, sizes: Mapping[str, int], steps: int) -> None:
         """Raise ValueError where the fields do not fit the network (prunable parameter sizes) or the run's length."""
 
+    def streams(self, streams: Streams) -> Streams:
+        """Return the random streams that training sees."""
+
+    def steps(self, level: int, steps: int) -> int:
+        """Return the step at which a level ends."""
+
     def parent(self, level: int) -> int:
-        """Return the level whose end this level starts from."""
+        """Return the level whose end this level starts from, the level itself where it starts from no other."""
 
     def rate_step(self, level: int, step: int, steps: int) -> int:
         """Return the step at which the learning-rate schedule is read."""

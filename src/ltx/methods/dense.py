@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 
 from ltx.methods import Context, State, masked
+from ltx.streams import Streams
 from ltx.tensors import Tensors
 
 
@@ -18,13 +19,14 @@ class Method:
 
     extents: ClassVar[frozenset[str]] = frozenset()
     trains: ClassVar[str] = "weights"
+    needs_trunk: ClassVar[bool] = False
 
     @property
     def last_level(self) -> int:
         return 0
 
     @property
-    def rewind_step(self) -> int:
+    def anchor_step(self) -> int:
         return 0
 
     def prunable(self, matrices: list[str]) -> list[str]:
@@ -32,6 +34,12 @@ class Method:
 
     def check(self, sizes: Mapping[str, int], steps: int) -> None:
         """Accept every network."""
+
+    def streams(self, streams: Streams) -> Streams:
+        return streams
+
+    def steps(self, level: int, steps: int) -> int:
+        return steps
 
     def parent(self, level: int) -> int:
         return level

@@ -47,7 +47,7 @@ class Method(dense.Method):
         return self.levels
 
     @property
-    def rewind_step(self) -> int:
+    def anchor_step(self) -> int:
         return self.rewind
 
     def prunable(self, matrices: list[str]) -> list[str]:
@@ -95,7 +95,7 @@ class Method(dense.Method):
         return f"in layer {', '.join(gone)}" if gone else ""
 
     def parent(self, level: int) -> int:
-        return 0 if self.one_shot else level - 1
+        return 0 if self.one_shot or level == 0 else level - 1
 
     def rate_step(self, level: int, step: int, steps: int) -> int:
         return steps - 1 if level and self.retrain == "finetune" else step
@@ -107,7 +107,7 @@ class Method(dense.Method):
         kept = self.kept(level, {name: mask.numel() for name, mask in previous.mask.items()})
         mask = prune(self.scores(level, context), previous.mask, kept)
         base = context.anchor if self.retrain == "rewind" else previous
-        return State(masked(base.weights, mask), base.buffers, mask)
+        return State(masked(base.weights, mask), base.buffers, mask, step=self.rewind)
 
     def scores(self, level: int, context: Context) -> Tensors:
         """Return what ranks each weight of the parent level; higher is kept."""

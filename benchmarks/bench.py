@@ -1,0 +1,260 @@
+"""Measure ltx against plain loops: `make bench`, or `python benchmarks/bench.py B1 B8` for some.
+
+Both sides run in turn, five rounds or more after one that is thrown away; medians are compared. That both compute the
+same is asserted first. Everything is written to a temporary folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROUNDS = 5
+LTX = Path(sys.executable).with_name("ltx")
+
+
+@dataclass(frozen=True)
+class Line:
+    """One measured figure and what it should reach; `least` tells whether larger is better."""
+
+    name: str
+    measured: float
+    reach: float
+    unit: str
+    least: bool
+    detail: str
+
+    def __str__(self) -> str:
+        reached = self.measured >= self.reach if self.least else self.measured <= self.reach
+        sign = ">=" if self.least else "<="
+        verdict = "reached" if reached else "MISSED"
+        return f"{self.name:32} {self.measured:6.2f}{self.unit:2} / {sign} {self.reach:.2f}{self.unit:2} {verdict:8} {self.detail}"
+
+
+def medians(*sides: Callable[[], float], rounds: int = ROUNDS) -> list[float]:
+    """Return the median of what each side measures, the sides taking turns, after a round that does not count."""
+    times = [[side() for side in sides] for _ in range(rounds + 1)][1:]
+    return [statistics.median(column) for column in zip(*times, strict=True)]
+
+
+def timed(call: Callable[[], object]) -> float:
+    """Return the seconds a call takes."""
+    began = time.perf_counter()
+    call()
+    return time.perf_counter() - began
+
+
+def lenet_step() -> Iterator[Line]:
+    """B1: a masked LeNet-300-100 step on data of MNIST's size, against Trainer + DataLoader + self.log every step."""
+    import numpy as np
+    import torch
+
+    from ltx.data import Batches, Dataset, Split
+    from ltx.experiment import Experiment
+    from ltx.methods import State
+    from ltx.streams import Streams
+    from ltx.tensors import Tensors
+    from reference import lightning_loop
+
+    torch.set_num_threads(1)
+    steps, rng = 468, np.random.default_rng(0)
+    x = torch.from_numpy(rng.standard_normal((60128, 1, 28, 28), dtype=np.float32))
+    y = torch.from_numpy(rng.integers(0, 10, 60128))
+    train, val = Split(x[:60000], y[:60000]), Split(x[60000:], y[60000:])
+    data, streams = Dataset(train, val, val, 10), Streams(0, 0, 0, 0, 0)
+    sgd = ["optim=sgd", "optim.momentum=0", "optim.schedule=constant", "optim.batch=128", f"optim.steps={steps}"]
+    experiment = Experiment.of(composed("method=imp", "method.levels=1", *sgd))
+    network = lenet(28 * 28)
+    start = {name: tensor.detach().clone() for name, tensor in network.named_parameters()}
+    mask = {name: torch.from_numpy(rng.random(start[name].shape) < 0.5) for name in ("fc1.weight", "fc2.weight")}
+    start |= {name: start[name] * keep for name, keep in mask.items()}
+    batches = Batches(data, 128, streams).indices(0, steps).numpy()
+    ends: dict[str, Tensors] = {}
+
+    def ours() -> float:
+        seconds, trained, _ = fit(experiment, network, State(start, {}, mask), data, streams, level=1)
+        ends["ltx"] = trained.weights
+        return seconds / steps
+
+    def plain() -> float:
+        network.load_state_dict(start)
+        seconds = timed(lambda: lightning_loop(network, mask, train.x, train.y, batches, experiment.optim.lr))
+        ends["plain"] = {name: tensor.detach().clone() for name, tensor in network.named_parameters()}
+        return seconds / steps
+
+    ours(), plain()
+    assert_close("B1", ends["ltx"], ends["plain"])
+    a, b = medians(ours, plain)
+    yield Line("B1 LeNet step, plain / ltx", b / a, 1.25, "x", True, f"{b * 1e3:.2f} / {a * 1e3:.2f} ms")
+
+
+def runner_tax() -> Iterator[Line]:
+    """B8: a step of the default digits network through Trainer and records, against bare torch."""
+    import torch
+
+    from ltx.data import Batches
+    from ltx.evaluate import grid
+    from ltx.methods import State
+    from ltx.experiment import Experiment
+    from reference import bare_loop
+
+    torch.set_num_threads(1)
+    steps = 2100
+    experiment = Experiment.of(composed("method=imp", f"optim.steps={steps}"))
+    streams, data = experiment.streams(0), experiment.data
+    network = experiment.network(streams=streams)
+    start = {name: tensor.detach().clone() for name, tensor in network.named_parameters()}
+    mask = {name: torch.ones_like(start[name], dtype=torch.bool) for name in ("fc1.weight", "fc2.weight")}
+    batches = Batches(data, experiment.optim.batch, streams).indices(0, steps)
+    train, val, at = (data.train.x, data.train.y), (data.val.x, data.val.y), set(grid(0, steps))
+    results: dict[str, Any] = {}
+
+    def ours() -> float:
+        seconds, trained, losses = fit(experiment, network, State(start, {}, mask), data, streams, level=0)
+        results["ltx"] = trained.weights, losses
+        return seconds / steps
+
+    def bare() -> float:
+        def loop() -> None:
+            results["bare"] = bare_loop(start, mask, train, val, batches, at, experiment.optim.lr)
+
+        return timed(loop) / steps
+
+    ours(), bare()
+    assert_close("B8", results["ltx"][0], results["bare"][0])
+    a, b = medians(ours, bare, rounds=9)
+    yield Line("B8 digits step, ltx / bare", a / b, 1.10, "x", False, f"{a * 1e6:.0f} / {b * 1e6:.0f} us")
+
+
+def start_up() -> Iterator[Line]:
+    """B9: seconds to the first optimiser step, to the help, and to the status of 1000 runs."""
+    with tempfile.TemporaryDirectory() as folder:
+        numbers = iter(range(1000))
+
+        def first_step() -> float:
+            """With 50 steps the first record is written after the first step."""
+            root = Path(folder) / f"start-{next(numbers)}"
+            small = ["method=dense", "seeds=1", "optim.steps=50", "wandb.mode=disabled", f"root={root}"]
+            began = time.perf_counter()
+            process = subprocess.Popen([LTX, "run", *small], stdout=subprocess.DEVNULL)
+            while not any(path.stat().st_size for path in root.glob("runs/*/seed_000/records.jsonl")):
+                assert process.poll() is None, "ltx run ended before its first step"
+                time.sleep(0.005)
+            seconds = time.perf_counter() - began
+            assert process.wait() == 0
+            return seconds
+
+        a, b = medians(first_step, command(sys.executable, "-c", "import lightning"))
+        yield Line("B9 first step / import lightning", a / b, 1.6, "x", False, f"{a:.2f} / {b:.2f} s")
+        (helped,) = medians(command(LTX, "--help"))
+        yield Line("B9 ltx --help", helped, 1.0, "s", False, "")
+        fill(Path(folder) / "many", 1000)
+        (listed,) = medians(command(LTX, "status", f"root={folder}/many"))
+        yield Line("B9 ltx status of 1000 runs", listed, 2.0, "s", False, "3 seeds, 15 levels each")
+
+
+def command(*words: str | Path) -> Callable[[], float]:
+    """Return a function that runs a command and returns its seconds."""
+    return lambda: timed(lambda: subprocess.run(words, check=True, stdout=subprocess.DEVNULL))
+
+
+def fill(root: Path, runs: int) -> None:
+    """Write the folders of many finished runs, their level files empty: status reads no tensor."""
+    from ltx.store import COLUMNS
+
+    row = ",".join(["0"] * len(COLUMNS))
+    summary = "\n".join([",".join(COLUMNS), *[row] * 45]) + "\n"
+    for i in range(runs):
+        run = root / "runs" / f"imp-lenet-digits-w1-{i:08x}"
+        for seed in range(3):
+            (run / f"seed_{seed:03d}").mkdir(parents=True)
+            (run / f"seed_{seed:03d}" / "records.jsonl").touch()
+            for level in range(15):
+                (run / f"seed_{seed:03d}" / f"level_{level:02d}.safetensors").touch()
+        (run / "config.yaml").write_text("method: {name: imp}\n")
+        (run / "manifest.json").write_text('{"seeds": [0, 1, 2], "last_level": 14}\n')
+        (run / "summary.csv").write_text(summary)
+
+
+def composed(*overrides: str) -> dict[str, Any]:
+    """Return the plain config of these overrides."""
+    from ltx.config import compose
+
+    return compose([*overrides, "seeds=1", "device=cpu", "wandb.mode=disabled"], [])
+
+
+def lenet(inputs: int) -> Any:
+    """Return LeNet-300-100 for 10 classes."""
+    from ltx.models.mlp import Model
+
+    return Model(input_shape=(inputs,), classes=10, width=1.0, hidden=[300, 100], norm=None, bias=True)
+
+
+def fit(experiment: Any, network: Any, state: Any, data: Any, streams: Any, level: int) -> tuple[float, Any, list[float]]:
+    """Train a level as a worker does, its records written to a file; return seconds, what it left, validation losses."""
+    from ltx.store import Records, SeedFolder
+    from ltx.train import Hooks, Plan, train
+
+    losses: list[float] = []
+    with tempfile.TemporaryDirectory() as folder:
+        records = Records(SeedFolder(Path(folder) / "seed_000"))
+
+        def record(rows: list[dict[str, Any]]) -> None:
+            records.add({"seed": 0, **row} for row in rows)
+            losses.extend(row["loss"] for row in rows if row["split"] == "val")
+
+        hooks = Hooks(record, lambda *_: None, lambda *_: None, experiment.config["trainer"]["checkpoint_seconds"])
+        plan = Plan(level, 0, experiment.optim.steps, None if level else 0)
+        options = experiment.config["trainer"]
+        began = time.perf_counter()
+        trained = train(
+            network, experiment.method, state, plan, experiment.optim, data, streams, hooks, "cpu", options, None
+        )
+        seconds = time.perf_counter() - began
+        records.close()
+    return seconds, trained, losses
+
+
+def assert_close(name: str, ours: Any, theirs: Any) -> None:
+    """Stop if the two sides did not end at the same weights, and say how close they are."""
+    import torch
+
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+    same = all(torch.equal(ours[key], theirs[key]) for key in ours)
+    worst = max(float((ours[key] - theirs[key]).abs().max()) for key in ours)
+    print(f"{name}: both sides end at the same weights, {'bit for bit' if same else f'within {worst:.1e}'}")
+
+
+BENCHES = {"B1": lenet_step, "B8": runner_tax, "B9": start_up}
+
+
+def main(names: list[str]) -> int:
+    """Run the benchmarks named, or all, and print a line for each figure."""
+    unknown = set(names) - set(BENCHES)
+    if unknown:
+        print(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(BENCHES)}", file=sys.stderr)
+        return 2
+    warnings.filterwarnings("ignore", module="lightning")
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.ERROR)
+    os.environ["WANDB_MODE"] = "disabled"
+    print(f"medians of {ROUNDS} or more alternating rounds; load of this machine {os.getloadavg()[0]:.1f}")
+    with contextlib.suppress(KeyboardInterrupt):
+        for name in names or BENCHES:
+            for line in BENCHES[name]():
+                print(line, flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

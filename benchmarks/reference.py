@@ -1,0 +1,95 @@
+"""The plain loops that ltx is measured against, written as one would without it; they import nothing of ltx."""
+
+from __future__ import annotations
+
+import lightning
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
+
+Tensors = dict[str, Tensor]
+
+
+class LoggingModule(lightning.LightningModule):
+    """Masked training as most repositories do it: zero the pruned weights in place, step, log every step."""
+
+    def __init__(self, network: nn.Module, mask: Tensors, lr: float):
+        super().__init__()
+        self.network, self.lr = network, lr
+        self.masks = [(network.get_parameter(name), keep.float()) for name, keep in mask.items()]
+
+    def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
+        x, y = batch
+        with torch.no_grad():
+            for weight, keep in self.masks:
+                weight.mul_(keep)
+        logits = self.network(x)
+        loss = F.cross_entropy(logits, y)
+        self.log("train_loss", loss)
+        self.log("train_accuracy", (logits.argmax(1) == y).float().mean())
+        return loss
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.network.parameters(), lr=self.lr)
+
+
+def lightning_loop(network: nn.Module, mask: Tensors, x: Tensor, y: Tensor, batches: np.ndarray, lr: float) -> None:
+    """Train `network` in place on the batches of example indices (steps, batch): Trainer, DataLoader, self.log."""
+    module = LoggingModule(network, mask, lr)
+    loader = DataLoader(TensorDataset(x, y), batch_sampler=batches.tolist())
+    trainer = lightning.Trainer(
+        accelerator="cpu",
+        max_epochs=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(module, loader)
+    with torch.no_grad():
+        for weight, keep in module.masks:
+            weight.mul_(keep)
+
+
+def bare_loop(
+    weights: Tensors,
+    mask: Tensors,
+    train: tuple[Tensor, Tensor],
+    val: tuple[Tensor, Tensor],
+    batches: Tensor,
+    grid: set[int],
+    lr: float,
+) -> tuple[Tensors, list[float]]:
+    """Train a fc1-fc2-out ReLU network with masked weights by Adam; return its end and the losses on `grid`.
+
+    Nothing but torch: no module, no Trainer, no records. Every operation of ltx's step and evaluation is here once.
+    """
+    params = {name: tensor.clone().requires_grad_() for name, tensor in weights.items()}
+    keep = {name: m.float() for name, m in mask.items()}
+    optimiser = torch.optim.Adam(params.values(), lr=lr, fused=True)
+    losses = []
+
+    def forward(x: Tensor) -> Tensor:
+        x = x.flatten(1)
+        for layer in ("fc1", "fc2", "out"):
+            weight = params[f"{layer}.weight"]
+            if f"{layer}.weight" in keep:
+                weight = weight * keep[f"{layer}.weight"]
+            x = F.linear(x, weight, params[f"{layer}.bias"])
+            x = x if layer == "out" else x.relu()
+        return x
+
+    for step, chosen in enumerate(batches, 1):
+        x, y = train[0][chosen], train[1][chosen]
+        optimiser.zero_grad()
+        loss = F.cross_entropy(forward(x), y)
+        loss.backward()
+        optimiser.step()
+        if step in grid:
+            with torch.no_grad():
+                logits = forward(val[0])
+                losses.append(float(F.cross_entropy(logits, val[1])))
+                (logits.argmax(1) == val[1]).sum().item()
+    return {name: tensor.detach() for name, tensor in params.items()}, losses

@@ -1,0 +1,81 @@
+"""ltx as Hydra's sweeper and launcher: expand a multirun's overrides and hand all points to ltx at once.
+
+Hydra's own sweeper composes every point twice and writes into the working folder; its own launchers neither resume
+nor share workers between points. What happens to the points is in ltx.sweep. (No postponed annotations here: with
+them a dataclass in this namespace breaks every Hydra application of the environment.)
+"""
+
+import itertools
+from dataclasses import dataclass, field
+from typing import Any, Dict, List, Optional, Sequence  # noqa: UP035
+
+from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.errors import ConfigCompositionException
+from hydra.plugins.launcher import Launcher
+from hydra.plugins.sweeper import Sweeper
+
+
+@dataclass
+class SweeperConfig:
+    """params: sweeps of a named experiment; zip: keys whose values go in step instead of as a product."""
+
+    _target_: str = "hydra_plugins.ltx_plugins.LtxSweeper"
+    params: Optional[Dict[str, str]] = field(default_factory=dict)  # noqa: UP006, UP045
+    zip: List[str] = field(default_factory=list)  # noqa: UP006
+
+
+@dataclass
+class LauncherConfig:
+    """Run the points on this machine's cores."""
+
+    _target_: str = "hydra_plugins.ltx_plugins.LocalLauncher"
+
+
+class LtxSweeper(Sweeper):
+    """Expand sweeps to points: a product of all keys, those in `zip` in step."""
+
+    def __init__(self, params: Optional[Dict[str, str]], zip: List[str]):  # noqa: UP006, UP045
+        self.params, self.zip = dict(params or {}), list(zip)
+
+    def setup(self, *, hydra_context: Any, task_function: Any, config: Any) -> None:
+        self.config, self.context = config, hydra_context
+        self.launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+
+    def sweep(self, arguments: List[str]) -> Any:  # noqa: UP006
+        texts = [*(f"{key}={value}" for key, value in self.params.items()), *arguments]
+        columns: Dict[str, List[str]] = {}  # noqa: UP006
+        for override in OverridesParser.create().parse_overrides(texts):
+            key = override.get_key_element()
+            values = (
+                [f"{key}={value}" for value in override.sweep_string_iterator()]
+                if override.is_sweep_override()
+                else [f"{key}={override.get_value_element_as_str()}"]
+            )
+            columns[key.lstrip("+")] = values  # the command line comes last and wins over params
+        unknown = [key for key in self.zip if key not in columns]
+        lengths = {len(columns[key]) for key in self.zip if key in columns}
+        if unknown or len(lengths) > 1:
+            raise ConfigCompositionException(f"zip={self.zip} needs swept keys of one length, got {columns}")
+        in_step = [list(row) for row in zip(*(columns.pop(key) for key in self.zip), strict=True)] or [[]]
+        rest = itertools.product(*columns.values())
+        return self.launcher.launch([[*one, *row] for one in rest for row in in_step], initial_job_idx=0)
+
+
+class LocalLauncher(Launcher):
+    """Give all points to the task's `sweep`; it reports and keeps the exit code itself."""
+
+    def setup(self, *, hydra_context: Any, task_function: Any, config: Any) -> None:
+        self.task_function = task_function
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        self.task_function.sweep([list(overrides) for overrides in job_overrides])
+        return [JobReturn(overrides=overrides, status=JobStatus.COMPLETED) for overrides in job_overrides]
+
+
+ConfigStore.instance().store(group="hydra/sweeper", name="ltx", node=SweeperConfig, provider="ltx")
+ConfigStore.instance().store(group="hydra/launcher", name="local", node=LauncherConfig, provider="ltx")

@@ -1,0 +1,185 @@
+"""Many runs at once: points in order, trunks before what stands on them, all (point, seed) jobs on one pool."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ltx import launch
+from ltx.experiment import Experiment
+from ltx.report import Progress, Row
+from ltx.run import Point, level_steps
+from ltx.store import COLUMNS, commit
+
+
+NAMED = ("method", "model", "data", "width")
+
+
+@dataclass
+class Outcome:
+    """What a sweep ended with: the points asked for in their order, each with its rows, and whether it was interrupted."""
+
+    asked: list[Experiment]
+    points: dict[str, Point]
+    interrupted: bool
+
+    @property
+    def exit_code(self) -> int:
+        """0 done, 3 something failed, 130 interrupted."""
+        return 130 if self.interrupted else 3 if any(p.failures for p in self.points.values()) else 0
+
+    def rows(self, experiment: Experiment) -> list[Row]:
+        """Return the summary rows an asked experiment asks for."""
+        seeds, last = set(experiment.seeds), experiment.method.last_level
+        rows = self.points[experiment.key].rows
+        return [row for row in rows if row["seed"] in seeds and row["level"] <= last]
+
+
+def expand(experiments: Sequence[Experiment], command: list[str], group: str | None) -> dict[str, Point]:
+    """Return the points to work on by key, trunks first; the same run asked for twice is one with both extents."""
+    merged: dict[str, Experiment] = {}
+
+    def add(experiment: Experiment) -> None:
+        if experiment.trunk is not None:
+            pinned = experiment.config["method"].get("trunk_seed")
+            seeds = experiment.seeds if pinned is None else [pinned]
+            plumbing = {name: experiment.config[name] for name in ("root", "wait", "retry_failed", "wandb", "workers")}
+            add(Experiment.of({**experiment.trunk.config, **plumbing, "seeds": seeds}))
+        known = merged.get(experiment.key)
+        merged[experiment.key] = experiment if known is None else union(known, experiment)
+
+    for experiment in experiments:
+        add(experiment)
+    points: dict[str, Point] = {}
+    for key, experiment in merged.items():
+        points[key] = Point(experiment, command, group, points[experiment.trunk.key] if experiment.trunk else None)
+    return points
+
+
+def union(one: Experiment, other: Experiment) -> Experiment:
+    """Return the run with the seeds and the levels of both."""
+    more = one if one.method.last_level >= other.method.last_level else other
+    seeds = sorted({*one.seeds, *other.seeds})
+    return more if seeds == more.seeds else Experiment.of({**more.config, "seeds": seeds})
+
+
+class Schedule:
+    """Which job is next: points in order, opened as workers come free; one held elsewhere is tried again later."""
+
+    def __init__(self, points: dict[str, Point], fail_fast: bool):
+        self.points, self.fail_fast = list(points.values()), fail_fast
+        self.jobs: dict[launch.Job, tuple[Point, int]] = {}
+
+    @property
+    def stopped(self) -> bool:
+        """Whether fail_fast ended the sweep."""
+        return self.fail_fast and any(point.failures for point in self.points)
+
+    def next_job(self) -> launch.Job | None:
+        """Return the next job, None where none can start now."""
+        for point in self.points:
+            if self.stopped:
+                return None
+            if not point.open():
+                continue
+            job = point.next_job()
+            if job is not None:
+                seed = job.arguments[2]
+                self.jobs[job] = (point, seed)
+                return job
+            if point.settled:
+                point.close()
+        return None
+
+    def finished(self) -> bool:
+        """Tell whether nothing is left to give out."""
+        return self.stopped or all(point.state == "closed" for point in self.points)
+
+
+def run(experiments: Sequence[Experiment], command: list[str], group: str | None = None, title: str = "") -> Outcome:
+    """Train what is missing of all experiments and derive their files; failures stay with their points."""
+    points = expand(experiments, command, group)
+    schedule = Schedule(points, experiments[0].config["fail_fast"])
+    interrupted = False
+    try:
+        with Progress(title or experiments[0].key, sum(map(planned, points.values()))) as progress:
+            events = launch.run(schedule.next_job, schedule.finished, workers(experiments[0]))
+            try:
+                for job, kind, value in events:
+                    point, seed = schedule.jobs[job]
+                    said = point.handle(seed, kind, value)
+                    progress.event(job.name, kind, value, lambda level, p=point: level_steps(p.experiment, level))
+                    if said:
+                        progress.say(said)
+                    if kind == "ended" and point.settled:
+                        point.close()
+            finally:
+                events.close()
+    except KeyboardInterrupt:
+        interrupted = True
+    for point in points.values():
+        point.close()
+    return Outcome(list(experiments), points, interrupted)
+
+
+def planned(point: Point) -> int:
+    """Count the optimiser steps of the levels whose files are not there."""
+    return sum(
+        level_steps(point.experiment, level)[1]
+        for seed in point.experiment.seeds
+        for level in range(point.experiment.method.last_level + 1)
+        if not point.folder.seed(seed).level_path(level).exists()
+    )
+
+
+def workers(experiment: Experiment) -> int:
+    """Return how many worker processes to use: one a core on CPUs, one a device on GPUs, unless the config says."""
+    asked = experiment.config["workers"]
+    if asked is not None:
+        return asked
+    import torch
+
+    gpu = experiment.config["device"] != "cpu" and torch.cuda.is_available()
+    return 1 if gpu else max(1, launch.cores() // experiment.config["threads"])
+
+
+def labels(experiments: Sequence[Experiment], overrides: Sequence[Sequence[str]]) -> list[Row]:
+    """Return per point its method, model, data and width, and every other override in which the points differ."""
+    given = [dict(word.lstrip("+").split("=", 1) for word in words if "=" in word) for words in overrides]
+    keys = dict.fromkeys(key for values in given for key in values)
+    differing = [k for k in keys if k not in NAMED and len({values.get(k) for values in given}) > 1]
+    return [
+        {group: e.config[group]["name"] for group in NAMED[:3]}
+        | {"width": e.config["width"]}
+        | {key: values.get(key) for key in differing}
+        for e, values in zip(experiments, given, strict=True)
+    ]
+
+
+def folder(experiments: Sequence[Experiment], name: str | None) -> Path:
+    """Return the sweep's folder: its name, or a digest of the points' keys."""
+    digest = hashlib.sha256(" ".join(sorted(e.key for e in experiments)).encode()).hexdigest()[:8]
+    return Path(experiments[0].config["root"]) / "sweeps" / (name or f"sweep-{digest}")
+
+
+def write(outcome: Outcome, points: Sequence[Row], place: Path) -> list[Row]:
+    """Write the sweep's table as CSV, a row per point, seed and level, and return its rows."""
+    rows = [
+        {"run": e.key, **label, **{k: v for k, v in row.items() if k != "layers"}}
+        for e, label in zip(outcome.asked, points, strict=True)
+        for row in outcome.rows(e)
+    ]
+    columns = list(dict.fromkeys([*(name for label in [{"run": ""}, *points] for name in label), *COLUMNS]))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n", extrasaction="ignore")
+    writer.writeheader()
+    writer.writerows(rows)
+    commit(place / "table.csv", text.getvalue().encode())
+    commit(place / "sweep.json", json.dumps({"runs": [e.key for e in outcome.asked]}, indent=1).encode())
+    return rows

@@ -1,0 +1,100 @@
+"""What the tests share: the command line called in process, a finished tiny run, and folders as bytes."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+TINY = ("method.levels=1", "optim.steps=20", "width=.05", "seeds=2")
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a command ended and what it said."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def folder(self) -> Path:
+        """The run directory that the last line names."""
+        lines = [line for line in self.out.splitlines() if line.startswith("run:")]
+        assert lines, self.out + self.err
+        return Path(lines[-1].removeprefix("run:").split(" (")[0].strip())
+
+
+def call(*argv: str, root: Path) -> int:
+    """Call the command line with an output root; `run` trains in this process unless told otherwise."""
+    from ltx.cli import main
+
+    words = [*argv]
+    if not any(word.startswith("root=") for word in words):
+        words.append(f"root={root}")
+    if words[0] == "run" and not any(word.startswith("workers=") for word in words):
+        words.append("workers=0")
+    return main(words)
+
+
+@pytest.fixture(autouse=True)
+def surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stand in an empty folder, with no output root, no key and no wandb but where a test asks for it."""
+    for name in ("LTX_OUTPUT", "WANDB_API_KEY", "WANDB_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (tmp_path / "cwd").mkdir()
+    monkeypatch.chdir(tmp_path / "cwd")
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """The output root of the `ltx` fixture, not there yet."""
+    return tmp_path / "root"
+
+
+@pytest.fixture
+def ltx(root: Path, capfd: pytest.CaptureFixture[str]) -> Callable[..., Result]:
+    """Run a command under `root` and return its exit code, stdout and stderr."""
+
+    def run(*argv: str) -> Result:
+        capfd.readouterr()
+        code = call(*argv, root=root)
+        return Result(code, *capfd.readouterr())
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Train the tiny run once."""
+    root = tmp_path_factory.mktemp("tiny")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WANDB_MODE", "disabled")
+        assert call("run", *TINY, root=root) == 0
+    yield root
+
+
+@pytest.fixture
+def finished(tiny: Path, root: Path) -> Path:
+    """Return the directory of a finished tiny run under `root`, a test's own copy."""
+    shutil.copytree(tiny, root)
+    (folder,) = (root / "runs").iterdir()
+    return folder
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """Return every file below a folder, and every folder, by relative path."""
+    paths = sorted(folder.rglob("*"))
+    return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else b"/" for path in paths}
+
+
+def levels(folder: Path) -> dict[str, bytes]:
+    """Return a run's level files by relative path."""
+    return {name: content for name, content in tree(folder).items() if name.endswith(".safetensors")}

@@ -1,0 +1,239 @@
+"""The commands: what they print, what they exit with, and that bad input writes nothing anywhere."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from conftest import TINY, levels, tree
+
+BAD = [
+    (["method=imq"], "did you mean 'imp'"),
+    (["method.fractoin=.2"], "did you mean 'fraction'"),
+    (["sedes=2"], "did you mean 'seeds'"),
+    (["method=dense", "method.fraction=.2"], "not a field of method=dense"),
+    (["optim.momentum=.9"], "not a field of optim=adam"),
+    (["width=0"], "greater than 0"),
+    (["width=abc"], "valid number"),
+    (["method.fraction=1.5"], "less than 1"),
+    (["method.rewind=20"], "method.rewind=20 is past the end: a level trains 20 steps"),
+    (["method.levels=60"], "at most method.levels=34 is possible"),
+    (["method.levels=60", "method.scope=layer"], "in layer fc1, fc2; at most method.levels=22"),
+    (["method.levels=30", "method.scope=layer", "method.fraction={fc1:.1,fc2:.5}"], "in layer fc2"),
+    (["seeds=-1"], "greater than or equal to 1"),
+    (["root=FILE/below"], "FILE is not a folder"),
+    (["root=FILE"], "FILE is not a folder"),
+    (["device=cuda"], "use device=auto or cpu"),
+    (["device=tpu"], "Known: auto, cpu, cuda"),
+    (["model=own", "model.name=no.such:Net"], "No module named 'no'"),
+    (["--dry-rnu"], "did you mean '--dry-run'"),
+    (["--config-dir"], "needs a value"),
+    (["--config-dir", "nowhere"], "not a folder"),
+    (["width"], "not key=value"),
+    (["-m", "width=0,1"], "greater than 0"),
+    (["-m", "method=imp,imq"], "did you mean 'imp'"),
+    (["-m", "method.levels=60,1"], "at most method.levels=34"),
+]
+
+
+@pytest.mark.parametrize(("words", "said"), BAD, ids=[" ".join(words) for words, _ in BAD])
+def test_bad_input_is_one_paragraph_and_exit_2_and_writes_nothing_anywhere(words, said, ltx, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    file = tmp_path / "file"
+    file.write_text("in the way")
+    before = tree(tmp_path)
+    result = ltx("run", *TINY, *(word.replace("FILE", str(file)) for word in words))
+    assert result.code == 2
+    assert result.err.startswith("ltx: ") and said.replace("FILE", str(file)) in result.err
+    assert len(result.err.strip().splitlines()) == 1 and "Traceback" not in result.err
+    assert result.out == ""
+    assert tree(tmp_path) == before
+
+
+WRONG_WORDS = [
+    (["rum"], "did you mean 'run'"),
+    (["list", "modles"], "did you mean 'models'"),
+    (["list", "models", "width=0"], "greater than 0"),
+    (["list", "models", "witdh=2"], "did you mean 'width'"),
+    (["list", "--json"], "--json is not a flag"),
+    (["status", "--jsno"], "did you mean '--json'"),
+    (["status", "imp-nothing"], "No run is named imp-nothing"),
+    (["show"], "takes one RUN"),
+    (["show", "imp-nothing"], "No run is named imp-nothing"),
+]
+
+
+@pytest.mark.parametrize(("words", "said"), WRONG_WORDS, ids=[" ".join(words) for words, _ in WRONG_WORDS])
+def test_an_unknown_command_flag_or_name_is_answered_with_the_nearest(words, said, ltx, tmp_path):
+    before = tree(tmp_path)
+    result = ltx(*words)
+    assert result.code == 2 and said in result.err and len(result.err.strip().splitlines()) == 1
+    assert tree(tmp_path) == before
+
+
+def test_a_run_ends_with_a_table_a_plot_and_the_run_directory(ltx, root):
+    result = ltx("run", *TINY)
+    assert result.code == 0 and result.err == ""
+    (folder,) = (root / "runs").iterdir()
+    assert result.folder == folder
+    lines = result.out.splitlines()
+    (head,) = (line for line in lines if "density" in line)
+    for column in ("level", "kept", "val accuracy", "test accuracy", "early-stop step"):
+        assert column in head
+    assert any("100.00 %" in line and "1,035" in line and "±" in line for line in lines)
+    assert any("80.00 %" in line and "828" in line for line in lines)
+    (plot,) = (Path(line.removeprefix("plot:").strip()) for line in lines if line.startswith("plot:"))
+    assert plot.parent == folder / "plots" and plot.read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+    assert {path.name for path in folder.iterdir()} == {
+        *("config.yaml", "manifest.json", "summary.csv", "plots", "seed_000", "seed_001")
+    }
+    assert {path.name for path in (folder / "seed_000").iterdir()} == {
+        *("records.jsonl", "level_00.safetensors", "level_01.safetensors")
+    }
+    assert list(Path.cwd().iterdir()) == [], "nothing is written but under the output root"
+
+
+def test_a_run_keeps_its_config_and_what_it_ran_on(finished):
+    config = yaml.safe_load((finished / "config.yaml").read_text())
+    assert config["method"]["levels"] == 1 and config["seeds"] == [0, 1] and config["width"] == 0.05
+    manifest = json.loads((finished / "manifest.json").read_text())
+    assert manifest["key"] == finished.name and manifest["versions"]["torch"] == torch.__version__
+    assert {"git", "device", "threads", "data"} <= set(manifest)
+    (command,) = manifest["commands"]
+    assert command["command"][:3] == ["ltx", "run", "method.levels=1"] and command["time"].endswith("Z")
+
+
+def test_a_dry_run_writes_nothing_and_says_what_is_done(ltx, finished, root):
+    before = tree(root)
+    result = ltx("run", *TINY, "method.levels=3", "--dry-run")
+    assert result.code == 0 and tree(root) == before
+    assert "done already: 4 of 8 levels over 2 seeds" in result.out
+    assert "to train: 80 steps" in result.out and "MB of disk" in result.out
+    assert yaml.safe_load(result.out.partition("\nrun: ")[0])["method"]["fraction"] == 0.2
+    assert str(finished) in result.out
+    assert "to train: 0 steps" in ltx("run", *TINY, "--dry-run").out
+
+
+def test_a_dry_run_of_a_new_point_makes_no_folder(ltx, tmp_path):
+    before = tree(tmp_path)
+    result = ltx("run", *TINY, "--dry-run")
+    assert result.code == 0 and "done already: 0 of 4" in result.out
+    assert ltx("run", *TINY, "-m", "width=.05,.06", "--dry-run").code == 0
+    assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize("flags", [["--cfg", "job", "--resolve"], ["--resolve", "-c", "job"], ["--cfg=job", "--resolve"]])
+def test_cfg_job_prints_the_resolved_config_and_runs_nothing(flags, ltx, tmp_path, root):
+    before = tree(tmp_path)
+    result = ltx("run", *TINY, *flags)
+    assert result.code == 0 and tree(tmp_path) == before
+    config = yaml.safe_load(result.out)
+    assert config["method"]["levels"] == 1 and config["root"] == str(root) and "hydra" not in config
+
+
+@pytest.mark.parametrize("place", ["before", "after", "between"])
+def test_a_multirun_runs_every_point_wherever_its_flag_stands(place, ltx, root):
+    words = [*TINY, "seeds=1", "optim.steps=5", "width=.05,.06"]
+    words.insert({"before": 0, "after": len(words), "between": 2}[place], "-m")
+    result = ltx("run", *words)
+    assert result.code == 0, result.err
+    assert [path.name.split("-")[3] for path in sorted((root / "runs").iterdir())] == ["w0.05", "w0.06"]
+    for path in (root / "runs").iterdir():
+        assert len(levels(path)) == 2
+    assert list(Path.cwd().iterdir()) == [], "Hydra leaves no files of its own"
+
+
+def test_status_shows_every_run(ltx, finished):
+    result = ltx("status")
+    assert result.code == 0
+    (line,) = (line for line in result.out.splitlines() if finished.name in line)
+    assert "done" in line and "4/4" in line and "2/2" in line
+    (entry,) = json.loads(ltx("status", "--json").out)
+    assert (entry["key"], entry["state"], entry["levels_done"], entry["levels"]) == (finished.name, "done", 4, 4)
+    assert entry["failed"] == [] and 0 <= entry["test_accuracy"] <= 1 and entry["age_seconds"] >= 0
+
+
+def test_status_of_nothing_says_so(ltx, root):
+    assert f"no runs under {root / 'runs'}" in ltx("status").out
+    assert json.loads(ltx("status", "--json").out) == []
+
+
+def test_status_of_a_thousand_runs_tells_done_failed_and_unfinished(ltx, root):
+    """Level files are not opened for it: these are empty."""
+    for i in range(1000):
+        seed = root / "runs" / f"imp-lenet-digits-w1-{i:08x}" / "seed_000"
+        seed.mkdir(parents=True)
+        (seed.parent / "manifest.json").write_text('{"seeds": [0], "last_level": 1}')
+        (seed.parent / "summary.csv").write_text(f"seed,test_accuracy\n0,0.{i:03d}\n")
+        for level in range(2 if i % 3 else 1):
+            (seed / f"level_{level:02d}.safetensors").touch()
+        if i % 6 == 0:
+            (seed / "failed.json").write_text('{"kind": "diverged", "reason": "so it was"}')
+    entries = {entry["key"]: entry for entry in json.loads(ltx("status", "--json").out)}
+    assert len(entries) == 1000
+    states = [entries[f"imp-lenet-digits-w1-{i:08x}"]["state"] for i in range(6)]
+    assert states == ["failed", "done", "done", "unfinished", "done", "done"]
+    assert entries["imp-lenet-digits-w1-00000007"]["test_accuracy"] == 0.007
+    table = ltx("status").out
+    assert "imp-lenet-digits-w1-000003e7" in table and "seed 0 failed" in table
+
+
+@pytest.mark.parametrize("by", ["key", "directory"])
+def test_show_prints_config_table_and_plots_of_a_run(by, ltx, finished):
+    result = ltx("show", finished.name if by == "key" else str(finished))
+    assert result.code == 0
+    for text in ("fraction: 0.2", "100.00 %", str(finished / "plots" / "levels.png"), f"run:  {finished}"):
+        assert text in result.out
+
+
+def test_show_of_a_run_that_is_nearly_named_names_it(ltx, finished):
+    result = ltx("show", finished.name[:-1])
+    assert result.code == 2 and f"did you mean '{finished.name}'" in result.err
+
+
+def test_list_models_shows_real_sizes_at_a_width(ltx):
+    result = ltx("list", "models", "width=4")
+    assert result.code == 0
+    at = result.out.index("lenet")
+    assert "1200-400-10, 562,410 parameters, 560,800 prunable" in result.out[at:]
+    assert "64-128-256-10" in result.out and "own" in result.out
+
+
+def test_list_names_everything_that_can_be_chosen(ltx):
+    out = ltx("list").out
+    for name in ("methods:", "imp", "dense", "models:", "lenet", "mlp", "convnet", "data:", "digits", "optim:", "sgd"):
+        assert name in out
+
+
+def test_version_and_help(ltx):
+    assert ltx("--version").out.strip() == f"ltx {version('ltx')}"
+    for words in (["--help"], ["-h"], ["help"], ["run", "--help"], ["run", "width=4", "-h"], ["list", "--help"]):
+        result = ltx(*words)
+        assert result.code == 0 and result.out.startswith("ltx runs experiments") and "ltx run" in result.out
+
+
+QUICK = """
+import contextlib, io, sys
+from ltx.cli import main
+
+said = io.StringIO()
+with contextlib.redirect_stdout(said):
+    for words in (["--help"], ["list", "data"], ["list", "methods"], ["status", ROOT], ["status", "--json", ROOT]):
+        assert main(words) == 0, words
+assert "digits" in said.getvalue() and KEY in said.getvalue()
+print(sorted({"torch", "lightning", "wandb", "matplotlib", "sklearn", "scipy", "pandas", "hydra"} & set(sys.modules)))
+"""
+
+
+def test_help_list_and_status_import_nothing_slow(finished, root):
+    code = QUICK.replace("ROOT", repr(f"root={root}")).replace("KEY", repr(finished.name))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ}, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "[]"

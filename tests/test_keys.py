@@ -1,0 +1,180 @@
+"""What is in a run's key, what is not, and ten keys that must stay."""
+
+from __future__ import annotations
+
+import copy
+import re
+from functools import cache
+from typing import Any
+
+import pytest
+import yaml
+
+from ltx.config import choices, compose
+from ltx.experiment import GROUPS, Experiment
+
+
+@cache
+def composed(*overrides: str) -> dict[str, Any]:
+    return compose([*overrides], [])
+
+
+def key(base: tuple[str, ...] = (), name: str = "", value: str = "") -> str:
+    """Return the key of a composed config with one more value set."""
+    config = copy.deepcopy(composed(*base))
+    if name:
+        *path, last = name.split(".")
+        node = config
+        for part in path:
+            node = node[part]
+        node[last] = yaml.safe_load(value)
+    return Experiment.of(config).key
+
+
+def flat(node: Any, prefix: str = "") -> dict[str, Any]:
+    """Return {dotted name: value} of a config; lists and trunks are values."""
+    if not isinstance(node, dict) or prefix == "trunk":
+        return {prefix: node}
+    return {k: v for name, child in node.items() for k, v in flat(child, f"{prefix}.{name}".strip(".")).items()}
+
+
+# Of every field another value, for the default run and for those of other yamls. A new field belongs here, or below.
+IN_THE_KEY = {
+    (): {
+        "data.split_seed": "1",
+        "data.shift": "1",
+        "model.init": "glorot_uniform",
+        "model.hidden": "[300,99]",
+        "model.norm": "batch",
+        "model.bias": "false",
+        "method.fraction": "0.3",
+        "method.scope": "layer",
+        "method.rewind": "1",
+        "method.retrain": "finetune",
+        "method.one_shot": "true",
+        "method.criterion": "initial",
+        "method.exclude": "[]",
+        "optim.steps": "421",
+        "optim.batch": "61",
+        "optim.lr": "1.3e-3",
+        "optim.schedule": "cosine",
+        "optim.milestones": "[10]",
+        "optim.gamma": "0.2",
+        "optim.warmup": "1",
+        "optim.weight_decay": "0.1",
+        "optim.clip": "1",
+        "optim.label_smoothing": "0.1",
+        "optim.betas": "[0.9,0.99]",
+        "optim.eps": "1.0e-7",
+        "width": "2",
+        "streams.init": "0",
+        "streams.order": "0",
+        "streams.augment": "0",
+        "streams.mask": "0",
+        "streams.noise": "0",
+        "data.random_labels": "true",
+        "trainer.precision": "64-true",
+    },
+    ("optim=sgd",): {"optim.momentum": "0.8", "optim.nesterov": "true"},
+    ("model=convnet",): {"model.channels": "[16,32,65]"},
+    ("method=dense",): {},
+    ("method=control", "trunk={method:imp}"): {
+        "method.kind": "shuffle",
+        "method.trunk_level": "2",
+        "method.trunk_seed": "1",
+    },
+}
+OUTSIDE_THE_KEY = {
+    "root": "elsewhere",
+    "device": "cpu",
+    "threads": "2",
+    "workers": "1",
+    "wandb.mode": "offline",
+    "wandb.project": "other",
+    "wandb.entity": "me",
+    "wandb.group": "sweep",
+    "trainer.deterministic": "false",
+    "trainer.chunk": "7",
+    "trainer.checkpoint_seconds": "1",
+    "retry_failed": "true",
+    "fail_fast": "true",
+    "wait": "false",
+    "seeds": "[3,8]",
+    "method.levels": "2",
+}
+
+
+
+
+def words(overrides: tuple[str, ...]) -> str:
+    return " ".join(overrides) or "default"
+
+
+@pytest.mark.parametrize("base", IN_THE_KEY, ids=words)
+def test_every_field_that_may_change_results_changes_the_key(base):
+    before = key(base)
+    for name, value in IN_THE_KEY[base].items():
+        assert key(base, name, value) != before, f"{name}={value} is another experiment with the same key"
+
+
+@pytest.mark.parametrize("name", OUTSIDE_THE_KEY)
+def test_plumbing_seeds_and_levels_are_outside_the_key(name):
+    assert key((), name, OUTSIDE_THE_KEY[name]) == key()
+
+
+@pytest.mark.parametrize("base", IN_THE_KEY, ids=words)
+def test_every_field_is_known_to_be_in_the_key_or_outside_it(base):
+    fields = {name for name in flat(Experiment.of(composed(*base)).config) if not name.endswith(".name")}
+    known = {*OUTSIDE_THE_KEY, "trunk", *(name for some in IN_THE_KEY.values() for name in some)}
+    assert fields <= known, f"say in this file whether {sorted(fields - known)} change results"
+
+
+def test_no_yaml_is_forgotten_here():
+    """A method, model or optimiser with fields of its own needs its base above."""
+    for group in GROUPS:
+        for name in choices(group, []):
+            fields = {f"{group}.{field}" for field in composed(f"{group}={name}")[group] if field != "name"}
+            assert fields <= {name for some in IN_THE_KEY.values() for name in some} | {*OUTSIDE_THE_KEY}, name
+
+
+def test_a_trunk_is_in_the_key_with_all_that_is_in_its_own():
+    control = ("method=control", "trunk={method:imp,method.levels:2}")
+    same = ("method=control", "trunk={method:imp,method.levels:3}", "method.levels=2", "workers=1")
+    other = ("method=control", "trunk={method:imp,method.levels:2,method.fraction:0.3}")
+    assert key(control) == key(same)
+    assert len({key(control), key(other), key(("method=control", "trunk={method:imp}", "width=2"))}) == 3
+
+
+def test_the_key_reads_as_method_model_data_and_width_whatever_way_a_value_is_written():
+    name = key(("width=4",))
+    assert re.fullmatch("imp-lenet-digits-w4-[0-9a-f]{8}", name)
+    assert key(("width=4.0", "optim.lr=0.0012", "model.hidden=[300, 100]", "method.fraction=.2")) == name
+
+
+def test_the_key_is_the_same_in_another_process_order():
+    config = composed()
+    assert Experiment.of(dict(reversed(config.items()))).key == Experiment.of(config).key
+
+
+PINNED: dict[tuple[str, ...], str] = {
+    (): "imp-lenet-digits-w1-f2ac1e61",
+    ("method=dense",): "dense-lenet-digits-w1-30cbbe04",
+    ("width=4",): "imp-lenet-digits-w4-20139c94",
+    ("width=.25", "seeds=5", "method.levels=20"): "imp-lenet-digits-w0.25-bbca9afa",
+    ("model=mlp", "optim=sgd", "method.rewind=20"): "imp-mlp-digits-w1-041906d1",
+    ("model=convnet", "optim=adamw", "data.shift=1"): "imp-convnet-digits-w1-38a82662",
+    ("method.scope=layer", "method.fraction={fc1:.2,fc2:.1}"): "imp-lenet-digits-w1-e94335aa",
+    ("method.one_shot=true", "method.retrain=finetune", "method.criterion=movement"): "imp-lenet-digits-w1-a6a60f1c",
+    ("streams={init:3,order:4}", "data.split_seed=1", "trainer.precision=64-true"): "imp-lenet-digits-w1-a6617464",
+    ("optim.schedule=multistep", "optim.milestones=[200,300]", "model.init=kaiming_uniform"): "imp-lenet-digits-w1-7600f215",
+}
+
+
+@pytest.mark.parametrize("overrides", PINNED, ids=words)
+def test_pinned_keys_stay_as_they_are(overrides):
+    now = key(overrides)
+    assert now == PINNED[overrides], (
+        f"The key of {words(overrides)} changed to {now}: runs made before would not be found again. Let a new field "
+        "be null where it changes nothing, or keep it outside the key. If results did change, raise NUMERICS in "
+        "src/ltx/experiment.py, pin the new keys here and say so in CHANGELOG.md."
+    )

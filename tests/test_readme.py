@@ -1,0 +1,72 @@
+"""The README's commands work, at a small size; a new one is tested by being there."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import Result
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+README = (REPOSITORY / "README.md").read_text()
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+LINES = [line.partition(" #")[0].strip() for kind, text in BLOCKS if kind == "sh" for line in text.splitlines()]
+INLINE = re.findall(r"`((?:ltx|make) [^`<]+)`", README)
+COMMANDS = dict.fromkeys(line for line in [*LINES, *INLINE] if line.startswith(("ltx ", "make ")))
+SMALL = {"optim.steps": "10", "seeds": "1", "workers": "0"}
+
+
+def has_levels(words: list[str]) -> bool:
+    """Tell whether every method of a command has levels to set; the default method has."""
+    named = [name for word in words if word.startswith("method=") for name in word.split("=")[1].split(",")]
+    paths = [REPOSITORY / "conf" / "method" / f"{name}.yaml" for name in named or ["imp"]]
+    return all(path.exists() and "levels" in yaml.safe_load(path.read_text()) for path in paths)
+
+
+def small(words: list[str]) -> list[str]:
+    """Shrink the words of `ltx run`: few steps, one seed, level 1 and a twentieth of each width."""
+    sizes = SMALL | ({"method.levels": "1"} if has_levels(words) else {})
+    result = []
+    for word in words:
+        key, equals, value = word.partition("=")
+        if key == "width":
+            value = ",".join(f"{float(part) / 20:g}" for part in value.split(","))
+        if key == "method.rewind":
+            value = "2"
+        if key not in sizes:
+            result.append(re.sub(r"method\.levels:\d+", "method.levels:1", key + equals + value))
+    widths = [] if any(word.startswith("width=") for word in words) else ["width=.05"]
+    return [*result, *widths, *(f"{key}={value}" for key, value in sizes.items())]
+
+
+def test_the_readme_has_commands() -> None:
+    assert sum(line.startswith("ltx run") for line in COMMANDS) >= 5
+    assert sum(line.startswith("make") for line in COMMANDS) >= 3
+
+
+@pytest.mark.parametrize("line", [line for line in COMMANDS if line.startswith("ltx ")])
+def test_a_command_of_the_readme_works(line: str, ltx: Callable[..., Result], finished: Path) -> None:
+    for kind, text in BLOCKS:
+        name = text.partition("\n")[0].removeprefix("# ")
+        if kind in ("python", "yaml"):
+            Path(name).parent.mkdir(parents=True, exist_ok=True)
+            Path(name).write_text(text)
+    command, *words = shlex.split(line)[1:]
+    words = [finished.name if word == "RUN" else word for word in words]
+    result = ltx(command, *(small(words) if command == "run" else words))
+    assert result.code == 0, result.out + result.err
+
+
+@pytest.mark.parametrize("line", [line for line in COMMANDS if line.startswith("make ")])
+def test_a_target_of_the_readme_exists(line: str) -> None:
+    subprocess.run([*shlex.split(line), "--dry-run"], cwd=REPOSITORY, check=True, stdout=subprocess.DEVNULL)
+
+
+def test_the_pictures_of_the_readme_exist() -> None:
+    for path in re.findall(r"!\[[^]]*\]\(([^)]+)\)", README):
+        assert (REPOSITORY / path).is_file(), path
