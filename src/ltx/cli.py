@@ -17,7 +17,8 @@ ltx runs experiments on the Lottery Ticket Hypothesis.
   ltx run ... --cfg job --resolve   its config as yaml
   ltx run -m width=1,2,4 method=imp,dense   a sweep: all points on one pool of workers; zip=width,optim.lr in step
   ltx run experiment=NAME           a named sweep, conf/experiment/NAME.yaml
-  ltx list [methods|models|data|optim] [width=4]   what can be named, with sizes
+  ltx figure NAME                   redraw a paper's figure and check its claims; runs what is missing
+  ltx list [methods|models|data|optim|experiments|figures] [width=4]   what can be named, with sizes
   ltx status [KEY...] [--json]      every run under the output root
   ltx show RUN                      a run's config, table and plots; RUN is a key or a directory
   ltx --version
@@ -25,7 +26,7 @@ ltx runs experiments on the Lottery Ticket Hypothesis.
 Any value of a config can be set: ltx run model=convnet optim=sgd optim.lr=0.05 method.levels=20 seeds=5.
 Every command takes root=DIR (default outputs, or LTX_OUTPUT). --config-dir DIR adds yaml files of your own to `run`.
 """
-COMMANDS = ("run", "list", "status", "show")
+COMMANDS = ("run", "figure", "list", "status", "show")
 SWITCHES = ("-m", "--multirun", "--resolve", "--hydra-help")  # Hydra's own, before every key=value: argparse wants it so
 VALUED = {"--cfg": "job", "-c": "job", "--package": "PACKAGE", "-p": "PACKAGE", "--info": "all", "-i": "all"}
 VALUED |= {"--config-dir": "DIR", "-cd": "DIR"}
@@ -70,7 +71,7 @@ def dispatch(argv: list[str]) -> int:
     if {"-h", "--help"} & set(rest):
         print(HELP, end="")
         return 0
-    return {"run": run, "list": list_names, "status": status, "show": show}[command](rest)
+    return {"run": run, "figure": figure, "list": list_names, "status": status, "show": show}[command](rest)
 
 
 def options(arguments: list[str], flags: tuple[str, ...], keys: tuple[str, ...]) -> tuple[list[str], dict[str, str]]:
@@ -194,11 +195,32 @@ def show_sweep(outcome: Any, overrides: list[list[str]], place: Path) -> None:
     print(f"table: {place / 'table.csv'}")
 
 
+def figure(arguments: list[str]) -> int:
+    """Make a figure, print its claims and where it is."""
+    words = [word for word in arguments if "=" not in word]
+    from ltx import launch
+    from ltx.figures import make, names, plan
+
+    if len(words) != 1 or words[0].startswith("-"):
+        raise BadInput(f"figure takes one NAME{nearest(' '.join(words), names())}")
+    overrides = [word for word in arguments if "=" in word]
+    plan(words[0], overrides)
+    if "workers=0" not in overrides:
+        launch.warm_up()
+    with launch.terminated_as_interrupt():
+        code, result = make(words[0], overrides, ["ltx", "figure", *arguments])
+    if not code:
+        print("\n".join(result["lines"]))
+        print(f"figure: {result['path']}")
+    return code
+
+
 def list_names(arguments: list[str]) -> int:
     """Print what can be named."""
     from ltx.config import listing
 
     groups = {"methods": "method", "models": "model", "data": "data", "optim": "optim"}
+    groups |= {"experiments": "experiment", "figures": "figure"}
     words, found = options(arguments, (), ("width", "root", "data"))
     for word in words:
         if word not in groups:

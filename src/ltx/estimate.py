@@ -45,5 +45,6 @@ def dry_run(experiment: Experiment) -> str:
         f"{yaml.safe_dump(experiment.config, sort_keys=False)}\n"
         f"run: {experiment.directory}\n"
         f"done already: {done} of {levels * len(missing)} levels over {len(missing)} seeds\n"
-        f"to train: {steps} steps, about {clock(seconds if count else 0)} with {parallel} workers, {size:.0f} MB of disk\n"
+        f"to train: {steps} steps, about {clock(seconds if count else 0)} with {parallel} workers, "
+        f"{size:.0f} MB of disk\n"
     )

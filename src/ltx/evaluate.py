@@ -7,7 +7,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from ltx.data import Split
+from ltx.data import Dataset, Split
+from ltx.streams import Streams
 from ltx.tensors import Tensors
 
 CHUNK = 2048  # examples at once
@@ -31,27 +32,28 @@ def evaluate(network: nn.Module, weights: Tensors, split: Split) -> tuple[float,
     return float(loss) / len(split.y), int(correct) / len(split.y)
 
 
-@torch.no_grad()
-def reestimate(network: nn.Module, weights: Tensors, split: Split, examples: int = 1024) -> bool:
-    """Estimate the BatchNorm statistics of `network` anew, in place, for `weights`; return whether there are any.
+def calibration(data: Dataset, streams: Streams, examples: int = 1024) -> Split:
+    """Return the fixed training subset that statistics are estimated on: the first examples, augmented as in training."""
+    x, y = data.train.x[:examples], data.train.y[:examples]
+    return Split(x if data.augment is None else data.augment(x, streams.generator("augment", "calibration")), y)
 
-    Means and variances over the first `examples` training examples, each chunk with the same weight: a fixed subset,
-    so that the result is a function of the weights alone.
-    """
+
+@torch.no_grad()
+def reestimate(network: nn.Module, weights: Tensors, split: Split) -> None:
+    """Estimate the BatchNorm statistics of `network` anew, in place, for `weights`: plain averages over the split."""
     norms = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     if not norms:
-        return False
+        return
     training, momenta = network.training, [m.momentum for m in norms]
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # a plain average
     network.train()
-    for x in split.x[:examples].split(CHUNK):
+    for x in split.x.split(CHUNK):
         functional_call(network, weights, (x,), tie_weights=False)
     network.train(training)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
-    return True
 
 
 def grid(first: int, last: int) -> list[int]:

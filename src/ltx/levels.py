@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from ltx.data import Split
-from ltx.evaluate import evaluate, reestimate
+from ltx.evaluate import calibration, evaluate, reestimate
 from ltx.experiment import Experiment
 from ltx.masks import count
 from ltx.methods import Context, State, layer, masked
@@ -164,7 +164,7 @@ class LevelLoop:
         """Return what training no step leaves, with BatchNorm statistics that fit the weights."""
         self.network.load_state_dict(begin.weights | begin.buffers)
         effective = self.method.effective(begin.weights, begin.extra, begin.mask)
-        reestimate(self.network, effective, self.data.train)
+        reestimate(self.network, effective, calibration(self.data, self.streams))
         return replace(trained, buffers=cpu(buffers(self.network)))
 
     def summarise(self, plan: Plan, begin: State, trained: Trained) -> dict[str, Any]:

@@ -44,9 +44,11 @@ def begin(experiment: Experiment, mode: str, place: Path, name: str, group: str,
     options = experiment.config["wandb"]
     settings = wandb.Settings(silent=True, console="off", x_disable_meta=True, x_disable_stats=True, disable_git=True)
     try:
+        arguments: dict[str, Any] = {"id": name, "name": name, "group": group, "job_type": job_type, "tags": tags}
         return wandb.init(
-            **{"project": options["project"], "entity": options["entity"], "group": group, "job_type": job_type},
-            **{"dir": str(place), "id": name, "name": name, "tags": tags, "mode": mode, "settings": settings},
+            **{**arguments, "project": options["project"], "entity": options["entity"], "mode": mode},
+            dir=str(place),
+            settings=settings,
             config={name: value for name, value in experiment.config.items() if name not in ("root", "wandb")},
             reinit="create_new",
         )
@@ -67,7 +69,7 @@ def mirror_sweep(experiment: Experiment, place: Path, table: Sequence[dict[str, 
 
     columns = list(dict.fromkeys(name for row in table for name in row))
     data = [[row.get(name) for name in columns] for row in table]
-    run.log({"table": wandb.Table(columns=columns, data=data), "width": wandb.Image(str(plot))})
+    run.log({"table": wandb.Table(columns=[*columns], data=data), "width": wandb.Image(str(plot))})
     run.finish()
 
 
@@ -119,7 +121,11 @@ class Mirror:
                 values[f"{record['split']}_accuracy"] = record["accuracy"]
         prefix = f"seed_{row['seed']}"
         for step, values in sorted(steps.items()):
-            axes = {"step": row["level"] * self.experiment.optim.steps + step, "level": row["level"], "level_step": step}
+            axes = {
+                "step": row["level"] * self.experiment.optim.steps + step,
+                "level": row["level"],
+                "level_step": step,
+            }
             self.run.log({f"{prefix}/{name}": value for name, value in (axes | values).items()})
 
     def finish(self, rows: Sequence[dict[str, Any]]) -> None:
@@ -140,7 +146,7 @@ class Mirror:
             self.run.log(values)
         if rows:
             columns = [name for name in rows[0] if name != "layers"]
-            summary = wandb.Table(columns=columns, data=[[row[name] for name in columns] for row in rows])
+            summary = wandb.Table(columns=[*columns], data=[[row[name] for name in columns] for row in rows])
             plot: Path = self.folder.path / "plots" / "levels.png"
             self.run.log({"summary": summary, **({"levels": wandb.Image(str(plot))} if plot.exists() else {})})
         self.run.finish()

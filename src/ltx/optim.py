@@ -64,7 +64,12 @@ class SGD(Optim):
     def build(self, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
         """Return the fused torch optimiser over `parameters`."""
         return torch.optim.SGD(
-            parameters, self.lr, momentum=self.momentum, nesterov=self.nesterov, weight_decay=self.weight_decay, fused=True
+            parameters,
+            self.lr,
+            momentum=self.momentum,
+            nesterov=self.nesterov,
+            weight_decay=self.weight_decay,
+            fused=True,
         )
 
 

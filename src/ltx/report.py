@@ -12,7 +12,8 @@ from typing import Any
 
 from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, Progress as Bars, TaskProgressColumn, TextColumn
+from rich.progress import BarColumn, TaskProgressColumn, TextColumn
+from rich.progress import Progress as Bars
 from rich.table import Table
 
 from ltx.analysis.intervals import mean_interval
@@ -48,7 +49,12 @@ class Progress:
     def __enter__(self) -> Progress:
         self.bars = None
         if self.console.is_terminal and self.total:
-            columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[eta]}"))
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                TaskProgressColumn(),
+                TextColumn("{task.fields[eta]}"),
+            )
             self.bars = Bars(*columns, console=self.console, refresh_per_second=4)
             self.task = self.bars.add_task(self.title, total=self.total, eta="")
             self.bars.start()
@@ -170,7 +176,9 @@ def draw(rows: Sequence[Row], title: str) -> Any:
     if points:
         bottom.plot(*zip(*points, strict=True), "s", color=orange, ms=3, alpha=0.5, label="a seed, others censored")
     if censored:
-        bottom.plot(censored, [last] * len(censored), "^", mfc="none", color=grey, label="censored: at least the last step")
+        bottom.plot(
+            censored, [last] * len(censored), "^", mfc="none", color=grey, label="censored: at least the last step"
+        )
     bottom.set(ylabel="early-stop step", xlabel="density: weights kept, %", xscale="log", ylim=(0, 1.08 * last))
     bottom.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     bottom.xaxis.set_major_formatter("{x:g}")
@@ -238,11 +246,13 @@ def draw_sweep(points: Sequence[Row], rows: Sequence[Sequence[Row]], title: str)
         if group:
             parts = [f"{n.rpartition('.')[2]}={point[n]}" if "." in n else str(point[n]) for n in varying if n in point]
             mean, half = mean_interval([r["test_accuracy"] for r in last_level(group)])
-            lines.setdefault(" ".join(parts) or "all", []).append((point["width"], mean, 0 if math.isnan(half) else half))
+            lines.setdefault(" ".join(parts) or "all", []).append(
+                (point["width"], mean, 0 if math.isnan(half) else half)
+            )
     for i, (label, values) in enumerate(lines.items()):
-        width, mean, half = zip(*sorted(values), strict=True)
+        width, means, halves = zip(*sorted(values), strict=True)
         style: dict[str, Any] = {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)]}
-        axes.errorbar(width, mean, yerr=half, ms=4, lw=1.2, capsize=2, label=label, **style)
+        axes.errorbar(width, means, yerr=halves, ms=4, lw=1.2, capsize=2, label=label, **style)
     axes.set(xscale="log", xlabel="width", ylabel="test accuracy, last level")
     ticks = sorted({point["width"] for point in points})
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])

@@ -189,7 +189,7 @@ class Records:
         folder.path.mkdir(parents=True, exist_ok=True)
         path = folder.path / "records.jsonl"
         torn = path.exists() and path.stat().st_size and not path.read_bytes().endswith(b"\n")
-        self.file = open(path, "ab", buffering=0)
+        self.file = open(path, "ab", buffering=0)  # noqa: SIM115 - closed by `close`
         if torn:
             self.file.write(b"\n")
 

@@ -9,13 +9,12 @@ from annotated_types import Ge, Le
 
 from ltx.data import Dataset, assemble, shift
 
-
 MEAN, SD = 4.884, 6.017  # of all pixels, which run from 0 to 16
 
 
 @dataclass(frozen=True)
 class Data:
-    """Load the digits, pixels standardised: 1257 to train, 180 to validate, 360 to test; `shift` moves them by pixels."""
+    """Load the digits, standardised: 1257 to train, 180 to validate, 360 to test; `shift` moves them by pixels."""
 
     split_seed: int
     shift: Annotated[int, Ge(0), Le(4)]

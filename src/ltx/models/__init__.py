@@ -50,7 +50,7 @@ def uniform_of_unit_variance(rng: np.random.Generator) -> Callable:
 
 
 def constructed(make: Callable[[], nn.Module], streams: Streams) -> nn.Module:
-    """Call a constructor under torch's global generator seeded from the init stream, and leave that generator as it was."""
+    """Call a constructor with torch's global generator seeded from the init stream, and put that generator back."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(streams.generator("init", "constructor").integers(2**63)))
         return make()

@@ -1,0 +1,136 @@
+"""Accuracy and instability of tickets against the step they are rewound to, in an unstable and a stable network."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+import torch
+
+from ltx.analysis.connectivity import errors_along, instability
+from ltx.evaluate import calibration, evaluate, reestimate
+from ltx.experiment import Experiment
+from ltx.figures import Claim, Store, curve, decide
+from ltx.store import RunFolder
+from ltx.tensors import Tensors, under
+
+STABLE = 0.02  # Frankle et al. 2020, section 3: stable is an instability below 2 %
+
+
+def arms(spec: dict[str, Any]) -> dict[str, list[str]]:
+    """Return the overrides of every arm: `SETTING k=K`, its `copy` in another data order, and the variants."""
+    result = {}
+    for setting, steps in spec["rewind"].items():
+        for k in steps:
+            words = [*spec["settings"][setting]]
+            result[f"{setting} k={k}"] = [*words, "method=imp", "method.fraction=$fraction", f"method.rewind={k}"]
+            trunk = f"trunk={{method:imp,method.levels:$levels,method.fraction:$fraction,method.rewind:{k}}}"
+            result[f"{setting} k={k} copy"] = [*words, "method=control", "method.kind=data_order", trunk]
+    for variant in spec["variants"]:
+        result[f"unstable {variant}"] = [*spec["settings"]["unstable"], "method=imp", "method.fraction=$fraction", f"method.retrain={variant}"]
+    return result
+
+
+def rows(store: Store) -> pd.DataFrame:
+    """Return a row per setting, retraining, rewinding step, seed and level, with the instability where there is a copy."""
+    found = []
+    for arm, experiment in store.arms.items():
+        if arm.endswith("copy"):
+            continue
+        setting, _, kind = arm.partition(" ")
+        copy = store.arms.get(f"{arm} copy")
+        for row in store.rows[arm]:
+            values = {"setting": setting, "retrain": "rewind" if kind.startswith("k=") else kind}
+            values["k"] = experiment.method.anchor_step
+            values |= {name: row[name] for name in ("seed", "level", "density", "test_accuracy")}
+            if copy is not None:
+                values["instability"] = measure(experiment, copy, row["seed"], row["level"])
+            found.append(values)
+    return pd.DataFrame(found)
+
+
+def measure(experiment: Experiment, copy: Experiment, seed: int, level: int) -> float:
+    """Return the instability in test error between a ticket's two trainings, statistics estimated anew on the line."""
+    streams = experiment.streams(seed)
+    network = experiment.network()
+    data = experiment.data
+    subset = calibration(data, streams)
+
+    def effective(run: Experiment) -> Tensors:
+        path = RunFolder(run.directory).seed(seed).level_path(level)
+        found = RunFolder(run.directory).seed(seed).read(path)
+        assert found is not None, path
+        end, mask = under("end", found[0]), under("mask", found[0])
+        weights = {name: end[name] for name, _ in network.named_parameters()}
+        return run.method.effective(weights, {}, mask)
+
+    def error(weights: Tensors) -> float:
+        reestimate(network, weights, subset)
+        return 1 - evaluate(network, weights, data.test)[1]
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return instability(errors_along(effective(experiment), effective(copy), error))
+    finally:
+        torch.set_num_threads(threads)
+
+
+def draw(table: pd.DataFrame) -> Any:
+    """Draw accuracy above and instability below against the rewinding step, a column per setting, a line per density."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8.5, 6))
+    axes = figure.subplots(2, 2, sharex="col", sharey="row")
+    for column, (setting, group) in enumerate(table.groupby("setting", sort=False)):
+        rewound = group[group["retrain"] == "rewind"]
+        for index, (density, part) in enumerate(rewound.groupby("density", sort=False)):
+            label = f"{100 * float(density):.2g} %" if len(rewound) else ""
+            curve(axes[0][column], part, "k", "test_accuracy", label, index)
+            curve(axes[1][column], part, "k", "instability", label, index)
+        others = group[(group["retrain"] != "rewind") & (group["level"] == group["level"].max())]
+        for index, (kind, part) in enumerate(others.groupby("retrain")):
+            mean = part["test_accuracy"].mean()
+            text = f"{kind} at {100 * part['density'].iloc[0]:.2g} %"
+            axes[0][column].axhline(mean, color="#555555", ls=("--", ":")[index % 2], lw=1, label=text)
+        axes[1][column].axhline(STABLE, color="#555555", ls="--", lw=0.8, label="2 %: stable below")
+        axes[0][column].set_title(f"{setting} network", fontsize=9)
+        axes[1][column].set_xlabel("rewinding step k")
+    axes[0][0].set_ylabel("test accuracy")
+    axes[1][0].set_ylabel("instability (test error)")
+    for row in axes:
+        for ax in row:
+            ax.grid(alpha=0.3)
+            ax.legend(fontsize=6, title="density", title_fontsize=6)
+    return figure
+
+
+def claims(table: pd.DataFrame) -> list[Claim]:
+    """Decide: in the unstable network accuracy rises with k while instability falls; in the stable one both are flat."""
+    result = []
+    rewound = table[table["retrain"] == "rewind"]
+    unstable = rewound[rewound["setting"] == "unstable"]
+    levels = sorted(unstable["level"].unique())[-3:]  # the three sparsest, averaged per seed
+    by_k = unstable[unstable["level"].isin(levels)].pivot_table(index="seed", columns="k", values=["test_accuracy", "instability"])
+    late = max(k for k in unstable["k"].unique() if k <= 100)
+    gain = by_k["test_accuracy"][late] - by_k["test_accuracy"][0]
+    drop = by_k["instability"][0] - by_k["instability"][late]
+    sparse = "mean of the 3 sparsest levels"
+    result.append(decide(f"unstable: accuracy at k={late} - at k=0 > 0, {sparse}", "Frankle et al. 2020", gain.tolist()))
+    result.append(decide(f"unstable: instability at k=0 - at k={late} > 0, {sparse}", "Frankle et al. 2020", drop.tolist()))
+    result.append(
+        decide(f"unstable: instability at k=0 is above 2 %, {sparse}", "Frankle et al. 2020", by_k["instability"][0].tolist(), STABLE)
+    )
+    stable = rewound[rewound["setting"] == "stable"]
+    worst = stable.groupby("seed")["instability"].max()
+    result.append(decide("stable: 2 % - largest instability over k and levels > 0", "Frankle et al. 2020", (STABLE - worst).tolist()))
+    for variant in ("lr_rewind", "finetune"):
+        other = table[(table["retrain"] == variant) & table["level"].isin(levels)].groupby("seed")["test_accuracy"].mean()
+        source, text = "Renda et al. 2020", "learning-rate rewinding - weight rewinding"
+        if variant == "lr_rewind":
+            values = (other - by_k["test_accuracy"][late]).tolist()
+            result.append(decide(f"unstable: {text} to k={late} > -0.005, {sparse}", source, values, -0.005))
+        else:
+            tuned = table[(table["retrain"] == "lr_rewind") & table["level"].isin(levels)].groupby("seed")["test_accuracy"].mean()
+            result.append(decide(f"unstable: learning-rate rewinding - fine-tuning > 0, {sparse}", source, (tuned - other).tolist()))
+    return result
