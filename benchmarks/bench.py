@@ -39,7 +39,8 @@ class Line:
         reached = self.measured >= self.reach if self.least else self.measured <= self.reach
         sign = ">=" if self.least else "<="
         verdict = "reached" if reached else "MISSED"
-        return f"{self.name:32} {self.measured:6.2f}{self.unit:2} / {sign} {self.reach:.2f}{self.unit:2} {verdict:8} {self.detail}"
+        figure, reach = f"{self.measured:.2f} {self.unit}", f"{sign} {self.reach:.2f} {self.unit}"
+        return f"{self.name:32} {figure:>8} / {reach:9} {verdict:8} {self.detail}"
 
 
 def medians(*sides: Callable[[], float], rounds: int = ROUNDS) -> list[float]:
@@ -59,13 +60,13 @@ def lenet_step() -> Iterator[Line]:
     """B1: a masked LeNet-300-100 step on data of MNIST's size, against Trainer + DataLoader + self.log every step."""
     import numpy as np
     import torch
+    from reference import lightning_loop
 
     from ltx.data import Batches, Dataset, Split
     from ltx.experiment import Experiment
     from ltx.methods import State
     from ltx.streams import Streams
     from ltx.tensors import Tensors
-    from reference import lightning_loop
 
     torch.set_num_threads(1)
     steps, rng = 468, np.random.default_rng(0)
@@ -102,12 +103,12 @@ def lenet_step() -> Iterator[Line]:
 def runner_tax() -> Iterator[Line]:
     """B8: a step of the default digits network through Trainer and records, against bare torch."""
     import torch
+    from reference import bare_loop
 
     from ltx.data import Batches
     from ltx.evaluate import grid
-    from ltx.methods import State
     from ltx.experiment import Experiment
-    from reference import bare_loop
+    from ltx.methods import State
 
     torch.set_num_threads(1)
     steps = 2100
@@ -201,8 +202,10 @@ def lenet(inputs: int) -> Any:
     return Model(input_shape=(inputs,), classes=10, width=1.0, hidden=[300, 100], norm=None, bias=True)
 
 
-def fit(experiment: Any, network: Any, state: Any, data: Any, streams: Any, level: int) -> tuple[float, Any, list[float]]:
-    """Train a level as a worker does, its records written to a file; return seconds, what it left, validation losses."""
+def fit(
+    experiment: Any, network: Any, state: Any, data: Any, streams: Any, level: int
+) -> tuple[float, Any, list[float]]:
+    """Train a level as a worker does, records to a file; return seconds, what it left and the validation losses."""
     from ltx.store import Records, SeedFolder
     from ltx.train import Hooks, Plan, train
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 TINY = ("method.levels=1", "optim.steps=20", "width=.05", "seeds=2")
+LONG = ("method.levels=1", "optim.steps=250", "width=.05", "seeds=3", "trainer.checkpoint_seconds=.04")  # half a second
 
 
 @dataclass(frozen=True)
@@ -35,9 +37,9 @@ def call(*argv: str, root: Path) -> int:
 
     words = [*argv]
     if not any(word.startswith("root=") for word in words):
-        words.append(f"root={root}")
+        words.insert(1, f"root={root}")
     if words[0] == "run" and not any(word.startswith("workers=") for word in words):
-        words.append("workers=0")
+        words.insert(1, "workers=0")
     return main(words)
 
 
@@ -85,8 +87,37 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def finished(tiny: Path, root: Path) -> Path:
     """Return the directory of a finished tiny run under `root`, a test's own copy."""
     shutil.copytree(tiny, root)
+    return only(root)
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """Return the level files of LONG, trained in this process without a checkpoint."""
+    root = tmp_path_factory.mktemp("undisturbed")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WANDB_MODE", "disabled")
+        assert call("run", *LONG, "trainer.checkpoint_seconds=60", root=root) == 0
+    return levels(only(root))
+
+
+def only(root: Path) -> Path:
+    """Return the one run under a root."""
     (folder,) = (root / "runs").iterdir()
     return folder
+
+
+def soon(condition: Callable[[], object], seconds: float = 60) -> None:
+    """Wait until a condition holds."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.003)
+
+
+def under_way(root: Path) -> list[Path]:
+    """Return the checkpoints of levels above 0 under a root."""
+    partial = root.glob("runs/*/seed_*/partial.safetensors")
+    return [path for path in partial if (path.parent / "level_00.safetensors").exists()]
 
 
 def tree(folder: Path) -> dict[str, bytes]:

@@ -69,13 +69,11 @@ class Case:
 
     def train(self, resume: tuple[Tensors, dict[str, Any]] | None = None) -> Trained:
         torch.set_num_threads(1)
-        network, state = self.network(), self.state
-        if state is None:
-            state = begin(network)
+        network = self.network()
+        state = self.state or begin(network)
         hooks = Hooks(self.records.extend, lambda step, loss: None, self.checkpoint, self.every)
         options = {"precision": self.precision, "deterministic": True, "chunk": self.chunk}
-        plan = Plan(self.level, self.first, self.last, self.anchor)
-        data = self.data or blobs()
+        plan, data = Plan(self.level, self.first, self.last, self.anchor), self.data or blobs()
         return train(network, self.method, state, plan, self.recipe, data, STREAMS, hooks, "cpu", options, resume)
 
 
@@ -130,12 +128,8 @@ def test_training_equals_a_plain_loop(name: str):
     network = case.network()
     case.state = state = begin(network, density=0.5)
     network.load_state_dict(state.weights | state.buffers)
-    kind: Any
-    if isinstance(recipe, SGD):
-        kind, options = torch.optim.SGD, {"momentum": recipe.momentum, "nesterov": recipe.nesterov}
-    else:
-        kind = torch.optim.AdamW if name == "adamw" else torch.optim.Adam
-        options = {"betas": recipe.betas, "eps": recipe.eps}
+    kind: Any = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}.get(name, torch.optim.SGD)
+    options = {key: getattr(recipe, key) for key in ("momentum", "nesterov", "betas", "eps") if hasattr(recipe, key)}
     optimiser = kind(network.parameters(), weight_decay=recipe.weight_decay, **options)
     batches = Batches(data, recipe.batch, STREAMS)
     for step in range(16):
@@ -203,8 +197,7 @@ def test_a_rewound_level_goes_on_with_the_order_augmentation_and_schedule_of_its
 
 def test_a_rewound_level_starts_with_a_fresh_optimiser():
     recipe = RECIPES["momentum"]
-    full = Case(recipe).train()
-    state = anchored(full)
+    state = anchored(Case(recipe).train())
     case = Case(recipe, state=state, first=5, last=7, anchor=None, level=1, every=0)
     case.train()
     after, _ = case.saved(6)

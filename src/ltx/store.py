@@ -103,7 +103,7 @@ def unpack(path: Path) -> tuple[Tensors, dict[str, Any]]:
         raise Damaged(f"{path} cannot be read ({error})") from error
     if meta.pop("digest", None) != digest(tensors, meta):
         raise Damaged(f"{path} does not match its digest")
-    return tensors, meta
+    return {name: tensors[name] for name in sorted(tensors)}, meta  # safetensors returns them in any order
 
 
 def header(content: bytes) -> dict[str, Any]:

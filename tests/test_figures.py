@@ -1,0 +1,117 @@
+"""Figures: claims are decided by intervals, printed as they fall, and redrawn from the store."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from conftest import Result
+
+from ltx.analysis.connectivity import errors_along, instability
+from ltx.analysis.intervals import longest_run, mean_interval
+from ltx.figures import decide, decide_consecutive, module, names, plan
+
+SMALL = {
+    "imp": ("method.levels=8", "optim.steps=10", "seeds=2", "width=.05"),
+    "signs": ("method.levels=2", "optim.steps=10", "seeds=2", "width=.05"),
+    "rewinding": ("method.levels=1", "optim.steps=210", "seeds=1", "width=.05", "optim.batch=2"),
+}
+
+
+def test_the_interval_is_students() -> None:
+    mean, half = mean_interval([1.0, 2.0, 3.0, 4.0])
+    assert mean == 2.5 and half == pytest.approx(3.182446 * 1.290994 / 2, rel=1e-5)
+    assert math.isnan(mean_interval([1.0])[1])
+
+
+@pytest.mark.parametrize(
+    ("values", "verdict"), [([1, 2, 3], "undecided"), ([2, 2.1, 1.9], "passed"), ([-2, -2.1, -1.9], "failed"), ([], "undecided")]
+)
+def test_a_claim_is_decided_by_its_whole_interval(values: list[float], verdict: str) -> None:
+    claim = decide("a statement", "a source", values)
+    assert claim.verdict == verdict
+    assert claim.line().startswith(verdict.upper())
+
+
+def planted(gaps: list[float]) -> pd.DataFrame:
+    """Return five seeds of two arms whose accuracy differs by gaps[level], with a little noise."""
+    rows = []
+    for level, gap in enumerate(gaps):
+        for seed in range(5):
+            base = {"seed": seed, "level": level, "density": 0.5**level}
+            rows.append({**base, "arm": "a", "test_accuracy": 0.5 + gap + 0.001 * seed})
+            rows.append({**base, "arm": "b", "test_accuracy": 0.5 + 0.0015 * seed})
+    return pd.DataFrame(rows)
+
+
+@pytest.mark.parametrize(
+    ("gaps", "verdict"),
+    [
+        ([0, 0, 0, 0.1, 0.1, 0.1], "passed"),
+        ([0.1, 0.1, 0.1, 0.1, 0.1, 0], "undecided"),  # of the first three none is sparse enough to count
+        ([0, 0, 0, 0.1, 0, 0.1], "undecided"),
+        ([0, 0, 0, -0.1, -0.1, -0.1], "failed"),
+    ],
+)
+def test_three_consecutive_densities_must_be_won(gaps: list[float], verdict: str) -> None:
+    assert decide_consecutive("s", "s", planted(gaps), ("a", "b"), (0, 0.2)).verdict == verdict
+
+
+def test_the_longest_run_is_found() -> None:
+    assert longest_run([True, False, True, True, False]) == (2, 2)
+    assert longest_run([]) == (0, 0)
+
+
+def test_instability_is_the_bump_on_the_line() -> None:
+    one, other = {"w": torch.tensor([-1.0])}, {"w": torch.tensor([1.0])}
+    errors = errors_along(one, other, lambda weights: 1 - float(weights["w"].abs()), points=5)
+    assert errors == [0, 0.5, 1, 0.5, 0]
+    assert instability(errors) == 1
+    assert instability([0.1, 0.1, 0.3]) == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("name", names())
+def test_every_figure_is_made_small_and_redrawn_without_a_run(
+    name: str, ltx: Callable[..., Result], root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("figure", name, *SMALL[name], "workers=0")
+    result = ltx(*words)
+    assert result.code == 0, result.err
+    place = root / "figures" / name
+    assert place.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+    assert place.with_suffix(".pdf").read_bytes().startswith(b"%PDF")
+    said = json.loads(place.with_suffix(".json").read_text())
+    assert said["claims"] and set(said["runs"]) == set(plan(name, list(SMALL[name]))[1])
+    for claim in said["claims"]:
+        assert {"statement", "source", "effect", "interval", "n", "threshold", "verdict"} == set(claim)
+        assert claim["statement"] in result.out and claim["verdict"] in ("passed", "failed", "undecided")
+    assert all((root / "runs" / key / "summary.csv").exists() for key in said["runs"].values())
+    rows = list(csv.reader(place.with_suffix(".csv").open()))
+    assert len(rows) > 2
+    before = {path: path.read_bytes() for path in (root / "figures").iterdir() if path.suffix != ".pdf"}
+    monkeypatch.setattr("ltx.levels.run_seed", None)
+    assert ltx(*words).code == 0
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_a_failed_claim_stands_on_the_figure_and_still_exits_0(
+    ltx: Callable[..., Result], root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claim = decide("pigs fly", "nobody", [-1.0, -1.1, -0.9])
+    monkeypatch.setattr(module("signs"), "claims", lambda table: [claim])
+    texts: list[str] = []
+    monkeypatch.setattr("matplotlib.figure.Figure.text", lambda self, x, y, s, **_: texts.append(s))
+    result = ltx("figure", "signs", *SMALL["signs"], "workers=0")
+    assert result.code == 0 and "FAILED: pigs fly" in result.out
+    assert any(text.startswith("FAILED: pigs fly") for text in texts)
+
+
+def test_an_unknown_figure_is_refused_with_the_nearest_name(ltx: Callable[..., Result], root: Path) -> None:
+    result = ltx("figure", "rewindin")
+    assert result.code == 2 and "did you mean 'rewinding'" in result.err and not root.exists()
