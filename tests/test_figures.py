@@ -31,7 +31,8 @@ def test_the_interval_is_students() -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "verdict"), [([1, 2, 3], "undecided"), ([2, 2.1, 1.9], "passed"), ([-2, -2.1, -1.9], "failed"), ([], "undecided")]
+    ("values", "verdict"),
+    [([1, 2, 3], "undecided"), ([2, 2.1, 1.9], "passed"), ([-2, -2.1, -1.9], "failed"), ([], "undecided")],
 )
 def test_a_claim_is_decided_by_its_whole_interval(values: list[float], verdict: str) -> None:
     claim = decide("a statement", "a source", values)

@@ -20,8 +20,8 @@ ROWS = (
     ("lock", "report", "log", "levels", "launch"),
     ("run",),
     ("sweep",),
-    ("estimate", "figures"),
-    ("config",),
+    ("estimate", "config"),
+    ("figures",),
     ("cli",),
 )
 DOORS = {

@@ -163,7 +163,8 @@ def test_a_level_file_has_the_layout_of_the_contract(finished):
         assert set(metadata) == {"ltx"}
         meta = json.loads(metadata["ltx"])
         assert metadata["ltx"] == canonical(meta), "the metadata is canonical JSON"
-        assert set(meta) == {"format", "row", "layers", "digest"}, "no time and no host: they would change the bytes"
+        known = {"format", "row", "layers", "digest", "anchor_step"}
+        assert set(meta) == known, "nothing that differs between two machines or two moments"
         assert {**meta["row"], "layers": meta["layers"]} == rows[1, level]
         assert meta["row"]["kept"] == kept and meta["row"]["density"] == kept / meta["row"]["prunable"]
 

@@ -63,7 +63,8 @@ def test_a_named_sweep_needs_no_flag(ltx: Ltx, root: Path, tmp_path: Path) -> No
     folder.mkdir(parents=True)
     (folder / "pair.yaml").write_text(
         "# @package _global_\noptim: {steps: 2}\nseeds: 1\n"
-        "hydra:\n  mode: MULTIRUN\n  sweeper: {params: {method: dense, width: '.05,.1', optim.lr: '.1,.2'}, zip: [width, optim.lr]}\n"
+        "hydra:\n  mode: MULTIRUN\n  sweeper:\n    params: {method: dense, width: '.05,.1', optim.lr: '.1,.2'}\n"
+        "    zip: [width, optim.lr]\n"
     )
     result = ltx("run", "--config-dir", str(folder.parent), "experiment=pair")
     assert result.code == 0, result.err

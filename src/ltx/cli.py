@@ -27,7 +27,12 @@ Any value of a config can be set: ltx run model=convnet optim=sgd optim.lr=0.05 
 Every command takes root=DIR (default outputs, or LTX_OUTPUT). --config-dir DIR adds yaml files of your own to `run`.
 """
 COMMANDS = ("run", "figure", "list", "status", "show")
-SWITCHES = ("-m", "--multirun", "--resolve", "--hydra-help")  # Hydra's own, before every key=value: argparse wants it so
+SWITCHES = (
+    "-m",
+    "--multirun",
+    "--resolve",
+    "--hydra-help",
+)  # Hydra's own, before every key=value: argparse wants it so
 VALUED = {"--cfg": "job", "-c": "job", "--package": "PACKAGE", "-p": "PACKAGE", "--info": "all", "-i": "all"}
 VALUED |= {"--config-dir": "DIR", "-cd": "DIR"}
 
@@ -51,7 +56,7 @@ def main(argv: list[str]) -> int:
         print("ltx: interrupted; the same command continues.", file=sys.stderr)
         return 130
     except BrokenPipeError:  # `ltx status | head`
-        sys.stdout = open(os.devnull, "w")
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
 
 

@@ -21,6 +21,8 @@ def choices(group: str, extra: list[str]) -> list[str]:
     """Name the yaml files of a group, the user's own folders included."""
     folders = [CONF, *map(Path, extra)]
     return sorted({path.stem for folder in folders for path in (folder / group).glob("*.yaml")})
+
+
 CHOICES = (*GROUPS, "experiment")
 
 
@@ -125,7 +127,9 @@ def resolved(overrides: list[str], config_dirs: list[str], inherited: dict[str, 
         for override, is_choice in zip(parsed, grouped, strict=True):
             if not is_choice:
                 if override.is_sweep_override():
-                    raise BadInput(f"{override.input_line} is several values: -m runs a point for each, [1,2] is a list.")
+                    raise BadInput(
+                        f"{override.input_line} is several values: -m runs a point for each, [1,2] is a list."
+                    )
                 OmegaConf.update(config, override.key_or_group, override.value(), merge=True, force_add=True)
         plain = OmegaConf.to_container(config, resolve=True)
     except OmegaConfBaseException as error:
@@ -135,7 +139,7 @@ def resolved(overrides: list[str], config_dirs: list[str], inherited: dict[str, 
 
 
 def standing_on(of: str, overrides: list[str], config_dirs: list[str]) -> dict[str, Any]:
-    """Inline a finished run as the trunk: RUN[:seed[:level]], RUN a key or a directory; its other values are this run's."""
+    """Inline a finished run as the trunk: RUN[:seed[:level]], a key or a directory; its values are this run's too."""
     name, *numbers = of.rsplit(":", 2) if of.count(":") < 3 else (of,)
     if not all(number.isdigit() for number in numbers):
         raise BadInput(f"of={of} should read RUN, RUN:seed or RUN:seed:level.")
@@ -203,8 +207,9 @@ def listing(group: str, width: str, data: str) -> str:
     lines = []
     for name in choices(group, []):
         text = (CONF / group / f"{name}.yaml").read_text()
-        comment = " ".join(line.lstrip("# ") for line in text.splitlines() if line.startswith("#"))
-        lines.append(f"  {name:12} {comment or '-'}")
+        comments = [line.lstrip("# ") for line in text.splitlines() if line.startswith("#") and "@package" not in line]
+        title = str((yaml.safe_load(text) or {}).get("title", "-"))
+        lines.append(f"  {name:12} {' '.join(comments) or title}")
         if group == "model" and name != "own":
             lines.append(f"  {'':12} {sizes(name, width, data)}")
     return "\n".join(lines)
@@ -222,4 +227,5 @@ def sizes(model: str, width: str, data: str) -> str:
     parameters = sum(p.numel() for p in network.parameters())
     prunable = sum(network.get_parameter(name).numel() for name in names)
     shape = "x".join(map(str, experiment.data.input_shape))
-    return f"at width {experiment.config['width']:g} on {data} {shape}: {units}, {parameters:,} parameters, {prunable:,} prunable"
+    place = f"at width {experiment.config['width']:g} on {data} {shape}"
+    return f"{place}: {units}, {parameters:,} parameters, {prunable:,} prunable"

@@ -33,14 +33,14 @@ def evaluate(network: nn.Module, weights: Tensors, split: Split) -> tuple[float,
 
 
 def calibration(data: Dataset, streams: Streams, examples: int = 1024) -> Split:
-    """Return the fixed training subset that statistics are estimated on: the first examples, augmented as in training."""
+    """Return the fixed subset that statistics are estimated on: the first training examples, augmented."""
     x, y = data.train.x[:examples], data.train.y[:examples]
     return Split(x if data.augment is None else data.augment(x, streams.generator("augment", "calibration")), y)
 
 
 @torch.no_grad()
 def reestimate(network: nn.Module, weights: Tensors, split: Split) -> None:
-    """Estimate the BatchNorm statistics of `network` anew, in place, for `weights`: plain averages over the split."""
+    """Estimate the BatchNorm statistics of `network` for `weights`, in place: plain averages over the split."""
     norms = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     if not norms:
         return
@@ -57,6 +57,6 @@ def reestimate(network: nn.Module, weights: Tensors, split: Split) -> None:
 
 
 def grid(first: int, last: int) -> list[int]:
-    """Return the steps at which validation loss is read: 50 or more, at most 2 % of the run apart, the last included."""
+    """Return the steps at which validation loss is read: at most 2 % of the run apart, the last included."""
     every = max(1, last // 50)
     return [*(step for step in range(every, last, every) if step > first), last]

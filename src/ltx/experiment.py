@@ -58,10 +58,10 @@ class WandbConfig(BaseModel):
 
 
 class TrainerConfig(BaseModel):
-    """What reaches Lightning's Trainer, the optimiser steps fused into one training_step, seconds between checkpoints."""
+    """What reaches Lightning's Trainer, the steps fused into one training_step, seconds between checkpoints."""
 
     model_config = STRICT
-    precision: Literal["32-true", "64-true", "bf16-mixed", "16-mixed", "bf16-true"]
+    precision: Literal["32-true", "bf16-mixed"]
     deterministic: bool
     chunk: Annotated[int, Ge(1)]
     checkpoint_seconds: Annotated[float, Ge(0)]
@@ -121,8 +121,8 @@ def find(group: str, name: object) -> Callable[..., Any]:
         from ltx.optim import OPTIMISERS
 
         return OPTIMISERS[str(name)]
-    module = importlib.import_module(f"ltx.{ {'model': 'models', 'method': 'methods'}.get(group, group) }.{name}")
-    return getattr(module, group.capitalize())
+    package = {"model": "models", "method": "methods", "data": "data"}[group]
+    return getattr(importlib.import_module(f"ltx.{package}.{name}"), group.capitalize())
 
 
 def fields(target: Callable[..., Any]) -> dict[str, tuple[Any, Any]]:
@@ -226,7 +226,9 @@ class Experiment:
 
         if self.trunk is None and self.method.needs_trunk:
             name = self.config["method"]["name"]
-            raise BadInput(f"method={name} stands on another run: give trunk={{method:imp,method.levels:14}} or of=RUN.")
+            raise BadInput(
+                f"method={name} stands on another run: give trunk={{method:imp,method.levels:14}} or of=RUN."
+            )
         if self.trunk is not None and self.method.needs_trunk:
             pinned = self.config["method"].get("trunk_level")
             wanted, last = self.method.last_level if pinned is None else pinned, self.trunk.method.last_level
@@ -327,7 +329,9 @@ def load(config: str) -> Dataset:
         parts = assemble(parts, split_seed)
     if isinstance(parts, Dataset):
         return with_random_labels(parts, split_seed) if random_labels else parts
-    raise BadInput(f"data.name={node['name']}: load() should return {{'train': (x, y), ...}}, not {type(parts).__name__}.")
+    raise BadInput(
+        f"data.name={node['name']}: load() should return {{'train': (x, y), ...}}, not {type(parts).__name__}."
+    )
 
 
 def without_nulls(value: Any) -> Any:

@@ -10,14 +10,13 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
 CONTEXT = multiprocessing.get_context("forkserver")
 PRELOAD = ["ltx.levels", "ltx.methods.imp", "ltx.models.mlp", "ltx.data.digits", "sklearn.datasets"]
-
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +70,7 @@ def work(job: Job, pipe: Connection, folder: str, environment: dict[str, str]) -
         pipe.send(("failed", failure(error)))
 
 
-def run(next_job: Callable[[], Job | None], finished: Callable[[], bool], workers: int) -> Iterator[Event]:
+def run(next_job: Callable[[], Job | None], finished: Callable[[], bool], workers: int) -> Generator[Event, None, None]:
     """Run jobs on at most `workers` processes at once and yield (job, kind, value) as they report.
 
     `next_job` gives the next one or None where none can start yet; the end is when `finished` says so and none runs.
@@ -92,15 +91,15 @@ def run(next_job: Callable[[], Job | None], finished: Callable[[], bool], worker
                     alive[pipe] = (process, job)
             if not alive and not finished():
                 time.sleep(0.05)  # what is left waits for another process
-            for pipe in wait(list(alive), timeout=0.2):
-                assert isinstance(pipe, Connection)
-                process, job = alive[pipe]
+            for ready in wait(list(alive), timeout=0.2):
+                assert isinstance(ready, Connection)
+                process, job = alive[ready]
                 try:
-                    kind, value = pipe.recv()
+                    kind, value = ready.recv()
                     yield job, kind, value
                 except (EOFError, ConnectionResetError):
                     process.join()
-                    del alive[pipe]
+                    del alive[ready]
                     if process.exitcode:
                         yield job, "killed", process.exitcode
                     yield job, "ended", None

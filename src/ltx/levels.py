@@ -44,7 +44,11 @@ def run_seed(config: dict[str, Any], directory: str, seed: int, report: Report) 
         report("diverged", failure)
     except Exception as error:
         if not isinstance(error, OSError):
-            failure = {"kind": "raised", "reason": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
+            failure = {
+                "kind": "raised",
+                "reason": f"{type(error).__name__}: {error}",
+                "traceback": traceback.format_exc(),
+            }
             commit(folder.failure_path, json.dumps(failure).encode())
         raise
 
@@ -142,7 +146,13 @@ class LevelLoop:
         if plan.first == plan.last:
             trained = self.untrained(begin, trained)
         row = self.summarise(plan, begin, trained)
-        test = {"level": level, "step": plan.last, "split": "test", "loss": row["test_loss"], "accuracy": row["test_accuracy"]}
+        test = {
+            "level": level,
+            "step": plan.last,
+            "split": "test",
+            "loss": row["test_loss"],
+            "accuracy": row["test_accuracy"],
+        }
         hooks.record([{**test, "seconds": trained.seconds}])
         records.close()
         parts = {

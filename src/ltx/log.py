@@ -13,7 +13,7 @@ from urllib.parse import urlparse
 from ltx.analysis.intervals import mean_interval
 from ltx.experiment import Experiment
 from ltx.report import by_level
-from ltx.store import RunFolder, SeedFolder
+from ltx.store import COLUMNS, RunFolder, SeedFolder
 
 METRICS = ("train_loss", "val_loss", "val_accuracy", "test_loss", "test_accuracy", "early_stop_test_accuracy")
 
@@ -145,7 +145,7 @@ class Mirror:
                 values[f"layer_density/{name}"] = mean_interval([row["layers"][name] for row in group])[0]
             self.run.log(values)
         if rows:
-            columns = [name for name in rows[0] if name != "layers"]
+            columns = [*COLUMNS, *(name for name in rows[0] if name not in (*COLUMNS, "layers"))]
             summary = wandb.Table(columns=[*columns], data=[[row[name] for name in columns] for row in rows])
             plot: Path = self.folder.path / "plots" / "levels.png"
             self.run.log({"summary": summary, **({"levels": wandb.Image(str(plot))} if plot.exists() else {})})

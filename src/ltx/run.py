@@ -36,7 +36,9 @@ def check_machine(experiment: Experiment) -> None:
         import torch
 
         if not torch.cuda.is_available():
-            raise BadInput(f"device={device}, but torch {torch.__version__} sees no CUDA device; use device=auto or cpu.")
+            raise BadInput(
+                f"device={device}, but torch {torch.__version__} sees no CUDA device; use device=auto or cpu."
+            )
         if int(number or 0) >= torch.cuda.device_count():
             raise BadInput(f"device={device}, but there are {torch.cuda.device_count()} CUDA devices, numbered from 0.")
     place = experiment.directory.absolute()
@@ -63,7 +65,9 @@ def level_steps(experiment: Experiment, level: int) -> tuple[int, int]:
 class Point:
     """A run being worked on: opened under its lock, its missing seeds given out as jobs, closed when they ended."""
 
-    def __init__(self, experiment: Experiment, command: list[str], group: str | None = None, trunk: Point | None = None):
+    def __init__(
+        self, experiment: Experiment, command: list[str], group: str | None = None, trunk: Point | None = None
+    ):
         self.experiment, self.command, self.trunk = experiment, command, trunk
         self.folder = RunFolder(experiment.directory)
         self.mirror = Mirror(experiment, self.folder, group)
@@ -205,8 +209,9 @@ class Point:
         what = f"{diverged} of {n} diverged" if diverged == len(lines) else f"{len(lines)} of {n} failed"
         kept = len(self.asked(self.folder.rows()))
         return (
-            f"{self.experiment.key}: {what}. {'; '.join(lines)}. {kept} finished levels are kept in {self.folder.path}. "
-            "The same command continues what was interrupted; retry_failed=true tries again what diverged or raised."
+            f"{self.experiment.key}: {what}. {'; '.join(lines)}. {kept} finished levels are kept in "
+            f"{self.folder.path}. The same command continues what was interrupted; retry_failed=true tries again "
+            "what diverged or raised."
         )
 
 
@@ -244,7 +249,10 @@ def environment() -> dict[str, Any]:
         try:
             options: Any = {"text": True, "stderr": subprocess.DEVNULL, "cwd": here}
             commit_id = subprocess.check_output(["git", "rev-parse", "HEAD"], **options).strip()
-            git = {"commit": commit_id, "dirty": bool(subprocess.check_output(["git", "status", "--porcelain"], **options))}
+            git = {
+                "commit": commit_id,
+                "dirty": bool(subprocess.check_output(["git", "status", "--porcelain"], **options)),
+            }
         except (OSError, subprocess.CalledProcessError):
             git = None
     versions = {name: version(name) for name in names}

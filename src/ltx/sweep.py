@@ -8,8 +8,8 @@ import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from ltx import launch
 from ltx.experiment import Experiment
@@ -17,13 +17,12 @@ from ltx.report import Progress, Row
 from ltx.run import Point, level_steps
 from ltx.store import COLUMNS, commit
 
-
 NAMED = ("method", "model", "data", "width")
 
 
 @dataclass
 class Outcome:
-    """What a sweep ended with: the points asked for in their order, each with its rows, and whether it was interrupted."""
+    """What a sweep ended with: the points asked for, in their order, their rows, and whether it was interrupted."""
 
     asked: list[Experiment]
     points: dict[str, Point]
@@ -114,7 +113,7 @@ def run(experiments: Sequence[Experiment], command: list[str], group: str | None
                 for job, kind, value in events:
                     point, seed = schedule.jobs[job]
                     said = point.handle(seed, kind, value)
-                    progress.event(job.name, kind, value, lambda level, p=point: level_steps(p.experiment, level))
+                    progress.event(job.name, kind, value, partial(level_steps, point.experiment))
                     if said:
                         progress.say(said)
                     if kind == "ended" and point.settled:

@@ -1,4 +1,7 @@
-"""Train one level of one seed: a LightningModule whose training_step fuses many optimiser steps. The importer of Lightning."""
+"""Train one level of one seed: a LightningModule whose training_step fuses many optimiser steps.
+
+The only importer of Lightning.
+"""
 
 from __future__ import annotations
 
@@ -111,13 +114,15 @@ class Fit(lightning.LightningModule):
         self.mask = {name: mask.to(self.device, dtype) for name, mask in self.mask.items()}
         self.batches = Batches(self.data, self.recipe.batch, self.streams, self.device)
         self.val = self.data.val.to(self.device)
-        self.weights = dict(self.network.named_parameters())
+        self.weights: Tensors = {**dict(self.network.named_parameters())}
         self.grid = set(grid(self.plan.first, self.plan.last))
         self.trained = [p for p in [*self.weights.values(), *self.extra] if p.requires_grad]
 
     def effective(self) -> Tensors:
-        """Return the weights the network sees now, with the graph to what is trained."""
-        return self.method.effective(self.weights, dict(zip(self.extra_names, self.extra, strict=True)), self.mask)
+        """Return the weights the network sees in place of its own, with the graph to what is trained."""
+        extra: Tensors = dict(zip(self.extra_names, self.extra, strict=True))
+        seen = self.method.effective(self.weights, extra, self.mask)
+        return {name: tensor for name, tensor in seen.items() if tensor is not self.weights[name]}
 
     def training_step(self, chunk: tuple[int, int], index: int) -> None:
         """Take the optimiser steps chunk[0] .. chunk[1] - 1; the raw optimiser, whose state nothing else touches."""
@@ -199,7 +204,9 @@ class Fit(lightning.LightningModule):
     def checkpoint(self, optimiser: torch.optim.Optimizer) -> tuple[Tensors, dict[str, Any]]:
         """Return all that the rest of the level depends on."""
         state = optimiser.state_dict()["state"]
-        moments = {f"{i}/{k}": torch.as_tensor(v) for i, slot in state.items() for k, v in slot.items() if v is not None}
+        moments = {
+            f"{i}/{k}": torch.as_tensor(v) for i, slot in state.items() for k, v in slot.items() if v is not None
+        }
         parts = {
             "network": self.snapshot(),
             "extra": dict(zip(self.extra_names, self.extra, strict=True)),

@@ -1,4 +1,4 @@
-"""What figures share: the runs an arm needs, tables, claims with verdicts, one style, and the files beside a picture."""
+"""What figures share: the runs of an arm, tables, claims with verdicts, one style, the files beside a picture."""
 
 from __future__ import annotations
 
@@ -67,7 +67,12 @@ def mean_over(table: pd.DataFrame, one: str, other: str, levels: Sequence[int]) 
 
 
 def decide_consecutive(
-    statement: str, source: str, table: pd.DataFrame, arms: tuple[str, str], densities: tuple[float, float], least: int = 3
+    statement: str,
+    source: str,
+    table: pd.DataFrame,
+    arms: tuple[str, str],
+    densities: tuple[float, float],
+    least: int = 3,
 ) -> Claim:
     """Decide whether arms[0] beats arms[1] at `least` consecutive densities within `densities`, paired by seed.
 
@@ -115,7 +120,9 @@ def style(arm_index: int) -> dict[str, Any]:
 
 def curve(axes: Any, table: pd.DataFrame, x: str, y: str, label: str, index: int, scale: float = 1.0) -> None:
     """Draw the mean of y over seeds against x with its 95 % interval."""
-    groups = [(key, mean_interval(group[y].dropna().tolist())) for key, group in table.groupby(x) if group[y].notna().any()]
+    groups = [
+        (key, mean_interval(group[y].dropna().tolist())) for key, group in table.groupby(x) if group[y].notna().any()
+    ]
     xs = [scale * float(key) for key, _ in groups]
     halves = [0 if math.isnan(half) else half for _, (_, half) in groups]
     axes.errorbar(xs, [mean for _, (mean, _) in groups], yerr=halves, label=label, **style(index))

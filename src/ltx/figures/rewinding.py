@@ -27,12 +27,17 @@ def arms(spec: dict[str, Any]) -> dict[str, list[str]]:
             trunk = f"trunk={{method:imp,method.levels:$levels,method.fraction:$fraction,method.rewind:{k}}}"
             result[f"{setting} k={k} copy"] = [*words, "method=control", "method.kind=data_order", trunk]
     for variant in spec["variants"]:
-        result[f"unstable {variant}"] = [*spec["settings"]["unstable"], "method=imp", "method.fraction=$fraction", f"method.retrain={variant}"]
+        result[f"unstable {variant}"] = [
+            *spec["settings"]["unstable"],
+            "method=imp",
+            "method.fraction=$fraction",
+            f"method.retrain={variant}",
+        ]
     return result
 
 
 def rows(store: Store) -> pd.DataFrame:
-    """Return a row per setting, retraining, rewinding step, seed and level, with the instability where there is a copy."""
+    """Return a row per setting, retraining, rewinding step, seed and level, with instability where there is a copy."""
     found = []
     for arm, experiment in store.arms.items():
         if arm.endswith("copy"):
@@ -40,7 +45,7 @@ def rows(store: Store) -> pd.DataFrame:
         setting, _, kind = arm.partition(" ")
         copy = store.arms.get(f"{arm} copy")
         for row in store.rows[arm]:
-            values = {"setting": setting, "retrain": "rewind" if kind.startswith("k=") else kind}
+            values: dict[str, Any] = {"setting": setting, "retrain": "rewind" if kind.startswith("k=") else kind}
             values["k"] = experiment.method.anchor_step
             values |= {name: row[name] for name in ("seed", "level", "density", "test_accuracy")}
             if copy is not None:
@@ -77,7 +82,7 @@ def measure(experiment: Experiment, copy: Experiment, seed: int, level: int) -> 
 
 
 def draw(table: pd.DataFrame) -> Any:
-    """Draw accuracy above and instability below against the rewinding step, a column per setting, a line per density."""
+    """Draw accuracy above, instability below, against the rewinding step; a column per setting, a line per density."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8.5, 6))
@@ -106,31 +111,56 @@ def draw(table: pd.DataFrame) -> Any:
 
 
 def claims(table: pd.DataFrame) -> list[Claim]:
-    """Decide: in the unstable network accuracy rises with k while instability falls; in the stable one both are flat."""
+    """Decide: in the unstable network accuracy rises with k and instability falls; in the stable one both are flat."""
     result = []
     rewound = table[table["retrain"] == "rewind"]
     unstable = rewound[rewound["setting"] == "unstable"]
     levels = sorted(unstable["level"].unique())[-3:]  # the three sparsest, averaged per seed
-    by_k = unstable[unstable["level"].isin(levels)].pivot_table(index="seed", columns="k", values=["test_accuracy", "instability"])
+    by_k = unstable[unstable["level"].isin(levels)].pivot_table(
+        index="seed", columns="k", values=["test_accuracy", "instability"]
+    )
     late = max(k for k in unstable["k"].unique() if k <= 100)
     gain = by_k["test_accuracy"][late] - by_k["test_accuracy"][0]
     drop = by_k["instability"][0] - by_k["instability"][late]
     sparse = "mean of the 3 sparsest levels"
-    result.append(decide(f"unstable: accuracy at k={late} - at k=0 > 0, {sparse}", "Frankle et al. 2020", gain.tolist()))
-    result.append(decide(f"unstable: instability at k=0 - at k={late} > 0, {sparse}", "Frankle et al. 2020", drop.tolist()))
     result.append(
-        decide(f"unstable: instability at k=0 is above 2 %, {sparse}", "Frankle et al. 2020", by_k["instability"][0].tolist(), STABLE)
+        decide(f"unstable: accuracy at k={late} - at k=0 > 0, {sparse}", "Frankle et al. 2020", gain.tolist())
+    )
+    result.append(
+        decide(f"unstable: instability at k=0 - at k={late} > 0, {sparse}", "Frankle et al. 2020", drop.tolist())
+    )
+    result.append(
+        decide(
+            f"unstable: instability at k=0 is above 2 %, {sparse}",
+            "Frankle et al. 2020",
+            by_k["instability"][0].tolist(),
+            STABLE,
+        )
     )
     stable = rewound[rewound["setting"] == "stable"]
     worst = stable.groupby("seed")["instability"].max()
-    result.append(decide("stable: 2 % - largest instability over k and levels > 0", "Frankle et al. 2020", (STABLE - worst).tolist()))
+    result.append(
+        decide(
+            "stable: 2 % - largest instability over k and levels > 0", "Frankle et al. 2020", (STABLE - worst).tolist()
+        )
+    )
     for variant in ("lr_rewind", "finetune"):
-        other = table[(table["retrain"] == variant) & table["level"].isin(levels)].groupby("seed")["test_accuracy"].mean()
+        other = (
+            table[(table["retrain"] == variant) & table["level"].isin(levels)].groupby("seed")["test_accuracy"].mean()
+        )
         source, text = "Renda et al. 2020", "learning-rate rewinding - weight rewinding"
         if variant == "lr_rewind":
             values = (other - by_k["test_accuracy"][late]).tolist()
             result.append(decide(f"unstable: {text} to k={late} > -0.005, {sparse}", source, values, -0.005))
         else:
-            tuned = table[(table["retrain"] == "lr_rewind") & table["level"].isin(levels)].groupby("seed")["test_accuracy"].mean()
-            result.append(decide(f"unstable: learning-rate rewinding - fine-tuning > 0, {sparse}", source, (tuned - other).tolist()))
+            tuned = (
+                table[(table["retrain"] == "lr_rewind") & table["level"].isin(levels)]
+                .groupby("seed")["test_accuracy"]
+                .mean()
+            )
+            result.append(
+                decide(
+                    f"unstable: learning-rate rewinding - fine-tuning > 0, {sparse}", source, (tuned - other).tolist()
+                )
+            )
     return result

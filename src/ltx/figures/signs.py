@@ -1,4 +1,4 @@
-"""Accuracy against density of tickets whose initial signs, magnitudes or masks are replaced, and of untrained tickets."""
+"""Accuracy against density of tickets whose signs, magnitudes or masks are replaced, and of untrained tickets."""
 
 from __future__ import annotations
 
@@ -54,5 +54,10 @@ def claims(table: pd.DataFrame) -> list[Claim]:
             "ticket - shuffled mask > 0 at 3 consecutive densities <= 20 %",
             *(SOURCE, table, ("ticket", "shuffled mask"), (0.0, 0.2)),
         ),
-        decide(f"untrained ticket (large final) is far above chance: 3 times, at {density:.0f} %", SOURCE, values, 3 * CHANCE),
+        decide(
+            f"untrained ticket (large final) is far above chance: 3 times, at {density:.0f} %",
+            SOURCE,
+            values,
+            3 * CHANCE,
+        ),
     ]

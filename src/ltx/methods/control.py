@@ -36,9 +36,7 @@ class Method(dense.Method):
     extents: ClassVar[frozenset[str]] = frozenset({"levels"})
     needs_trunk: ClassVar[bool] = True
 
-    kind: Literal[
-        "ticket", "reinit", "reinit_signs", "signed_constant", "shuffle", "random", "data_order", "untrained"
-    ]
+    kind: Literal["ticket", "reinit", "reinit_signs", "signed_constant", "shuffle", "random", "data_order", "untrained"]
     levels: Annotated[int, Ge(0)] | None
     trunk_level: Annotated[int, Ge(0)] | None
     trunk_seed: Annotated[int, Ge(0)] | None
