@@ -6,6 +6,7 @@ ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+FIGURES := $(subst _,-,$(basename $(notdir $(wildcard conf/figure/*.yaml))))
 
 # An environment whose interpreter is gone, or that was made for another folder, is built again.
 OURS := import ltx, os, sys; sys.exit(not os.path.samefile(ltx.__file__, "src/ltx/__init__.py"))
@@ -15,11 +16,11 @@ $(STAMP): rebuild
 endif
 endif
 
-.PHONY: help setup run test test-slow lint bench clean rebuild
+.PHONY: help setup run test test-slow lint figures bench clean rebuild
 .DEFAULT_GOAL := help
 
 help: ## list the targets
-	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
+	@sed -n 's/^\([a-z%-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
 
 setup: $(STAMP) ## install into .venv; TORCH_INDEX=https://download.pytorch.org/whl/cpu for torch without CUDA
 
@@ -55,6 +56,11 @@ lint: $(STAMP) ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+figures: $(addprefix figure-,$(FIGURES)) ## redraw every figure and check its claims
+
+figure-%: $(STAMP) ## redraw one figure, NAME in place of %: make figure-imp
+	$(BIN)/ltx figure $* $(ARGS)
 
 bench: $(STAMP) ## measure speed against plain loops; ARGS="B1" for one of B1 B8 B9
 	$(BIN)/python benchmarks/bench.py $(ARGS)

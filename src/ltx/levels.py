@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 import traceback
 from collections.abc import Callable
 from dataclasses import replace
@@ -132,7 +133,7 @@ class LevelLoop:
         records = Records(self.folder)
         hooks = Hooks(
             record=lambda rows: records.add({"seed": self.folder.seed, **row} for row in rows),
-            progress=lambda step, loss: self.report("progress", (level, step, loss)),
+            progress=self.progress(level),
             checkpoint=lambda tensors, meta: commit(self.folder.partial_path, pack(tensors, meta)),
             seconds=self.options["checkpoint_seconds"],
         )
@@ -169,6 +170,18 @@ class LevelLoop:
         self.folder.partial_path.unlink(missing_ok=True)
         self.read = {k: v for k, v in self.read.items() if k == 0} | {level: (tensors, meta)}
         self.report("level", row)
+
+    def progress(self, level: int) -> Callable[[int, float], None]:
+        """Return a reporter of (step, loss) that stays silent for a tenth of a second after each report."""
+        last = 0.0
+
+        def report(step: int, loss: float) -> None:
+            nonlocal last
+            if (now := time.monotonic()) - last >= 0.1:
+                last = now
+                self.report("progress", (level, step, loss))
+
+        return report
 
     def untrained(self, begin: State, trained: Trained) -> Trained:
         """Return what training no step leaves, with BatchNorm statistics that fit the weights."""
