@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from ltx.store import SeedFolder
+
 TINY = ("method.levels=1", "optim.steps=20", "width=.05", "seeds=2")
 LONG = ("method.levels=1", "optim.steps=250", "width=.05", "seeds=3", "trainer.checkpoint_seconds=.04")  # half a second
 
@@ -91,13 +93,13 @@ def finished(tiny: Path, root: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """Return the level files of LONG, trained in this process without a checkpoint."""
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the directory of LONG, trained in this process without a checkpoint."""
     root = tmp_path_factory.mktemp("undisturbed")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WANDB_MODE", "disabled")
         assert call("run", *LONG, "trainer.checkpoint_seconds=60", root=root) == 0
-    return levels(only(root))
+    return only(root)
 
 
 def only(root: Path) -> Path:
@@ -129,3 +131,11 @@ def tree(folder: Path) -> dict[str, bytes]:
 def levels(folder: Path) -> dict[str, bytes]:
     """Return a run's level files by relative path."""
     return {name: content for name, content in tree(folder).items() if name.endswith(".safetensors")}
+
+
+def results(folder: Path, *seeds: int) -> dict[str, object]:
+    """Return a run's level files and its records without their seconds, of all seeds or of those named."""
+    wanted = [f"seed_{seed:03d}" for seed in seeds] or [path.name for path in folder.glob("seed_*")]
+    files = {name: content for name, content in levels(folder).items() if name.partition("/")[0] in wanted}
+    records = {name: SeedFolder(folder / name).records() for name in wanted}
+    return {**files, **{name: [{**row, "seconds": None} for row in rows] for name, rows in records.items()}}

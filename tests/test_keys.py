@@ -163,7 +163,7 @@ PINNED: dict[tuple[str, ...], str] = {
     ("model=convnet", "optim=adamw", "data.shift=1"): "imp-convnet-digits-w1-38a82662",
     ("method.scope=layer", "method.fraction={fc1:.2,fc2:.1}"): "imp-lenet-digits-w1-e94335aa",
     ("method.one_shot=true", "method.retrain=finetune", "method.criterion=movement"): "imp-lenet-digits-w1-a6a60f1c",
-    ("streams={init:3,order:4}", "data.split_seed=1", "trainer.precision=bf16-mixed"): "imp-lenet-digits-w1-a6617464",
+    ("streams={init:3,order:4}", "data.split_seed=1", "trainer.precision=bf16-mixed"): "imp-lenet-digits-w1-bbdd13ed",
     ("optim.schedule=multistep", "optim.milestones=[200,300]", "optim.clip=1"): "imp-lenet-digits-w1-5117c798",
 }
 

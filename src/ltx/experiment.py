@@ -308,10 +308,21 @@ class Experiment:
                 ) from error
 
         if streams is None:
-            return make()
+            return untied(make(), self.config["model"]["name"])
         network = constructed(make, streams)
         initialise(network, init, streams)
         return network
+
+
+def untied(network: nn.Module, name: str) -> nn.Module:
+    """Return the network, or raise BadInput where two names share one parameter: a mask would miss the second."""
+    names = {name for name, _ in network.named_parameters()}
+    tied = [name for name, _ in network.named_parameters(remove_duplicate=False) if name not in names]
+    if tied:
+        raise BadInput(
+            f"model={name} shares parameters between layers ({', '.join(tied)}), which cannot be pruned yet."
+        )
+    return network
 
 
 @cache

@@ -21,10 +21,10 @@ def keep_top(score: Tensor, k: int) -> Tensor:
     n = flat.numel()
     if not 0 <= k <= n:
         raise ValueError(f"cannot keep {k} of {n} weights")
-    if k in (0, n):
-        return torch.full(score.shape, k > 0, dtype=torch.bool, device=score.device)
     if torch.isnan(flat).any():
         raise ValueError("a score is not a number")
+    if k in (0, n):
+        return torch.full(score.shape, k > 0, dtype=torch.bool, device=score.device)
     if flat.device.type == "cpu":
         values = flat.float().numpy() if flat.dtype == torch.bfloat16 else flat.numpy()
         threshold = np.partition(values, n - k)[n - k]
@@ -40,6 +40,7 @@ def prune(scores: Mapping[str, Tensor], mask: Mapping[str, Tensor], kept: int | 
     """Keep the highest-scoring survivors of `mask`: `kept` in all (global scope) or kept[name] in each layer.
 
     Pruned weights never return: the result is nested in `mask`. Ties go to the earlier layer and the lower index.
+    Raises ValueError where more are to be kept than survive.
     """
     alive = {name: torch.where(mask[name], score, -torch.inf) for name, score in scores.items()}
     if isinstance(kept, Mapping):
@@ -48,7 +49,9 @@ def prune(scores: Mapping[str, Tensor], mask: Mapping[str, Tensor], kept: int | 
         flat = keep_top(torch.cat([score.reshape(-1) for score in alive.values()]), kept)
         parts = flat.split([score.numel() for score in alive.values()])
         chosen = {name: part.reshape(mask[name].shape) for name, part in zip(alive, parts, strict=True)}
-    return {name: chosen[name] & mask[name] for name in chosen}
+    if any(bool((chosen[name] & ~mask[name]).any()) for name in chosen):
+        raise ValueError(f"cannot keep {kept} weights: fewer survive")
+    return chosen
 
 
 def shuffle(mask: Mapping[str, Tensor], rng: Callable[[str], np.random.Generator]) -> Tensors:

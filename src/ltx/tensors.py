@@ -35,5 +35,10 @@ def matrices(module: nn.Module) -> list[str]:
 
     Biases, normalisation parameters and embeddings are never among them.
     """
-    embeddings = {id(m.weight) for m in module.modules() if isinstance(m, nn.Embedding)}
-    return [name for name, p in module.named_parameters() if p.ndim >= 2 and id(p) not in embeddings]
+    never = (nn.Embedding, nn.EmbeddingBag, nn.LayerNorm, nn.RMSNorm)
+    spared = {id(p) for m in module.modules() if isinstance(m, never) for p in m.parameters(recurse=False)}
+
+    def prunable(name: str, parameter: Tensor) -> bool:
+        return parameter.ndim >= 2 and id(parameter) not in spared and not name.rpartition(".")[2].startswith("bias")
+
+    return [name for name, parameter in module.named_parameters() if prunable(name, parameter)]

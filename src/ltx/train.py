@@ -6,6 +6,7 @@ The only importer of Lightning.
 from __future__ import annotations
 
 import logging
+import math
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -186,11 +187,14 @@ class Fit(lightning.LightningModule):
         self.flush()
         with torch.no_grad():
             loss, accuracy = evaluate(self.network, self.effective(), self.val)
+        if not math.isfinite(loss):
+            raise Diverged(self.plan.level, self.step)
         train_loss, hits, n = self.sums.tolist()
         self.sums.zero_()
         if loss < self.best_loss:
             self.best_loss, self.best_step = loss, self.step
-            self.best = self.snapshot() | prefixed("extra", dict(zip(self.extra_names, self.extra, strict=True)))
+            extra = {n: p.detach().clone() for n, p in zip(self.extra_names, self.extra, strict=True)}
+            self.best = self.snapshot() | prefixed("extra", extra)
         seconds = round(self.elapsed(), 3)
         at = {"level": self.plan.level, "step": self.step}
         self.hooks.record(
@@ -227,8 +231,9 @@ class Fit(lightning.LightningModule):
     def restore(self, tensors: Tensors, meta: dict[str, Any]) -> None:
         """Continue from what `checkpoint` returned. Call before the fit."""
         self.network.load_state_dict(under("network", tensors))
-        for parameter, tensor in zip(self.extra, under("extra", tensors).values(), strict=True):
-            parameter.data.copy_(tensor)
+        extra = under("extra", tensors)
+        for name, parameter in zip(self.extra_names, self.extra, strict=True):
+            parameter.data.copy_(extra[name])
         self.step, self.seconds, self.best_step = meta["step"], meta["seconds"], meta["best_step"]
         self.best_loss = meta["best_loss"] if meta["best_loss"] is not None else float("inf")
         self.best, self.anchor = under("best", tensors), under("anchor", tensors)

@@ -52,6 +52,11 @@ class Method(dense.Method):
 
     def prunable(self, matrices: list[str]) -> list[str]:
         excluded = {name for pattern in self.exclude for name in select(pattern, matrices)}
+        for pattern in self.fraction if isinstance(self.fraction, dict) else ():
+            if excluded.issuperset(select(pattern, matrices)):
+                raise ValueError(
+                    f"method.fraction gives '{pattern}' a rate, but method.exclude={self.exclude} keeps it whole"
+                )
         return [name for name in matrices if name not in excluded]
 
     def kept(self, level: int, sizes: Mapping[str, int]) -> int | dict[str, int]:
@@ -104,7 +109,7 @@ class Method(dense.Method):
         if level == 0:
             return super().start(level, context)
         previous = context.previous
-        kept = self.kept(level, {name: mask.numel() for name, mask in previous.mask.items()})
+        kept = self.kept(level, {name: previous.mask[name].numel() for name in context.prunable})
         mask = prune(self.scores(level, context), previous.mask, kept)
         base = context.anchor if self.retrain == "rewind" else previous
         return State(masked(base.weights, mask), base.buffers, mask, step=self.rewind)
