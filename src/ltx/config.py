@@ -104,14 +104,15 @@ def compose(overrides: list[str], config_dirs: list[str]) -> dict[str, Any]:
         raise BadInput(f"trunk={trunk} should be a set of values: trunk={{method:imp,method.levels:14}}.")
     items = [f"{key}={text(value)}" for key, value in trunk.items()]
     below = [word for word in overrides if head_of(word) not in ("method", "trunk", "of")]
-    recipe = [word for word in items if head_of(word) in ("optim", "model")]  # a control takes these from its trunk
-    plain = resolved([*recipe, *overrides], config_dirs)
+    below_config = compose([*below, *items], config_dirs)
+    inherited = {group: below_config[group] for group in ("optim", "model")} if plain["method"]["name"] == "control" else None
+    plain = resolved(overrides, config_dirs, inherited)
     del plain["of"]
-    return {**plain, "trunk": compose([*below, *items], config_dirs)}
+    return {**plain, "trunk": below_config}
 
 
 def resolved(overrides: list[str], config_dirs: list[str], inherited: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Compose the groups, set `inherited` values over what no group choice was made for, then the overrides' values."""
+    """Compose the groups, set the method's recipe, then `inherited` groups, then the overrides' values."""
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
@@ -121,9 +122,14 @@ def resolved(overrides: list[str], config_dirs: list[str], inherited: dict[str, 
     made = tuple(word for word, is_choice in zip(checked, grouped, strict=True) if is_choice)
     try:
         config = copy.deepcopy(base(made, tuple(config_dirs)))
+        recipe = dict(config.method.pop("recipe", None) or {})  # what a method wants of model and optimiser
+        chosen = {o.key_or_group for o in parsed}
+        for key, value in recipe.items():
+            group, _, name = key.partition(".")
+            if name in config[group] and not (group == "optim" and "optim" in chosen):
+                config[group][name] = value
         for name, value in (inherited or {}).items():
-            if name not in {o.key_or_group for o in parsed}:
-                config[name] = value
+            config[name] = value
         for override, is_choice in zip(parsed, grouped, strict=True):
             if not is_choice:
                 if override.is_sweep_override():
@@ -150,7 +156,8 @@ def standing_on(of: str, overrides: list[str], config_dirs: list[str]) -> dict[s
         raise BadInput(f"of={name} is no run under {root}{nearest(name, keys)}")
     trunk = yaml.safe_load((place / "config.yaml").read_text())
     pinned = [f"method.trunk_{which}={n}" for which, n in zip(("seed", "level"), numbers, strict=False)]
-    inherited = {name: trunk[name] for name in ("data", "model", "optim", "width", "streams")}
+    chosen = {word.partition("=")[0].lstrip("+") for word in overrides}
+    inherited = {name: trunk[name] for name in ("data", "model", "optim", "width", "streams") if name not in chosen}
     plain = resolved([*overrides, *pinned], config_dirs, inherited)
     del plain["of"]
     return {**plain, "trunk": {**trunk, "root": plain["root"]}}

@@ -11,7 +11,7 @@ import re
 import sys
 import typing
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -128,7 +128,7 @@ def find(group: str, name: object) -> Callable[..., Any]:
 def fields(target: Callable[..., Any]) -> dict[str, tuple[Any, Any]]:
     """Return the {name: (type, default)} that a config may set: a class's signature is its schema."""
     call = target.__init__ if inspect.isclass(target) else target
-    hints = typing.get_type_hints(call, include_extras=True)
+    hints = typing.get_type_hints(target if is_dataclass(target) else call, include_extras=True)
     return {
         name: (hints.get(name, Any), ... if p.default is p.empty else p.default)
         for name, p in inspect.signature(call).parameters.items()
@@ -238,6 +238,7 @@ class Experiment:
         parameters = dict(network.named_parameters())
         try:
             self.optim.check()
+            self.method.check_model(self.config["model"])
             prunable = self.method.prunable(matrices(network))
             self.method.check({name: parameters[name].numel() for name in prunable}, self.optim.steps)
         except ValueError as error:

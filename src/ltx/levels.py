@@ -7,12 +7,14 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from ltx.data import Split
+from ltx.data import Batches, Split
 from ltx.evaluate import calibration, evaluate, reestimate
 from ltx.experiment import Experiment
 from ltx.masks import count
@@ -94,8 +96,10 @@ class LevelLoop:
     def trunk_state(self, level: int) -> State:
         """Return the trunk's anchor with the mask of one of its levels."""
         assert self.trunk is not None
-        mask, anchor = self.trunk.state(level, "end").mask, self.trunk.state(0, "anchor")
-        return replace(anchor, mask=mask)
+        ticket, anchor = self.trunk.state(level, "end"), self.trunk.state(0, "anchor")
+        end = self.trunk.state(self.trunk.method.parent(level), "end") if not ticket.extra else ticket
+        ranks = ticket.extra or {name: end.weights[name].abs() for name in ticket.mask}
+        return replace(anchor, mask=ticket.mask, extra=ranks)
 
     def tensors(self, level: int) -> Tensors | None:
         """Return a finished level's tensors, or None; level 0 and the last one asked for stay in memory."""
@@ -125,7 +129,10 @@ class LevelLoop:
         previous = self.init if parent == level else self.state(parent, "end")
         prunable = method.prunable(self.matrices)
         trunk = self.trunk_state if self.trunk is not None else None
-        context = Context(prunable, self.init, anchor, previous, self.streams, self.redrawn, trunk)
+        batches = Batches(self.data, self.experiment.optim.batch, self.streams)
+        batch = partial(training_batch, batches)
+        network = self.experiment.network()
+        context = Context(prunable, self.init, anchor, previous, self.streams, self.redrawn, network, batch, trunk)
         begin = method.start(level, context)
         last = max(begin.step, method.steps(level, steps))
         anchor_step = max(begin.step, method.anchor_step)
@@ -146,7 +153,8 @@ class LevelLoop:
         )
         if plan.first == plan.last:
             trained = self.untrained(begin, trained)
-        row = self.summarise(plan, begin, trained)
+        mask = method.ticket_mask(trained.extra, trained.mask)
+        row = self.summarise(plan, mask, trained)
         test = {
             "level": level,
             "step": plan.last,
@@ -159,12 +167,12 @@ class LevelLoop:
         parts = {
             "begin": begin.weights | begin.buffers,
             "end": trained.weights | trained.buffers,
-            "mask": begin.mask,
+            "mask": mask,
             "score": trained.extra,
             "anchor": trained.anchor,
         }
         tensors = {name: t for part, values in parts.items() for name, t in cpu(prefixed(part, values)).items()}
-        layers = {layer(name): float(mask.float().mean()) for name, mask in begin.mask.items()}
+        layers = {layer(name): float(mask.float().mean()) for name, mask in mask.items()}
         meta = {"format": 1, "row": row, "layers": layers, "anchor_step": plan.anchor}
         commit(self.folder.level_path(level), pack(tensors, meta), replace=False)
         self.folder.partial_path.unlink(missing_ok=True)
@@ -190,13 +198,13 @@ class LevelLoop:
         reestimate(self.network, effective, calibration(self.data, self.streams))
         return replace(trained, buffers=cpu(buffers(self.network)))
 
-    def summarise(self, plan: Plan, begin: State, trained: Trained) -> dict[str, Any]:
+    def summarise(self, plan: Plan, mask: Tensors, trained: Trained) -> dict[str, Any]:
         """Return the level's summary row, measured at the last step and at the smallest validation loss.
 
         The early stop is null where the last grid point is the best (censored), or nothing was trained.
         """
-        end = State(trained.weights, trained.buffers, begin.mask, trained.extra)
-        kept, prunable = count(begin.mask), sum(mask.numel() for mask in begin.mask.values())
+        end = State(trained.weights, trained.buffers, mask, trained.extra)
+        kept, prunable = count(mask), sum(m.numel() for m in mask.values())
         row: dict[str, Any] = {
             **{"seed": self.folder.seed, "level": plan.level, "density": kept / prunable, "kept": kept},
             **{"prunable": prunable, "total": self.total, "step": plan.last},
@@ -204,25 +212,41 @@ class LevelLoop:
         row["train_loss"] = self.measure(end, self.data.train)[0]
         row["val_loss"], row["val_accuracy"] = self.measure(end, self.data.val)
         row["test_loss"], row["test_accuracy"] = self.measure(end, self.data.test)
+        if self.method.noisy:
+            row["draws_test_accuracy"] = self.mean_of_draws(end)
         row["early_stop_step"] = trained.best_step if 0 <= trained.best_step < plan.last else None
         if not trained.best:
             return row | {"early_stop_test_accuracy": row["test_accuracy"]}
         best = State(
             {name: tensor for name, tensor in trained.best.items() if name in trained.weights},
             {name: tensor for name, tensor in trained.best.items() if name in trained.buffers},
-            begin.mask,
+            mask,
             under("extra", trained.best),
         )
         row["early_stop_test_accuracy"] = self.measure(best, self.data.test)[1]
         return row
 
-    def measure(self, state: State, split: Split) -> tuple[float, float]:
+    def mean_of_draws(self, state: State, draws: int = 10) -> float:
+        """Return the mean test accuracy over drawn masks."""
+        total = 0.0
+        for i in range(draws):
+            rng = self.streams.generator("noise", "draw", i)
+            noise = {n: torch.from_numpy(rng.random(tuple(t.shape), "float32")).to(self.device) for n, t in state.extra.items()}
+            total += self.measure(state, self.data.test, noise)[1]
+        return total / draws
+
+    def measure(self, state: State, split: Split, noise: Tensors | None = None) -> tuple[float, float]:
         """Return loss and accuracy of a state's effective weights on a split."""
         self.network.load_state_dict(state.weights | state.buffers)
         self.network.to(self.device)
         extra, mask = ({k: v.to(self.device) for k, v in part.items()} for part in (state.extra, state.mask))
-        effective = self.method.effective(dict(self.network.named_parameters()), extra, mask)
+        effective = self.method.effective(dict(self.network.named_parameters()), extra, mask, 1.0, noise)
         return evaluate(self.network, effective, split.to(self.device))
+
+
+def training_batch(batches: Batches, step: int) -> tuple[Tensor, Tensor]:
+    """Return the training batch of a step."""
+    return batches.at(step, batches.indices(step, step + 1)[0])
 
 
 def pick_device(asked: str) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -34,6 +36,44 @@ def keep_top(score: Tensor, k: int) -> Tensor:
     threshold = torch.kthvalue(flat, n - k + 1).values
     mask, tied = flat > threshold, flat == threshold
     return (mask | (tied & (tied.cumsum(0) <= k - mask.sum()))).reshape(score.shape)
+
+
+class _Top(torch.autograd.Function):
+    """`keep_top` as 0 and 1, and one network at a time under vmap: each keeps exactly its own k."""
+
+    @staticmethod
+    def forward(score: Tensor, k: int) -> Tensor:
+        return keep_top(score, k).to(score.dtype)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, int], output: Tensor) -> None:
+        ctx.mark_non_differentiable(output)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[None, None]:
+        return None, None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int, None], score: Tensor, k: int) -> tuple[Tensor, int]:
+        return torch.stack([keep_top(s, k).to(score.dtype) for s in score.movedim(in_dims[0], 0)]), 0
+
+
+def top(scores: Mapping[str, Tensor], kept: int | Mapping[str, int]) -> Tensors:
+    """Return 0/1 masks of the `kept` largest scores in all (global scope) or kept[name] in each layer; no gradient."""
+    detached = {name: score.detach() for name, score in scores.items()}
+    if isinstance(kept, Mapping):
+        return {name: _Top.apply(score, kept[name]) for name, score in detached.items()}
+    flat = _Top.apply(torch.cat([score.reshape(-1) for score in detached.values()]), kept)
+    parts = flat.split([score.numel() for score in detached.values()])
+    return {name: part.reshape(detached[name].shape) for name, part in zip(detached, parts, strict=True)}
+
+
+def straight_through(hard: Tensor, soft: Tensor) -> Tensor:
+    """Return the value of `hard` with the gradient of `soft`.
+
+    The parentheses matter: soft - soft is exactly 0, while (hard + soft) - soft is off by a rounding.
+    """
+    return hard.detach() + (soft - soft.detach())
 
 
 def prune(scores: Mapping[str, Tensor], mask: Mapping[str, Tensor], kept: int | Mapping[str, int]) -> Tensors:

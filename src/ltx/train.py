@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import lightning
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -24,7 +25,7 @@ from ltx.evaluate import evaluate, grid
 from ltx.methods import Method, State
 from ltx.optim import SGD, Adam
 from ltx.streams import Streams
-from ltx.tensors import Tensors, buffers, cpu, prefixed, under
+from ltx.tensors import Tensors, buffers, cpu, matrices, prefixed, under
 
 FLUSH = 64  # steps whose losses and logits wait on the device before they are summed
 
@@ -64,6 +65,7 @@ class Trained:
     weights: Tensors
     buffers: Tensors
     extra: Tensors
+    mask: Tensors
     best: Tensors
     best_step: int
     anchor: Tensors
@@ -89,8 +91,9 @@ class Fit(lightning.LightningModule):
         self.network, self.method, self.plan, self.recipe = network, method, plan, optim
         self.data, self.streams, self.hooks = data, streams, hooks
         network.load_state_dict(state.weights | state.buffers, strict=True)
+        frozen = set(matrices(network))  # a search leaves them as drawn; norms, where affine, are trained
         for name, parameter in network.named_parameters():
-            parameter.requires_grad_(method.trains == "weights" or name not in state.mask)
+            parameter.requires_grad_(method.trains == "weights" or name not in frozen)
         self.extra_names = list(state.extra)
         self.extra = nn.ParameterList([nn.Parameter(tensor.clone()) for tensor in state.extra.values()])
         self.mask = state.mask
@@ -119,10 +122,13 @@ class Fit(lightning.LightningModule):
         self.grid = set(grid(self.plan.first, self.plan.last))
         self.trained = [p for p in [*self.weights.values(), *self.extra] if p.requires_grad]
 
-    def effective(self) -> Tensors:
+    def scores(self) -> Tensors:
+        """Return what is trained beside the network's own parameters, by name."""
+        return dict(zip(self.extra_names, self.extra, strict=True))
+
+    def effective(self, done: float = 1.0, noise: Tensors | None = None) -> Tensors:
         """Return the weights the network sees in place of its own, with the graph to what is trained."""
-        extra: Tensors = dict(zip(self.extra_names, self.extra, strict=True))
-        seen = self.method.effective(self.weights, extra, self.mask)
+        seen = self.method.effective(self.weights, self.scores(), self.mask, done, noise)
         return {name: tensor for name, tensor in seen.items() if tensor is not self.weights[name]}
 
     def training_step(self, chunk: tuple[int, int], index: int) -> None:
@@ -137,7 +143,8 @@ class Fit(lightning.LightningModule):
                 group["lr"] = rate
             for parameter in self.trained:
                 parameter.grad = None
-            logits = functional_call(self.network, self.effective(), (x,), tie_weights=False)
+            seen = self.effective(step / self.plan.last, self.noise(step))
+            logits = functional_call(self.network, seen, (x,), tie_weights=False)
             loss = F.cross_entropy(logits, y, label_smoothing=self.recipe.label_smoothing)
             self.manual_backward(loss)
             if self.recipe.clip is not None:
@@ -151,6 +158,8 @@ class Fit(lightning.LightningModule):
         """Record on the validation grid, keep the anchor, and checkpoint when it is time."""
         if len(self.waiting) >= FLUSH:
             self.flush()
+        if self.method.every and self.step % self.method.every == 0 and self.step < self.plan.last:
+            self.between()
         if self.step in self.grid:
             self.record()
         if self.step == self.plan.anchor:
@@ -160,6 +169,27 @@ class Fit(lightning.LightningModule):
             self.flush()
             self.hooks.checkpoint(*self.checkpoint(optimiser))
             self.checkpointed = time.monotonic()
+
+    def noise(self, step: int) -> Tensors | None:
+        """Draw what a random mask of this step needs: uniforms in [0, 1), one per score."""
+        if not self.method.noisy:
+            return None
+        rng = self.streams.generator("noise", "step", self.plan.level, step)
+        return {n: torch.from_numpy(rng.random(tuple(t.shape), "float32")).to(t) for n, t in self.scores().items()}
+
+    @torch.no_grad()
+    def between(self) -> None:
+        """Let the method change weights, scores and mask, in place."""
+
+        def rng(name: str) -> np.random.Generator:
+            return self.streams.generator("noise", "between", self.plan.level, self.step, name)
+
+        done = self.step / self.plan.last
+        weights, scores, self.mask = self.method.between(self.weights, self.scores(), self.mask, done, rng)
+        for now, after in ((self.weights, weights), (self.scores(), scores)):
+            for name, tensor in now.items():
+                if after[name] is not tensor:
+                    tensor.copy_(after[name])
 
     def flush(self) -> None:
         """Sum the waiting losses and hits. Raises Diverged naming the first step that is not finite."""
@@ -217,6 +247,7 @@ class Fit(lightning.LightningModule):
             "optim": moments,
             "best": self.best,
             "anchor": self.anchor,
+            "mask": self.mask,
             "sums": {"sums": self.sums},
         }
         meta = {
@@ -238,6 +269,7 @@ class Fit(lightning.LightningModule):
         self.best_loss = meta["best_loss"] if meta["best_loss"] is not None else float("inf")
         self.best, self.anchor = under("best", tensors), under("anchor", tensors)
         self.sums.copy_(tensors["sums/sums"])
+        self.mask = under("mask", tensors)
         fresh = self.configure_optimizers().state_dict()
         slots: dict[int, dict[str, Tensor]] = {}
         for name, tensor in under("optim", tensors).items():
@@ -287,6 +319,7 @@ def train(
         weights={name: tensor for name, tensor in end.items() if name not in kept},
         buffers={name: end[name] for name in kept},
         extra=cpu(dict(zip(fit.extra_names, fit.extra, strict=True))),
+        mask={name: mask.bool() for name, mask in cpu(fit.mask).items()},
         best=cpu(fit.best),
         best_step=fit.best_step,
         anchor=cpu(fit.anchor),

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+from torch import Tensor, nn
 
 from ltx.errors import nearest
 from ltx.streams import Streams
@@ -32,8 +35,9 @@ class Context:
     """What `start` may look at: the initialisation, the anchor, the end of the parent level, and the random streams.
 
     `prunable` names the parameters that the mask holds. At level 0 anchor and previous are the initialisation.
-    `redrawn` draws the model's initialisation once more, otherwise; `trunk` gives the anchor of a level of the run
-    this one stands on, with that level's mask.
+    `redrawn` draws the model's initialisation once more, otherwise. `network` is a scratch module for functional_call,
+    batch(i) a training batch. `trunk` gives the anchor of a level of the run this one stands on, with that level's
+    mask and scores.
     """
 
     prunable: list[str]
@@ -42,6 +46,8 @@ class Context:
     previous: State
     streams: Streams
     redrawn: Callable[[], Tensors]
+    network: nn.Module
+    batch: Callable[[int], tuple[Tensor, Tensor]]
     trunk: Callable[[int], State] | None = None
 
 
@@ -51,6 +57,11 @@ class Method(Protocol):
     extents: ClassVar[frozenset[str]]  # fields that may grow without making another run: they stay out of its key
     trains: ClassVar[str]  # the tree that receives gradients: "weights" or "extra"
     needs_trunk: ClassVar[bool]
+    noisy: ClassVar[bool]  # effective weights are random while training
+
+    @property
+    def every(self) -> int:
+        """Return after how many steps `between` is called, 0 for never."""
 
     @property
     def last_level(self) -> int:
@@ -81,8 +92,24 @@ class Method(Protocol):
     def start(self, level: int, context: Context) -> State:
         """Return the state that the level starts from."""
 
-    def effective(self, weights: Tensors, extra: Tensors, mask: Tensors) -> Tensors:
-        """Return the weights the network sees; pure and differentiable, one network at a time."""
+    def check_model(self, model: Mapping[str, Any]) -> None:
+        """Raise ValueError where the model's config contradicts the method, with the remedy."""
+
+    def effective(
+        self, weights: Tensors, extra: Tensors, mask: Tensors, done: float = 1.0, noise: Tensors | None = None
+    ) -> Tensors:
+        """Return the weights the network sees; pure and differentiable, one network at a time.
+
+        `done` is the share of training behind (1: the final ticket), `noise` uniform draws where `noisy`.
+        """
+
+    def between(
+        self, weights: Tensors, extra: Tensors, mask: Tensors, done: float, rng: Callable[[str], np.random.Generator]
+    ) -> tuple[Tensors, Tensors, Tensors]:
+        """Return weights, extra and mask changed between two steps; called every `every` steps (0: never)."""
+
+    def ticket_mask(self, extra: Tensors, mask: Tensors) -> Tensors:
+        """Return the mask of the trained ticket, bool."""
 
 
 def layer(parameter: str) -> str:

@@ -11,10 +11,11 @@ from annotated_types import Ge
 
 from ltx.masks import keep_top, shuffle
 from ltx.methods import Context, State, dense, masked
+from ltx.methods.biprop import binarised
 from ltx.streams import Streams
 from ltx.tensors import Tensors
 
-INITIALISED = ("reinit", "reinit_signs", "signed_constant")
+INITIALISED = ("reinit", "reinit_signs", "signed_constant", "own_init")
 
 
 @dataclass(frozen=True)
@@ -30,16 +31,23 @@ class Method(dense.Method):
         random: the mask, drawn with each layer's count; the levels of a seed are nested as pruning at random would be.
         data_order: the order (and augmentation) of the data after the anchor.
         untrained: nothing, and it is not trained: the ticket at its anchor, BatchNorm statistics estimated anew.
+        own_init: the weights, this run's own initialisation: a mask moved to another seed or data set.
+        invert: the mask: of each layer the weights that ranked lowest, by score or by trained magnitude.
     Kinds that draw initial weights train from step 0, the others from the trunk's anchor.
+    binarise: start from sign(w) * alpha * mask, alpha = mean |w| over the layer's kept weights.
     """
 
     extents: ClassVar[frozenset[str]] = frozenset({"levels"})
     needs_trunk: ClassVar[bool] = True
 
-    kind: Literal["ticket", "reinit", "reinit_signs", "signed_constant", "shuffle", "random", "data_order", "untrained"]
+    kind: Literal[
+        *("ticket", "reinit", "reinit_signs", "signed_constant", "shuffle", "random"),
+        *("data_order", "untrained", "own_init", "invert"),
+    ]
     levels: Annotated[int, Ge(0)] | None
     trunk_level: Annotated[int, Ge(0)] | None
     trunk_seed: Annotated[int, Ge(0)] | None
+    binarise: Literal[True] | None = None
 
     @property
     def last_level(self) -> int:
@@ -60,14 +68,19 @@ class Method(dense.Method):
     def start(self, level: int, context: Context) -> State:
         assert context.trunk is not None
         trunk = context.trunk(level if self.trunk_level is None else self.trunk_level)
-        mask = self.mask(level, trunk.mask, context)
+        mask = self.mask(level, trunk, context)
         first = 0 if self.kind in INITIALISED else trunk.step
         weights = self.weights(trunk.weights, context) if self.kind in INITIALISED else trunk.weights
         buffers = context.init.buffers if self.kind in INITIALISED else trunk.buffers
-        return State(masked(weights, mask), buffers, mask, step=first)
+        begin = masked(weights, mask)
+        if self.binarise:
+            begin |= {name: binarised(weights[name], keep) for name, keep in mask.items()}
+        return State(begin, buffers, mask, step=first)
 
     def weights(self, anchor: Tensors, context: Context) -> Tensors:
         """Return the initial weights of a kind that changes them; biases and normalisation as freshly drawn."""
+        if self.kind == "own_init":
+            return context.init.weights
         fresh = context.redrawn()
         if self.kind == "reinit":
             return fresh
@@ -77,8 +90,11 @@ class Method(dense.Method):
         init = context.init.weights
         return fresh | {name: sign * init[name].square().mean().sqrt() for name, sign in signs.items()}
 
-    def mask(self, level: int, mask: Tensors, context: Context) -> Tensors:
-        """Return the mask of the control: the trunk's own, shuffled, or random with the same counts."""
+    def mask(self, level: int, trunk: State, context: Context) -> Tensors:
+        """Return the mask of the control: the trunk's own, shuffled, inverted, or random with the same counts."""
+        mask = trunk.mask
+        if self.kind == "invert":
+            return {name: keep_top(-trunk.extra[name].abs(), int(keep.sum())) for name, keep in mask.items()}
         if self.kind == "shuffle":
             return shuffle(mask, lambda name: context.streams.generator("mask", "shuffle", level, name))
         if self.kind == "random":

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
+import numpy as np
 import torch
 
 from ltx.methods import Context, State, masked
@@ -20,6 +21,11 @@ class Method:
     extents: ClassVar[frozenset[str]] = frozenset()
     trains: ClassVar[str] = "weights"
     needs_trunk: ClassVar[bool] = False
+    noisy: ClassVar[bool] = False
+
+    @property
+    def every(self) -> int:
+        return 0
 
     @property
     def last_level(self) -> int:
@@ -51,5 +57,18 @@ class Method:
         mask = {name: torch.ones_like(context.init.weights[name], dtype=torch.bool) for name in context.prunable}
         return State(context.init.weights, context.init.buffers, mask)
 
-    def effective(self, weights: Tensors, extra: Tensors, mask: Tensors) -> Tensors:
+    def check_model(self, model: Mapping[str, Any]) -> None:
+        """Accept every model."""
+
+    def effective(
+        self, weights: Tensors, extra: Tensors, mask: Tensors, done: float = 1.0, noise: Tensors | None = None
+    ) -> Tensors:
         return masked(weights, mask)
+
+    def between(
+        self, weights: Tensors, extra: Tensors, mask: Tensors, done: float, rng: Callable[[str], np.random.Generator]
+    ) -> tuple[Tensors, Tensors, Tensors]:
+        return weights, extra, mask
+
+    def ticket_mask(self, extra: Tensors, mask: Tensors) -> Tensors:
+        return mask

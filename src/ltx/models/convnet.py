@@ -8,7 +8,7 @@ from annotated_types import Ge, Len
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ltx.models import scaled
+from ltx.models import Activation, activate, batch_norm, scaled
 
 
 class Model(nn.Module):
@@ -25,14 +25,19 @@ class Model(nn.Module):
         channels: Annotated[list[Annotated[int, Ge(1)]], Len(1)],
         norm: Literal["batch"] | None,
         bias: bool,
+        affine: bool | None = None,
+        activation: Activation | None = None,
     ):
         super().__init__()
+        if activation == "sign" and norm is None:
+            raise ValueError("binary activations need a norm before them: model.norm=batch")
+        self.activation = activation
         before, height, side = input_shape
         self.blocks: list[tuple[nn.Module, nn.Module | None, bool]] = []  # plain: modules are registered by name
         for i, base in enumerate(channels, 1):
             after = scaled(base, width)
             conv = nn.Conv2d(before, after, 3, padding=1, bias=bias)
-            normalise = nn.BatchNorm2d(after) if norm else None
+            normalise = batch_norm(nn.BatchNorm2d, after, norm, affine)
             pool = i > 1 and min(height, side) > 1
             self.add_module(f"conv{i}", conv)
             if normalise is not None:
@@ -47,5 +52,5 @@ class Model(nn.Module):
         for conv, norm, pool in self.blocks:
             x = conv(x)
             x = F.max_pool2d(x, 2) if pool else x
-            x = x.relu() if norm is None else norm(x).relu()
+            x = activate(x if norm is None else norm(x), self.activation)
         return self.out(x.flatten(1))

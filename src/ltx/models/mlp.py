@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Len
 from torch import Tensor, nn
 
-from ltx.models import scaled
+from ltx.models import Activation, activate, batch_norm, scaled
 
 
 class Model(nn.Module):
@@ -22,13 +22,18 @@ class Model(nn.Module):
         hidden: Annotated[list[Annotated[int, Ge(1)]], Len(1)],
         norm: Literal["batch"] | None,
         bias: bool,
+        affine: bool | None = None,
+        activation: Activation | None = None,
     ):
         super().__init__()
+        if activation == "sign" and norm is None:
+            raise ValueError("binary activations need a norm before them: model.norm=batch")
+        self.activation = activation
         units = math.prod(input_shape)
         self.blocks: list[tuple[nn.Module, nn.Module | None]] = []  # plain: the modules are registered by name
         for i, base in enumerate(hidden, 1):
             after = scaled(base, width)
-            fc, normalise = nn.Linear(units, after, bias=bias), nn.BatchNorm1d(after) if norm else None
+            fc, normalise = nn.Linear(units, after, bias=bias), batch_norm(nn.BatchNorm1d, after, norm, affine)
             self.add_module(f"fc{i}", fc)
             if normalise is not None:
                 self.add_module(f"norm{i}", normalise)
@@ -39,5 +44,6 @@ class Model(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = x.flatten(1)
         for fc, norm in self.blocks:
-            x = fc(x).relu() if norm is None else norm(fc(x)).relu()
+            x = fc(x)
+            x = activate(x if norm is None else norm(x), self.activation)
         return self.out(x)

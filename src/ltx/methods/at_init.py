@@ -1,0 +1,123 @@
+"""Tickets chosen before training: random, magnitude, SNIP, GraSP, SynFlow; then trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import torch
+from annotated_types import Ge
+from torch.func import functional_call
+from torch.nn import functional as F
+
+from ltx.masks import prune
+from ltx.methods import Context, State, dense, layer, masked, select
+from ltx.methods.edge_popup import Density
+from ltx.tensors import Tensors
+
+
+@dataclass(frozen=True)
+class Method(dense.Method):
+    """Score the weights of the untrained network, keep the highest round(density * n), train what is left.
+
+    criterion: `random` keeps the same share of each layer, `erk` shares by Erdos-Renyi-kernel (Evci et al. 2020),
+        `magnitude` |w|, `snip` |w g| (Lee et al. 2019), `grasp` w H g (Wang et al. 2020), `synflow` |w dR/dw| of the
+        network with |w| on an input of ones (Tanaka et al. 2020); the last four rank all layers together.
+    rounds: prune in that many rounds, the density falling geometrically, scores taken anew; SynFlow's paper uses 100.
+    batches: training batches that SNIP and GraSP average over.
+    exclude: layers never pruned.
+    """
+
+    density: Density
+    criterion: Literal["random", "erk", "magnitude", "snip", "grasp", "synflow"]
+    rounds: Annotated[int, Ge(1)]
+    batches: Annotated[int, Ge(1)]
+    exclude: list[str]
+
+    def prunable(self, matrices: list[str]) -> list[str]:
+        excluded = {name for pattern in self.exclude for name in select(pattern, matrices)}
+        return [name for name in matrices if name not in excluded]
+
+    def check(self, sizes: Mapping[str, int], steps: int) -> None:
+        if not round(self.density * sum(sizes.values())):
+            raise ValueError(f"method.density={self.density} keeps none of {sum(sizes.values())} weights")
+        if self.criterion == "random":
+            dead = [layer(name) for name, n in sizes.items() if not round(self.density * n)]
+            if dead:
+                raise ValueError(f"method.density={self.density} keeps no weight of layer {', '.join(dead)}; raise it")
+
+    def start(self, level: int, context: Context) -> State:
+        weights = context.init.weights
+        mask = {name: torch.ones_like(weights[name], dtype=torch.bool) for name in context.prunable}
+        for done in range(1, self.rounds + 1):
+            density = self.density ** (done / self.rounds)
+            scores = self.scores(context, mask)
+            if self.criterion == "random":
+                kept: int | dict[str, int] = {name: round(density * m.numel()) for name, m in mask.items()}
+            elif self.criterion == "erk":
+                kept = erk(mask, density)
+            else:
+                kept = round(density * sum(m.numel() for m in mask.values()))
+            mask = prune(scores, mask, kept)
+        return State(masked(weights, mask), context.init.buffers, mask)
+
+    def scores(self, context: Context, mask: Tensors) -> Tensors:
+        """Return what ranks each weight; higher is kept."""
+        weights = {name: w.clone().requires_grad_(name in mask) for name, w in context.init.weights.items()}
+        if self.criterion in ("random", "erk"):
+            return {
+                name: torch.from_numpy(
+                    context.streams.generator("mask", "random", name, *m.shape).random(tuple(m.shape))
+                )
+                for name, m in mask.items()
+            }
+        if self.criterion == "magnitude":
+            return {name: weights[name].detach().abs() for name in mask}
+        if self.criterion == "synflow":
+            return synflow(context, mask)
+        leaves = [weights[name] for name in mask]
+        losses = [mean_loss(context, masked(weights, mask), i) for i in range(self.batches)]
+        loss = torch.stack(losses).mean()
+        if self.criterion == "snip":
+            grads = torch.autograd.grad(loss, leaves)
+            return {n: (w * g).abs().detach() for n, w, g in zip(mask, leaves, grads, strict=True)}
+        grads = torch.autograd.grad(loss, leaves, create_graph=True)
+        flow = sum((g * g.detach()).sum() for g in grads)
+        products = torch.autograd.grad(flow, leaves)  # H g
+        return {n: (w * p).detach() for n, w, p in zip(mask, leaves, products, strict=True)}
+
+
+def mean_loss(context: Context, weights: Tensors, batch: int) -> torch.Tensor:
+    """Return the training loss of a batch, statistics of the batch."""
+    x, y = context.batch(batch)
+    network = context.network.train()
+    buffers = {name: tensor.clone() for name, tensor in context.init.buffers.items()}
+    return F.cross_entropy(functional_call(network, (weights, buffers), (x,)), y)
+
+
+def synflow(context: Context, mask: Tensors) -> Tensors:
+    """Return |w| dR/d|w| with R the sum of outputs of the network with |w|, in float64, on an input of ones."""
+    network = context.network.eval()
+    double: Callable[[torch.Tensor], torch.Tensor] = torch.Tensor.double
+    positive = {name: double(w).abs().requires_grad_(name in mask) for name, w in context.init.weights.items()}
+    buffers = {n: double(b) if b.is_floating_point() else b for n, b in context.init.buffers.items()}
+    x = torch.ones_like(context.batch(0)[0][:1], dtype=torch.float64)
+    total = functional_call(network, (masked(positive, mask), buffers), (x,)).sum()
+    leaves = [positive[name] for name in mask]
+    grads = torch.autograd.grad(total, leaves)
+    return {n: (w * g).abs().detach() for n, w, g in zip(mask, leaves, grads, strict=True)}
+
+
+def erk(mask: Tensors, density: float) -> dict[str, int]:
+    """Return kept counts with layer densities proportional to (sum of dimensions) / (product), at most 1, exact in all."""
+    sizes = {name: m.numel() for name, m in mask.items()}
+    raw = {name: sum(m.shape) / m.numel() for name, m in mask.items()}
+    full: set[str] = set()
+    while True:
+        rest = density * sum(sizes.values()) - sum(sizes[n] for n in full)
+        scale = rest / sum(raw[n] * sizes[n] for n in raw if n not in full) if len(full) < len(raw) else 0.0
+        over = {n for n in raw if n not in full and scale * raw[n] > 1}
+        if not over:
+            return {n: sizes[n] if n in full else max(1, round(scale * raw[n] * sizes[n])) for n in raw}
+        full |= over

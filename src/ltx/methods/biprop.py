@@ -1,0 +1,43 @@
+"""Multi-prize tickets by biprop (Diffenderfer & Kailkhura 2021): masked binary weights, searched by scores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ltx.masks import straight_through, top
+from ltx.methods.edge_popup import Search, absolute
+from ltx.tensors import Tensors
+
+
+@dataclass(frozen=True)
+class Method(Search):
+    """See sign(w) * alpha * mask in place of w, alpha = mean |w| over the layer's kept weights.
+
+    alpha is a constant in the backward: dL/ds = dL/dw * w * sign(s). sign(0) = +1. With model.activation=sign this is
+    MPT-1/1, otherwise MPT-1/32; with model.affine=true the norms are trained too ("+BN", report it apart).
+    """
+
+    def check_model(self, model: Mapping[str, Any]) -> None:
+        if model.get("bias"):
+            raise ValueError("model.bias=true contradicts method=biprop; leave it out or set it to false")
+
+    def effective(
+        self, weights: Tensors, extra: Tensors, mask: Tensors, done: float = 1.0, noise: Tensors | None = None
+    ) -> Tensors:
+        soft = absolute(extra)
+        hard = top(soft, self.kept(soft, done))
+        return weights | {
+            name: straight_through(binarised(weights[name], hard[name]), weights[name].detach() * soft[name])
+            for name in soft
+        }
+
+
+def binarised(weight: Tensor, mask: Tensor) -> Tensor:
+    """Return sign(w) * alpha * mask: exactly the values -alpha, 0 and alpha; a mask that keeps nothing gives zeros."""
+    alpha = (weight.abs() * mask).sum() / mask.sum().clamp(min=1)
+    return torch.where(weight >= 0, alpha, -alpha) * mask
