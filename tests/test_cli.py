@@ -13,6 +13,9 @@ import pytest
 import torch
 import yaml
 from conftest import TINY, levels, tree
+from rich.console import Console
+
+from ltx.report import table
 
 BAD = [
     (["method=imq"], "did you mean 'imp'"),
@@ -98,6 +101,16 @@ def test_a_run_ends_with_a_table_a_plot_and_the_run_directory(ltx, root):
         *("records.jsonl", "level_00.safetensors", "level_01.safetensors")
     }
     assert list(Path.cwd().iterdir()) == [], "nothing is written but under the output root"
+
+
+def test_the_table_loses_nothing_on_a_narrow_terminal(capsys):
+    row = {"density": 0.8, "kept": 1_448_640, "val_accuracy": 0.95, "test_accuracy": 0.9}
+    rows = [{**row, "seed": seed, "level": 1, "early_stop_step": 120 + seed or None} for seed in (-120, 1, 2)]
+    Console(width=80).print(table([{**r, "val_accuracy": 0.9 + r["seed"] / 1000} for r in rows], "run"))
+    said = capsys.readouterr().out
+    assert "…" not in said and " ".join(said.split()).count("±") >= 3
+    for text in ("1,448,640", "80.00 %", "122 ± 6", "(1/3", "censored)", "0.9000 ± 0.0000"):
+        assert text in said
 
 
 def test_a_run_keeps_its_config_and_what_it_ran_on(finished):

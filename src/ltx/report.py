@@ -126,7 +126,7 @@ def table(rows: Sequence[Row], title: str) -> Table:
     """Return the table per level: density, kept, accuracies with 95 % intervals over seeds, early-stop step."""
     result = Table(title=title, title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for name in ("level", "density", "kept", "val accuracy", "test accuracy", "early-stop step"):
-        result.add_column(name, justify="right", no_wrap=True)
+        result.add_column(name, justify="right", no_wrap=name != "early-stop step")  # a narrow terminal folds it
     for level, group in by_level(rows).items():
         result.add_row(
             str(level),

@@ -156,7 +156,7 @@ def plan(name: str, overrides: list[str]) -> tuple[dict[str, Any], dict[str, lis
     def filled(words: list[str]) -> list[str]:
         return [Template(word).substitute(values) for word in words]
 
-    return spec, {arm: [*filled(words), *filled(spec["common"]), *overrides] for arm, words in arms.items()}
+    return spec, {arm: [*filled(spec["common"]), *filled(words), *overrides] for arm, words in arms.items()}
 
 
 def module(name: str) -> Any:
