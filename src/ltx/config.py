@@ -105,7 +105,9 @@ def compose(overrides: list[str], config_dirs: list[str]) -> dict[str, Any]:
     items = [f"{key}={text(value)}" for key, value in trunk.items()]
     below = [word for word in overrides if head_of(word) not in ("method", "trunk", "of")]
     below_config = compose([*below, *items], config_dirs)
-    inherited = {group: below_config[group] for group in ("optim", "model")} if plain["method"]["name"] == "control" else None
+    inherited = (
+        {group: below_config[group] for group in ("optim", "model")} if plain["method"]["name"] == "control" else None
+    )
     plain = resolved(overrides, config_dirs, inherited)
     del plain["of"]
     return {**plain, "trunk": below_config}

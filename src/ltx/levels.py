@@ -97,8 +97,10 @@ class LevelLoop:
         """Return the trunk's anchor with the mask of one of its levels."""
         assert self.trunk is not None
         ticket, anchor = self.trunk.state(level, "end"), self.trunk.state(0, "anchor")
-        end = self.trunk.state(self.trunk.method.parent(level), "end") if not ticket.extra else ticket
-        ranks = ticket.extra or {name: end.weights[name].abs() for name in ticket.mask}
+        dense = self.trunk.state(0, "end").weights
+        ranks = {name: score.abs() for name, score in ticket.extra.items()}
+        if self.trunk.method.trains == "weights":  # scores at initialisation carry a sign; others rank by magnitude
+            ranks = ticket.extra or {name: dense[name].abs() for name in ticket.mask}
         return replace(anchor, mask=ticket.mask, extra=ranks)
 
     def tensors(self, level: int) -> Tensors | None:
@@ -231,7 +233,10 @@ class LevelLoop:
         total = 0.0
         for i in range(draws):
             rng = self.streams.generator("noise", "draw", i)
-            noise = {n: torch.from_numpy(rng.random(tuple(t.shape), "float32")).to(self.device) for n, t in state.extra.items()}
+            noise = {
+                n: torch.from_numpy(rng.random(tuple(t.shape), "float32")).to(self.device)
+                for n, t in state.extra.items()
+            }
             total += self.measure(state, self.data.test, noise)[1]
         return total / draws
 

@@ -95,7 +95,9 @@ class Fit(lightning.LightningModule):
         for name, parameter in network.named_parameters():
             parameter.requires_grad_(method.trains == "weights" or name not in frozen)
         self.extra_names = list(state.extra)
-        self.extra = nn.ParameterList([nn.Parameter(tensor.clone()) for tensor in state.extra.values()])
+        self.extra = nn.ParameterList(
+            [nn.Parameter(tensor.clone(), method.trains == "extra") for tensor in state.extra.values()]
+        )
         self.mask = state.mask
         self.step, self.seconds = plan.first, 0.0
         self.began = self.checkpointed = time.monotonic()

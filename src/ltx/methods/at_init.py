@@ -50,9 +50,10 @@ class Method(dense.Method):
     def start(self, level: int, context: Context) -> State:
         weights = context.init.weights
         mask = {name: torch.ones_like(weights[name], dtype=torch.bool) for name in context.prunable}
+        first = scores = self.scores(context, mask)
         for done in range(1, self.rounds + 1):
             density = self.density ** (done / self.rounds)
-            scores = self.scores(context, mask)
+            scores = self.scores(context, mask) if done > 1 else first
             if self.criterion == "random":
                 kept: int | dict[str, int] = {name: round(density * m.numel()) for name, m in mask.items()}
             elif self.criterion == "erk":
@@ -60,7 +61,7 @@ class Method(dense.Method):
             else:
                 kept = round(density * sum(m.numel() for m in mask.values()))
             mask = prune(scores, mask, kept)
-        return State(masked(weights, mask), context.init.buffers, mask)
+        return State(masked(weights, mask), context.init.buffers, mask, first)
 
     def scores(self, context: Context, mask: Tensors) -> Tensors:
         """Return what ranks each weight; higher is kept."""
@@ -83,7 +84,7 @@ class Method(dense.Method):
             grads = torch.autograd.grad(loss, leaves)
             return {n: (w * g).abs().detach() for n, w, g in zip(mask, leaves, grads, strict=True)}
         grads = torch.autograd.grad(loss, leaves, create_graph=True)
-        flow = sum((g * g.detach()).sum() for g in grads)
+        flow = torch.stack([(g * g.detach()).sum() for g in grads]).sum()
         products = torch.autograd.grad(flow, leaves)  # H g
         return {n: (w * p).detach() for n, w, p in zip(mask, leaves, products, strict=True)}
 
@@ -110,7 +111,7 @@ def synflow(context: Context, mask: Tensors) -> Tensors:
 
 
 def erk(mask: Tensors, density: float) -> dict[str, int]:
-    """Return kept counts with layer densities proportional to (sum of dimensions) / (product), at most 1, exact in all."""
+    """Return kept counts of layer densities proportional to (sum of dimensions) / (product), at most 1."""
     sizes = {name: m.numel() for name, m in mask.items()}
     raw = {name: sum(m.shape) / m.numel() for name, m in mask.items()}
     full: set[str] = set()

@@ -15,6 +15,18 @@ from ltx.methods.biprop import binarised
 from ltx.streams import Streams
 from ltx.tensors import Tensors
 
+Kind = Literal[
+    "ticket",
+    "reinit",
+    "reinit_signs",
+    "signed_constant",
+    "shuffle",
+    "random",
+    "data_order",
+    "untrained",
+    "own_init",
+    "invert",
+]
 INITIALISED = ("reinit", "reinit_signs", "signed_constant", "own_init")
 
 
@@ -40,10 +52,7 @@ class Method(dense.Method):
     extents: ClassVar[frozenset[str]] = frozenset({"levels"})
     needs_trunk: ClassVar[bool] = True
 
-    kind: Literal[
-        *("ticket", "reinit", "reinit_signs", "signed_constant", "shuffle", "random"),
-        *("data_order", "untrained", "own_init", "invert"),
-    ]
+    kind: Kind
     levels: Annotated[int, Ge(0)] | None
     trunk_level: Annotated[int, Ge(0)] | None
     trunk_seed: Annotated[int, Ge(0)] | None
@@ -94,7 +103,7 @@ class Method(dense.Method):
         """Return the mask of the control: the trunk's own, shuffled, inverted, or random with the same counts."""
         mask = trunk.mask
         if self.kind == "invert":
-            return {name: keep_top(-trunk.extra[name].abs(), int(keep.sum())) for name, keep in mask.items()}
+            return {name: keep_top(-trunk.extra[name], int(keep.sum())) for name, keep in mask.items()}
         if self.kind == "shuffle":
             return shuffle(mask, lambda name: context.streams.generator("mask", "shuffle", level, name))
         if self.kind == "random":

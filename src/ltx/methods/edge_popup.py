@@ -50,13 +50,15 @@ class Search(dense.Method):
         dead = [layer(name) for name, k in kept.items() if not k] if isinstance(kept, dict) else [] if kept else ["all"]
         if dead and not self.allow_dead_layers:
             raise ValueError(
-                f"method.density={self.density} keeps no weight of layer {', '.join(dead)}; raise it, exclude the layer, "
-                "or go on with method.allow_dead_layers=true"
+                f"method.density={self.density} keeps no weight of layer {', '.join(dead)}; raise it, exclude the "
+                "layer, or go on with method.allow_dead_layers=true"
             )
 
     def check_model(self, model: Mapping[str, Any]) -> None:
         if model.get("bias"):
-            raise ValueError("model.bias=true contradicts a search over frozen weights; leave it out or set it to false")
+            raise ValueError(
+                "model.bias=true contradicts a search over frozen weights; leave it out or set it to false"
+            )
         if model.get("norm") and model.get("affine") is not False:
             raise ValueError("an affine norm contradicts a search over frozen weights; set model.affine=false")
 

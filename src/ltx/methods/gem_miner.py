@@ -18,7 +18,7 @@ from ltx.tensors import Tensors
 
 @dataclass(frozen=True)
 class Method(Search):
-    """Round scores clamped to [0, 1]; every `freeze_every` steps the lowest are frozen off, geometrically to the density.
+    """Round scores clamped to [0, 1]; every `freeze_every` steps the lowest are frozen off, down to the density.
 
     The mask holds what is not frozen; weight decay on the scores is the method's L2 penalty. `anneal` has no meaning
     here: freezing is the annealing.

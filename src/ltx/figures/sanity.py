@@ -1,0 +1,80 @@
+"""What shuffling within layers, reinitialising and inverting cost each method's ticket once it is trained."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from ltx.analysis.intervals import mean_interval
+from ltx.figures import Claim, Store, decide, style
+
+SOURCE = "Frankle et al. 2021"
+
+
+def arms(spec: dict[str, Any]) -> dict[str, list[str]]:
+    """Return the overrides of every arm: `METHOD KIND DENSITY`; tickets of all methods are trained by Adam."""
+    found = {}
+    for density, level in zip(spec["densities"], spec["levels"], strict=True):
+        trunks = {"imp": f"trunk={{method:imp,method.levels:{max(spec['levels'])}}}"}
+        for criterion in spec["criteria"]:
+            trunks[criterion] = f"trunk={{method:at_init,method.criterion:{criterion},method.density:{density}}}"
+        trunks["edge-popup"] = f"trunk={{method:edge_popup,method.density:{density},method.anneal:true}}"
+        for method, trunk in trunks.items():
+            for kind in spec["kinds"]:
+                words = ["method=control", f"method.kind={kind}", trunk]
+                words.append(f"method.trunk_level={level if method == 'imp' else 0}")
+                found[f"{method} {kind} {density}"] = words
+    return found
+
+
+def rows(store: Store) -> pd.DataFrame:
+    """Return a row per method, kind, density and seed."""
+    found = []
+    for arm in store.arms:
+        method, kind, density = arm.split()
+        for row in store.rows[arm]:
+            values = {key: row[key] for key in ("seed", "kept", "total", "test_accuracy", "test_loss")}
+            found.append({"method": method, "kind": kind, "density": float(density), **values})
+    return pd.DataFrame(found)
+
+
+def draw(table: pd.DataFrame) -> Any:
+    """Draw the accuracy of every method and kind, a panel per density."""
+    from matplotlib.figure import Figure
+
+    densities = list(dict.fromkeys(table["density"]))
+    figure = Figure(figsize=(9, 3 + 1.5 * len(densities)))
+    axes = figure.subplots(len(densities), 1, squeeze=False)[:, 0]
+    methods, kinds = list(dict.fromkeys(table["method"])), list(dict.fromkeys(table["kind"]))
+    for ax, density in zip(axes, densities, strict=True):
+        for k, kind in enumerate(kinds):
+            at = table[(table["density"] == density) & (table["kind"] == kind)]
+            values = [mean_interval(at[at["method"] == m]["test_accuracy"].tolist()) for m in methods]
+            places = [i + 0.15 * (k - (len(kinds) - 1) / 2) for i in range(len(methods))]
+            options = {**style(k), "ls": "none", "label": kind}
+            ax.errorbar(places, [mean for mean, _ in values], yerr=[half for _, half in values], **options)
+        ax.set_xticks(range(len(methods)), methods)
+        ax.set_ylabel(f"test accuracy, {100 * density:g} % kept")
+        ax.grid(alpha=0.3)
+        ax.legend(fontsize=7, ncols=len(kinds))
+    return figure
+
+
+def claims(table: pd.DataFrame) -> list[Claim]:
+    """Decide whether shuffling hurts trained tickets more than those chosen at initialisation, at each density."""
+    accuracy = table.pivot(index="seed", columns=["method", "kind", "density"], values="test_accuracy")
+    result = []
+    for density in dict.fromkeys(table["density"]):
+        loss = {
+            m: accuracy[m, "ticket", density] - accuracy[m, "shuffle", density] for m in dict.fromkeys(table["method"])
+        }
+        at = f"at {100 * density:g} %"
+        for trained in ("imp", "edge-popup"):
+            for initial in ("snip", "synflow"):
+                text = f"{at}: loss by shuffling of {trained} - of {initial} > 0"
+                result.append(decide(text, SOURCE, (loss[trained] - loss[initial]).tolist()))
+        for initial in ("snip", "synflow"):
+            text = f"{at}: shuffling does not hurt {initial}: 0.01 - loss > 0"
+            result.append(decide(text, SOURCE, (0.01 - loss[initial]).tolist()))
+    return result
