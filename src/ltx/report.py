@@ -179,7 +179,7 @@ def draw(rows: Sequence[Row], title: str) -> Any:
         bottom.plot(
             censored, [last] * len(censored), "^", mfc="none", color=grey, label="censored: at least the last step"
         )
-    bottom.set(ylabel="early-stop step", xlabel="density: weights kept, %", xscale="log", ylim=(0, 1.08 * last))
+    bottom.set(ylabel="early-stop step", xlabel="density: weights kept, %", xscale="log", ylim=(0, 1.08 * max(last, 1)))
     bottom.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     bottom.xaxis.set_major_formatter("{x:g}")
     bottom.xaxis.set_minor_formatter("")

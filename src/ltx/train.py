@@ -280,7 +280,10 @@ def train(
         fit.restore(*resume)
     if fit.step < plan.last:
         loader = torch.utils.data.DataLoader(Chunks(fit.step, plan.last, options["chunk"]), batch_size=None)
-        trainer(device, options).fit(fit, loader)
+        try:
+            trainer(device, options).fit(fit, loader)
+        except SystemExit as stopped:  # Lightning's answer to Ctrl-C
+            raise KeyboardInterrupt from stopped
     end = cpu(fit.network.state_dict())
     kept = buffers(network)
     return Trained(
