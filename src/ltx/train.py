@@ -16,7 +16,6 @@ from typing import Any
 import lightning
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn import functional as F
 
 from ltx.data import Batches, Dataset
@@ -24,7 +23,7 @@ from ltx.evaluate import evaluate, grid
 from ltx.methods import Method, State
 from ltx.optim import SGD, Adam
 from ltx.streams import Streams
-from ltx.tensors import Tensors, buffers, cpu, prefixed, under
+from ltx.tensors import Tensors, buffers, call, cpu, prefixed, under
 
 FLUSH = 64  # steps whose losses and logits wait on the device before they are summed
 
@@ -137,9 +136,9 @@ class Fit(lightning.LightningModule):
                 group["lr"] = rate
             for parameter in self.trained:
                 parameter.grad = None
-            logits = functional_call(self.network, self.effective(), (x,), tie_weights=False)
+            logits = call(self.network, self.effective(), x)
             loss = F.cross_entropy(logits, y, label_smoothing=self.recipe.label_smoothing)
-            self.manual_backward(loss)
+            loss.backward()  # one device and no loss scaling: manual_backward would add its hooks and nothing else
             if self.recipe.clip is not None:
                 nn.utils.clip_grad_norm_(self.trained, self.recipe.clip)
             optimiser.step()
