@@ -7,11 +7,13 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 import torch
 from conftest import Result
+from matplotlib.figure import Figure
 
 from ltx.analysis.connectivity import errors_along, instability
 from ltx.analysis.intervals import longest_run, mean_interval
@@ -107,7 +109,13 @@ def test_a_failed_claim_stands_on_the_figure_and_still_exits_0(
     claim = decide("pigs fly", "nobody", [-1.0, -1.1, -0.9])
     monkeypatch.setattr(module("signs"), "claims", lambda table: [claim])
     texts: list[str] = []
-    monkeypatch.setattr("matplotlib.figure.Figure.text", lambda self, x, y, s, **_: texts.append(s))
+    write = Figure.text
+
+    def listening(figure: Figure, x: float, y: float, s: str, **options: Any) -> Any:
+        texts.append(s)
+        return write(figure, x, y, s, **options)
+
+    monkeypatch.setattr(Figure, "text", listening)
     result = ltx("figure", "signs", *SMALL["signs"], "workers=0")
     assert result.code == 0 and "FAILED: pigs fly" in result.out
     assert any(text.startswith("FAILED: pigs fly") for text in texts)

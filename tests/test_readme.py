@@ -58,7 +58,8 @@ def test_a_command_of_the_readme_works(line: str, ltx: Callable[..., Result], fi
             Path(name).write_text(text)
     command, *words = shlex.split(line)[1:]
     words = [finished.name if word == "RUN" else word for word in words]
-    result = ltx(command, *(small(words) if command == "run" else words))
+    sizes = {"run": small(words), "figure": [*words, "optim.steps=10", "seeds=2", "method.levels=2", "workers=0"]}
+    result = ltx(command, *sizes.get(command, words))
     assert result.code == 0, result.out + result.err
 
 

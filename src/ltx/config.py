@@ -206,6 +206,8 @@ def hydra_main(words: list[str], config_dirs: list[str]) -> tuple[list[list[str]
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="run")(point)()
     except SystemExit as error:
         return [], 2 if error.code else 0
+    except ValueError as error:  # flags that do not go together
+        raise BadInput(f"{error}.") from error
     finally:
         sys.argv = before
     return points, 0

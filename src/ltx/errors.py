@@ -15,8 +15,8 @@ class Failed(Exception):
 
 
 def nearest(name: object, known: Iterable[str]) -> str:
-    """Return `; did you mean 'x'? Known: a, b` for an unknown name."""
+    """Return `; did you mean 'x'? Known: a, b.` for an unknown name."""
     known = sorted(known)
     close = difflib.get_close_matches(str(name), known, 1, 0.5)
     hint = f"; did you mean '{close[0]}'?" if close else "."
-    return f"{hint} Known: {', '.join(known)}" if known else hint
+    return f"{hint} Known: {', '.join(known)}." if known else hint

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn import functional as F
 
 from ltx.data import Dataset, Split
 from ltx.streams import Streams
-from ltx.tensors import Tensors
+from ltx.tensors import Tensors, call
 
 CHUNK = 2048  # examples at once
 
@@ -25,7 +24,7 @@ def evaluate(network: nn.Module, weights: Tensors, split: Split) -> tuple[float,
     loss = torch.zeros((), dtype=torch.float64, device=split.y.device)
     correct = torch.zeros((), dtype=torch.int64, device=split.y.device)
     for x, y in zip(split.x.split(CHUNK), split.y.split(CHUNK), strict=True):
-        logits: Tensor = functional_call(network, weights, (x,), tie_weights=False).float()
+        logits: Tensor = call(network, weights, x).float()
         loss += F.cross_entropy(logits, y, reduction="sum")
         correct += (logits.argmax(1) == y).sum()
     network.train(training)
@@ -50,7 +49,7 @@ def reestimate(network: nn.Module, weights: Tensors, split: Split) -> None:
         norm.momentum = None  # a plain average
     network.train()
     for x in split.x.split(CHUNK):
-        functional_call(network, weights, (x,), tie_weights=False)
+        call(network, weights, x)
     network.train(training)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum

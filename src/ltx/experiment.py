@@ -16,7 +16,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Gt, Len
+from annotated_types import Ge, Gt, Le, Len
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from ltx.errors import BadInput, nearest
@@ -76,7 +76,7 @@ class RunConfig(BaseModel):
     method: dict[str, Any]
     optim: dict[str, Any]
     width: Annotated[float, Gt(0)]
-    seeds: Annotated[int, Ge(1)] | Annotated[list[Seed], Len(1)]
+    seeds: Annotated[int, Ge(1), Le(10_000)] | Annotated[list[Seed], Len(1)]
     trunk: dict[str, Any] | None = None
     streams: StreamsConfig
     root: str
@@ -113,10 +113,10 @@ def find(group: str, name: object) -> Callable[..., Any]:
             sys.path.insert(0, os.getcwd())  # a console script does not look where the user stands
         try:
             return getattr(importlib.import_module(module), attribute)
-        except (ImportError, AttributeError, ValueError) as error:
+        except Exception as error:  # whatever the user's module raises when it is imported
             raise BadInput(f"{group}.name={name}: {error}. It should read package.module:Class.") from error
     if name not in known(group):
-        raise BadInput(f"{group}.name={name} is unknown{nearest(name, known(group))}; your own: package.module:Class")
+        raise BadInput(f"{group}.name={name} is unknown{nearest(name, known(group))} Your own: package.module:Class.")
     if group == "optim":
         from ltx.optim import OPTIMISERS
 
@@ -242,7 +242,7 @@ class Experiment:
             prunable = self.method.prunable(matrices(network))
             self.method.check({name: parameters[name].numel() for name in prunable}, self.optim.steps)
         except ValueError as error:
-            raise BadInput(f"{error}.") from error
+            raise BadInput(f"{str(error).rstrip('.')}.") from error
 
     @property
     def seeds(self) -> list[int]:

@@ -99,7 +99,7 @@ class Mirror:
             return
         self.run.define_metric("level")
         self.run.define_metric("*", step_metric="level")
-        for seed in self.experiment.seeds:
+        for seed in sorted({*self.experiment.seeds, *(folder.seed for folder in self.folder.seeds())}):
             self.run.define_metric(f"seed_{seed}/step")
             self.run.define_metric(f"seed_{seed}/*", step_metric=f"seed_{seed}/step")
         for folder in self.folder.seeds():

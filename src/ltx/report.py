@@ -179,7 +179,7 @@ def draw(rows: Sequence[Row], title: str) -> Any:
         bottom.plot(
             censored, [last] * len(censored), "^", mfc="none", color=grey, label="censored: at least the last step"
         )
-    bottom.set(ylabel="early-stop step", xlabel="density: weights kept, %", xscale="log", ylim=(0, 1.08 * last))
+    bottom.set(ylabel="early-stop step", xlabel="density: weights kept, %", xscale="log", ylim=(0, 1.08 * max(last, 1)))
     bottom.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     bottom.xaxis.set_major_formatter("{x:g}")
     bottom.xaxis.set_minor_formatter("")
@@ -207,6 +207,29 @@ def last_level(rows: Sequence[Row]) -> list[Row]:
     return [r for r in rows if r["level"] == level]
 
 
+def compared(groups: Sequence[Sequence[Row]]) -> list[list[Row]]:
+    """Return of every point the level to compare it at: the last, or the one that keeps most like the searches.
+
+    Where some points have one sparse level (a search's ticket) and others several (pruning), the latter are taken at
+    the level whose kept / total is nearest the mean of the former.
+    """
+    shares = [
+        group[0]["kept"] / group[0]["total"]
+        for group in groups
+        if group and len(by_level(group)) == 1 and group[0]["density"] < 1
+    ]
+    if not shares:
+        return [last_level(group) for group in groups]
+    target = sum(shares) / len(shares)
+
+    def nearest_level(group: Sequence[Row]) -> list[Row]:
+        return min(
+            by_level(group).values(), key=lambda rows: abs(rows[0]["kept"] / rows[0]["total"] - target), default=[]
+        )
+
+    return [nearest_level(group) for group in groups]
+
+
 def sweep_table(points: Sequence[Row], rows: Sequence[Sequence[Row]], states: Sequence[str]) -> Table:
     """Return a line per point: what distinguishes it, its last level's density and accuracy, its state."""
     result = Table(box=box.SIMPLE_HEAD, pad_edge=False, caption_justify="left")
@@ -215,18 +238,18 @@ def sweep_table(points: Sequence[Row], rows: Sequence[Sequence[Row]], states: Se
         for name in dict.fromkeys(name for point in points for name in point)
         if len({str(point.get(name)) for point in points}) > 1 or name in ("method", "width")
     ]
-    for name in (*names, "seeds", "density", "test accuracy", "state"):
+    for name in (*names, "seeds", "level", "kept", "test accuracy", "state"):
         result.add_column(name.rpartition(".")[2], justify="right")
-    for point, group, state in zip(points, rows, states, strict=True):
+    for point, group, last, state in zip(points, rows, compared(rows), states, strict=True):
         values = ["-" if point.get(name) is None else str(point[name]) for name in names]
-        last = last_level(group)
         seeds = str(len({r["seed"] for r in group}))
         if last:
             accuracy = interval_text([r["test_accuracy"] for r in last])
-            result.add_row(*values, seeds, f"{100 * last[0]['density']:.2f} %", accuracy, state)
+            share = f"{100 * last[0]['kept'] / last[0]['total']:.2f} %"
+            result.add_row(*values, seeds, str(last[0]["level"]), share, accuracy, state)
         else:
-            result.add_row(*values, seeds, "-", "-", state)
-    result.caption = "last level, mean ± 95 % interval over seeds"
+            result.add_row(*values, seeds, "-", "-", "-", state)
+    result.caption = "kept: of all matrix weights; mean ± 95 % interval over seeds"
     return result
 
 
@@ -242,10 +265,10 @@ def draw_sweep(points: Sequence[Row], rows: Sequence[Sequence[Row]], title: str)
         if name != "width" and len({str(point.get(name)) for point in points}) > 1
     ]
     lines: dict[str, list[tuple[float, float, float]]] = {}
-    for point, group in zip(points, rows, strict=True):
+    for point, group in zip(points, compared(rows), strict=True):
         if group:
             parts = [f"{n.rpartition('.')[2]}={point[n]}" if "." in n else str(point[n]) for n in varying if n in point]
-            mean, half = mean_interval([r["test_accuracy"] for r in last_level(group)])
+            mean, half = mean_interval([r["test_accuracy"] for r in group])
             lines.setdefault(" ".join(parts) or "all", []).append(
                 (point["width"], mean, 0 if math.isnan(half) else half)
             )
@@ -253,7 +276,7 @@ def draw_sweep(points: Sequence[Row], rows: Sequence[Sequence[Row]], title: str)
         width, means, halves = zip(*sorted(values), strict=True)
         style: dict[str, Any] = {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)]}
         axes.errorbar(width, means, yerr=halves, ms=4, lw=1.2, capsize=2, label=label, **style)
-    axes.set(xscale="log", xlabel="width", ylabel="test accuracy, last level")
+    axes.set(xscale="log", xlabel="width", ylabel="test accuracy")
     ticks = sorted({point["width"] for point in points})
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.minorticks_off()

@@ -42,8 +42,11 @@ def check_machine(experiment: Experiment) -> None:
         if int(number or 0) >= torch.cuda.device_count():
             raise BadInput(f"device={device}, but there are {torch.cuda.device_count()} CUDA devices, numbered from 0.")
     place = experiment.directory.absolute()
-    while not place.exists():
-        place = place.parent
+    try:
+        while not place.exists():
+            place = place.parent
+    except OSError as error:  # a name too long, say
+        raise BadInput(f"root={experiment.config['root']} cannot be used: {error.strerror}.") from error
     if not place.is_dir() or not os.access(place, os.W_OK):
         raise BadInput(f"root={experiment.config['root']} cannot be written: {place} is not a folder one can write to.")
 
@@ -183,11 +186,12 @@ class Point:
 
     def derive(self) -> None:
         """Write what follows from the level files."""
-        self.rows = self.asked(self.folder.write_summary())
+        rows = self.folder.write_summary()
+        self.rows = self.asked(rows)
         plot = self.folder.path / "plots" / "levels.png"
-        if self.rows and (self.trained or not plot.exists()):
-            save_plot(draw(self.rows, self.experiment.key), plot)
-        self.mirror.finish(self.rows)
+        if rows and (self.trained or not plot.exists()):
+            save_plot(draw(rows, self.experiment.key), plot)
+        self.mirror.finish(rows)
 
     def asked(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Select the seeds and levels this run asks for."""

@@ -30,6 +30,24 @@ def buffers(module: nn.Module) -> Tensors:
     return {name: tensor for name, tensor in module.state_dict().items() if name not in trained}
 
 
+def call(module: nn.Module, tensors: Mapping[str, Tensor], x: Tensor) -> Tensor:
+    """Call `module` on x with `tensors` in place of its parameters of those names.
+
+    torch.func.functional_call for parameters alone, without its checks, which cost a small network 3 % of its step.
+    """
+    own = []
+    try:
+        for name, tensor in tensors.items():
+            owner, _, leaf = name.rpartition(".")
+            slot = module.get_submodule(owner)._parameters
+            own.append((slot, leaf, slot[leaf]))
+            slot[leaf] = tensor  # type: ignore[assignment]
+        return module(x)
+    finally:
+        for slot, leaf, parameter in own:
+            slot[leaf] = parameter
+
+
 def matrices(module: nn.Module) -> list[str]:
     """Name the weights that may be pruned: of linear and convolution layers and recurrent or attention matrices.
 

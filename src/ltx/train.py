@@ -17,7 +17,6 @@ import lightning
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn import functional as F
 
 from ltx.data import Batches, Dataset
@@ -25,7 +24,7 @@ from ltx.evaluate import evaluate, grid
 from ltx.methods import Method, State
 from ltx.optim import SGD, Adam
 from ltx.streams import Streams
-from ltx.tensors import Tensors, buffers, cpu, matrices, prefixed, under
+from ltx.tensors import Tensors, buffers, call, cpu, matrices, prefixed, under
 
 FLUSH = 64  # steps whose losses and logits wait on the device before they are summed
 
@@ -145,10 +144,9 @@ class Fit(lightning.LightningModule):
                 group["lr"] = rate
             for parameter in self.trained:
                 parameter.grad = None
-            seen = self.effective(step / self.plan.last, self.noise(step))
-            logits = functional_call(self.network, seen, (x,), tie_weights=False)
+            logits = call(self.network, self.effective(step / self.plan.last, self.noise(step)), x)
             loss = F.cross_entropy(logits, y, label_smoothing=self.recipe.label_smoothing)
-            self.manual_backward(loss)
+            loss.backward()  # one device and no loss scaling: manual_backward would add its hooks and nothing else
             if self.recipe.clip is not None:
                 nn.utils.clip_grad_norm_(self.trained, self.recipe.clip)
             optimiser.step()
@@ -314,7 +312,10 @@ def train(
         fit.restore(*resume)
     if fit.step < plan.last:
         loader = torch.utils.data.DataLoader(Chunks(fit.step, plan.last, options["chunk"]), batch_size=None)
-        trainer(device, options).fit(fit, loader)
+        try:
+            trainer(device, options).fit(fit, loader)
+        except SystemExit as stopped:  # Lightning's answer to Ctrl-C
+            raise KeyboardInterrupt from stopped
     end = cpu(fit.network.state_dict())
     kept = buffers(network)
     return Trained(
