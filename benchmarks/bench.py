@@ -165,6 +165,49 @@ def start_up() -> Iterator[Line]:
         yield Line("B9 ltx status of 1000 runs", listed, 2.0, "s", False, "3 seeds, 15 levels each")
 
 
+def sweeps() -> Iterator[Line]:
+    """Sweep: two workers against one, the cost of one more point, seconds to the first point of a hundred."""
+    with tempfile.TemporaryDirectory() as folder:
+        numbers = iter(range(1000))
+
+        def points(n: int, steps: int, workers: int) -> Callable[[], float]:
+            """Return a function that runs n LeNet points of so many steps and returns the seconds of the sweep."""
+
+            def run() -> float:
+                from ltx import sweep
+                from ltx.experiment import Experiment
+
+                root = f"root={folder}/sweep-{next(numbers)}"
+                words = ["method=dense", f"optim.steps={steps}", f"workers={workers}", root]
+                chosen = [Experiment.of(composed(*words, f"optim.lr={1e-3 + 1e-5 * i}")) for i in range(n)]
+                return timed(lambda: sweep.run(chosen, []))
+
+            return run
+
+        points(2, 1, 2)()
+        one, two = medians(points(6, 1500, 1), points(6, 1500, 2), rounds=3)
+        yield Line("two workers, one / two", one / two, 1.8, "x", True, f"{one:.1f} / {two:.1f} s, 6 points")
+        few, many = medians(points(2, 1, 2), points(12, 1, 2), rounds=3)
+        yield Line("one more point", (many - few) / 10, 1.0, "s", False, "beyond its training")
+
+        def hundred() -> float:
+            root = Path(folder) / f"hundred-{next(numbers)}"
+            widths = ",".join(f"{0.05 + 0.01 * i:.2f}" for i in range(100))
+            words = ["-m", f"width={widths}", "method=dense", "seeds=1", "optim.steps=50", f"root={root}"]
+            began = time.perf_counter()
+            process = subprocess.Popen([LTX, "run", *words], stdout=subprocess.DEVNULL)
+            while not any(root.glob("runs/*/seed_000/records.jsonl")):
+                assert process.poll() is None, "ltx run ended before its first point"
+                time.sleep(0.02)
+            seconds = time.perf_counter() - began
+            process.terminate()
+            process.wait()
+            return seconds
+
+        (first,) = medians(hundred, rounds=3)
+        yield Line("first of 100 points", first, 15.0, "s", False, "")
+
+
 def command(*words: str | Path) -> Callable[[], float]:
     """Return a function that runs a command and returns its seconds."""
     return lambda: timed(lambda: subprocess.run(words, check=True, stdout=subprocess.DEVNULL))
@@ -239,7 +282,7 @@ def assert_close(name: str, ours: Any, theirs: Any) -> None:
     print(f"{name}: both sides end at the same weights, {'bit for bit' if same else f'within {worst:.1e}'}")
 
 
-BENCHES = {"B1": lenet_step, "B8": runner_tax, "B9": start_up}
+BENCHES = {"B1": lenet_step, "B8": runner_tax, "B9": start_up, "sweep": sweeps}
 
 
 def main(names: list[str]) -> int:
