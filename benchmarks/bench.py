@@ -100,6 +100,31 @@ def lenet_step() -> Iterator[Line]:
     yield Line("B1 LeNet step, plain / ltx", b / a, 1.25, "x", True, f"{b * 1e3:.2f} / {a * 1e3:.2f} ms")
 
 
+def selection() -> Iterator[Line]:
+    """B6: the exact mask of the larger half of 2.1 million scores, against sorting them."""
+    import torch
+
+    from ltx.masks import keep_top
+
+    torch.set_num_threads(1)
+    n = 2_100_000
+    score, k = torch.randn(n, generator=torch.Generator().manual_seed(0)), n // 2
+    results: dict[str, Any] = {}
+
+    def ours() -> None:
+        results["ltx"] = keep_top(score, k)
+
+    def sort() -> None:
+        mask = torch.zeros(n, dtype=torch.bool)
+        mask[torch.sort(score, descending=True, stable=True).indices[:k]] = True
+        results["sort"] = mask
+
+    a, b = medians(lambda: timed(ours), lambda: timed(sort))
+    assert torch.equal(results["ltx"], results["sort"])
+    print("B6: both masks are equal")
+    yield Line("B6 exact mask, sort / ltx", b / a, 20.0, "x", True, f"{b * 1e3:.0f} / {a * 1e3:.1f} ms")
+
+
 def runner_tax() -> Iterator[Line]:
     """B8: a step of the default digits network through Trainer and records, against bare torch."""
     import torch
@@ -282,7 +307,7 @@ def assert_close(name: str, ours: Any, theirs: Any) -> None:
     print(f"{name}: both sides end at the same weights, {'bit for bit' if same else f'within {worst:.1e}'}")
 
 
-BENCHES = {"B1": lenet_step, "B8": runner_tax, "B9": start_up, "sweep": sweeps}
+BENCHES = {"B1": lenet_step, "B6": selection, "B8": runner_tax, "B9": start_up, "sweep": sweeps}
 
 
 def main(names: list[str]) -> int:

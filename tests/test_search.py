@@ -244,7 +244,7 @@ def test_the_mean_of_the_drawn_supermasks_stands_in_the_summary(ltx: Any) -> Non
 
 @pytest.mark.parametrize("scope", ["layer", "global"])
 def test_what_gem_miner_freezes_off_never_returns_and_the_density_is_reached(scope: str) -> None:
-    found = method("gem_miner", density=0.1, scope=scope)
+    found = method("gem_miner", density=0.1, scope=scope, freeze_every=1)
     mask = {name: torch.ones(shape) for name, shape in SHAPES.items()}
     masks = [mask]
     for i in range(1, 11):

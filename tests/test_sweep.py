@@ -17,6 +17,7 @@ from conftest import Result, levels
 
 from ltx.config import compose
 from ltx.experiment import Experiment
+from ltx.report import compared
 from ltx.sweep import Schedule, expand, labels
 
 SMALL = ("method.levels=1", "optim.steps=10", "seeds=2")
@@ -114,6 +115,16 @@ def test_labels_name_what_the_points_differ_in() -> None:
     words = [["method=imp", "width=1", "optim.lr=.1"], ["method=imp", "width=2", "optim.lr=.2"]]
     found = labels([experiment(*w) for w in words], words)
     assert found[0] == {"method": "imp", "model": "lenet", "data": "digits", "width": 1.0, "optim.lr": ".1"}
+
+
+def rows_of(kept: list[int], total: int = 100) -> list[dict[str, int | float]]:
+    return [{"level": i, "kept": k, "total": total, "density": k / total, "seed": 0} for i, k in enumerate(kept)]
+
+
+def test_pruning_is_compared_with_a_search_at_the_level_that_keeps_as_much() -> None:
+    search, pruning, dense = rows_of([50]), rows_of([100, 80, 64, 51, 41]), rows_of([100])
+    assert [rows[0]["kept"] for rows in compared([search, pruning, dense])] == [50, 51, 100]
+    assert [rows[0]["kept"] for rows in compared([pruning, dense, []]) if rows] == [41, 100]
 
 
 NET = """

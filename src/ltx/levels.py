@@ -98,9 +98,11 @@ class LevelLoop:
         assert self.trunk is not None
         ticket, anchor = self.trunk.state(level, "end"), self.trunk.state(0, "anchor")
         dense = self.trunk.state(0, "end").weights
-        ranks = {name: score.abs() for name, score in ticket.extra.items()}
+        ranks = self.trunk.method.ranks(ticket.extra)
         if self.trunk.method.trains == "weights":  # scores at initialisation carry a sign; others rank by magnitude
             ranks = ticket.extra or {name: dense[name].abs() for name in ticket.mask}
+        if self.trunk.method.trains == "extra":  # frozen but for what IteRand drew anew
+            anchor = replace(anchor, weights=anchor.weights | {name: ticket.weights[name] for name in ticket.mask})
         return replace(anchor, mask=ticket.mask, extra=ranks)
 
     def tensors(self, level: int) -> Tensors | None:

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from ltx.data import Batches, Dataset
 from ltx.evaluate import evaluate, grid
+from ltx.masks import NotANumber
 from ltx.methods import Method, State
 from ltx.optim import SGD, Adam
 from ltx.streams import Streams
@@ -144,7 +145,12 @@ class Fit(lightning.LightningModule):
                 group["lr"] = rate
             for parameter in self.trained:
                 parameter.grad = None
-            logits = call(self.network, self.effective(step / self.plan.last, self.noise(step)), x)
+            try:
+                seen = self.effective(step / self.plan.last, self.noise(step))
+            except NotANumber:
+                self.flush()  # names the first loss that was not finite
+                raise Diverged(self.plan.level, step) from None
+            logits = call(self.network, seen, x)
             loss = F.cross_entropy(logits, y, label_smoothing=self.recipe.label_smoothing)
             loss.backward()  # one device and no loss scaling: manual_backward would add its hooks and nothing else
             if self.recipe.clip is not None:

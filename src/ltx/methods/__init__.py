@@ -108,6 +108,9 @@ class Method(Protocol):
     ) -> tuple[Tensors, Tensors, Tensors]:
         """Return weights, extra and mask changed between two steps; called every `every` steps (0: never)."""
 
+    def ranks(self, extra: Tensors) -> Tensors:
+        """Return what orders the weights by the trained scores; higher was kept."""
+
     def ticket_mask(self, extra: Tensors, mask: Tensors) -> Tensors:
         """Return the mask of the trained ticket, bool."""
 

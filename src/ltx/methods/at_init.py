@@ -69,7 +69,7 @@ class Method(dense.Method):
         if self.criterion in ("random", "erk"):
             return {
                 name: torch.from_numpy(
-                    context.streams.generator("mask", "random", name, *m.shape).random(tuple(m.shape))
+                    context.streams.generator("mask", "at_init", name, *m.shape).random(tuple(m.shape))
                 )
                 for name, m in mask.items()
             }
@@ -111,7 +111,7 @@ def synflow(context: Context, mask: Tensors) -> Tensors:
 
 
 def erk(mask: Tensors, density: float) -> dict[str, int]:
-    """Return kept counts of layer densities proportional to (sum of dimensions) / (product), at most 1."""
+    """Return counts by layer densities proportional to (sum of dimensions) / (product), at most 1, exact in all."""
     sizes = {name: m.numel() for name, m in mask.items()}
     raw = {name: sum(m.shape) / m.numel() for name, m in mask.items()}
     full: set[str] = set()
@@ -120,5 +120,7 @@ def erk(mask: Tensors, density: float) -> dict[str, int]:
         scale = rest / sum(raw[n] * sizes[n] for n in raw if n not in full) if len(full) < len(raw) else 0.0
         over = {n for n in raw if n not in full and scale * raw[n] > 1}
         if not over:
-            return {n: sizes[n] if n in full else max(1, round(scale * raw[n] * sizes[n])) for n in raw}
+            kept = {n: sizes[n] if n in full else max(1, round(scale * raw[n] * sizes[n])) for n in raw}
+            largest = max(sizes, key=lambda n: sizes[n] - kept[n])  # takes what rounding each layer left over
+            return kept | {largest: kept[largest] + round(density * sum(sizes.values())) - sum(kept.values())}
         full |= over

@@ -70,5 +70,8 @@ class Method:
     ) -> tuple[Tensors, Tensors, Tensors]:
         return weights, extra, mask
 
+    def ranks(self, extra: Tensors) -> Tensors:
+        return {name: score.abs() for name, score in extra.items()}
+
     def ticket_mask(self, extra: Tensors, mask: Tensors) -> Tensors:
         return mask

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -12,13 +12,14 @@ from annotated_types import Ge
 
 from ltx.masks import prune, straight_through
 from ltx.methods import Context, State
-from ltx.methods.edge_popup import Search
+from ltx.methods.edge_popup import ANNEAL_UNTIL, Search
 from ltx.tensors import Tensors
 
 
 @dataclass(frozen=True)
 class Method(Search):
-    """Round scores clamped to [0, 1]; every `freeze_every` steps the lowest are frozen off, down to the density.
+    """Round scores clamped to [0, 1]; every `freeze_every` steps the lowest are frozen off, down to the
+    density at half of training.
 
     The mask holds what is not frozen; weight decay on the scores is the method's L2 penalty. `anneal` has no meaning
     here: freezing is the annealing.
@@ -29,6 +30,14 @@ class Method(Search):
     @property
     def every(self) -> int:
         return self.freeze_every
+
+    def check(self, sizes: Mapping[str, int], steps: int) -> None:
+        super().check(sizes, steps)
+        last = (steps - 1) // self.freeze_every * self.freeze_every
+        if last < ANNEAL_UNTIL * steps:
+            raise ValueError(
+                f"method.freeze_every={self.freeze_every} is too rare: {steps} steps end above the density"
+            )
 
     def start(self, level: int, context: Context) -> State:
         scores, mask = {}, {}
@@ -55,11 +64,14 @@ class Method(Search):
         sizes = {name: score.numel() for name, score in extra.items()}
 
         def now(k: int, n: int) -> int:
-            return max(k, round(n * (max(k, 1) / n) ** min(1.0, done)))
+            return max(k, round(n * (max(k, 1) / n) ** min(1.0, done / ANNEAL_UNTIL)))
 
         alive = {name: m > 0 for name, m in mask.items()}
         counts = now(kept, sum(sizes.values())) if isinstance(kept, int) else {n: now(kept[n], sizes[n]) for n in sizes}
         return weights, extra, {n: m.to(mask[n].dtype) for n, m in prune(extra, alive, counts).items()}
+
+    def ranks(self, extra: Tensors) -> Tensors:
+        return extra
 
     def ticket_mask(self, extra: Tensors, mask: Tensors) -> Tensors:
         return {name: (extra[name].clamp(0, 1) >= 0.5) & (mask[name] > 0) for name in extra}

@@ -38,5 +38,8 @@ class Method(dense.Method):
 
         return weights | {name: weights[name] * keep(name) for name in extra}
 
+    def ranks(self, extra: Tensors) -> Tensors:
+        return extra
+
     def ticket_mask(self, extra: Tensors, mask: Tensors) -> Tensors:
         return {name: score.sigmoid() >= 0.5 for name, score in extra.items()}
