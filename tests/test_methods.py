@@ -274,8 +274,7 @@ def scale(values: Tensor, other: Tensor) -> float:
 
 @pytest.mark.parametrize("name", YAMLS)
 def test_methods_of_one_seed_and_law_stand_on_one_initialisation(name: str, tmp_path: Path) -> None:
-    words = ["model.init=kaiming_uniform", "model.bias=false", "optim.steps=2", "streams.order=5", "streams.mask=6"]
-    words += ["method.freeze_every=1"] if name == "gem_miner" else []
+    words = ("model.init=kaiming_uniform", "model.bias=false", "optim.steps=8", "streams.order=5", "streams.mask=6")
     run = trained(tmp_path, f"method={name}", *words)
     tensors = run.levels[0][0]
     network = run.experiment.network(streams=experiment("method=dense", *words[:2]).streams(0))

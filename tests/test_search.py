@@ -37,7 +37,7 @@ def experiment(*words: str) -> Experiment:
 
 def method(name: str, **changed: Any) -> Any:
     """The method of a yaml with other values."""
-    return replace(experiment(f"method={name}").method, **changed)
+    return replace(experiment(f"method={name}", "optim.steps=60").method, **changed)
 
 
 def normal(seed: int, shapes: dict[str, tuple[int, ...]] = SHAPES, dtype: Any = torch.float32) -> Tensors:

@@ -105,9 +105,12 @@ def compose(overrides: list[str], config_dirs: list[str]) -> dict[str, Any]:
     items = [f"{key}={text(value)}" for key, value in trunk.items()]
     below = [word for word in overrides if head_of(word) not in ("method", "trunk", "of")]
     below_config = compose([*below, *items], config_dirs)
-    inherited = (
-        {group: below_config[group] for group in ("optim", "model")} if plain["method"]["name"] == "control" else None
-    )
+    inherited = {}
+    if plain["method"]["name"] == "control":  # stands on the trunk's network and, unless given, on its optimiser
+        chosen = {word.partition("=")[0].lstrip("+") for word in overrides}
+        inherited = {
+            group: below_config[group] for group in ("model", "optim") if group != "optim" or group not in chosen
+        }
     plain = resolved(overrides, config_dirs, inherited)
     del plain["of"]
     return {**plain, "trunk": below_config}

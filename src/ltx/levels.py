@@ -91,7 +91,14 @@ class LevelLoop:
     def redrawn(self) -> Tensors:
         """Draw the model's initialisation another time."""
         streams = replace(self.streams, init=Streams.other(self.streams.init))
-        return cpu(dict(self.experiment.network(streams=streams).named_parameters()))
+        return self.scaled(cpu(dict(self.experiment.network(streams=streams).named_parameters())))
+
+    def scaled(self, weights: Tensors) -> Tensors:
+        """Return initial weights at the scale of the trunk's method, which a control takes over."""
+        if self.trunk is None or not self.method.needs_trunk:
+            return weights
+        names = self.trunk.method.prunable(self.matrices)
+        return weights | self.trunk.method.scaled({name: weights[name] for name in names})
 
     def trunk_state(self, level: int) -> State:
         """Return the trunk's anchor with the mask of one of its levels."""
@@ -136,7 +143,8 @@ class LevelLoop:
         batches = Batches(self.data, self.experiment.optim.batch, self.streams)
         batch = partial(training_batch, batches)
         network = self.experiment.network()
-        context = Context(prunable, self.init, anchor, previous, self.streams, self.redrawn, network, batch, trunk)
+        init = replace(self.init, weights=self.scaled(self.init.weights))
+        context = Context(prunable, init, anchor, previous, self.streams, self.redrawn, network, batch, trunk)
         begin = method.start(level, context)
         last = max(begin.step, method.steps(level, steps))
         anchor_step = max(begin.step, method.anchor_step)

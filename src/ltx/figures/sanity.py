@@ -19,10 +19,11 @@ def arms(spec: dict[str, Any]) -> dict[str, list[str]]:
         trunks = {"imp": f"trunk={{method:imp,method.levels:{max(spec['levels'])}}}"}
         for criterion in spec["criteria"]:
             trunks[criterion] = f"trunk={{method:at_init,method.criterion:{criterion},method.density:{density}}}"
-        trunks["edge-popup"] = f"trunk={{method:edge_popup,method.density:{density},method.anneal:true}}"
+        search = "method:edge_popup,optim:sgd,optim.weight_decay:1e-4,method.anneal:true"
+        trunks["edge-popup"] = f"trunk={{{search},method.density:{density}}}"
         for method, trunk in trunks.items():
             for kind in spec["kinds"]:
-                words = ["method=control", f"method.kind={kind}", trunk]
+                words = ["method=control", "optim=adam", f"method.kind={kind}", trunk]
                 words.append(f"method.trunk_level={level if method == 'imp' else 0}")
                 found[f"{method} {kind} {density}"] = words
     return found

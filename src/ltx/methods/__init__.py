@@ -108,6 +108,9 @@ class Method(Protocol):
     ) -> tuple[Tensors, Tensors, Tensors]:
         """Return weights, extra and mask changed between two steps; called every `every` steps (0: never)."""
 
+    def scaled(self, weights: Tensors) -> Tensors:
+        """Return initial weights of masked layers as the method starts from them."""
+
     def ranks(self, extra: Tensors) -> Tensors:
         """Return what orders the weights by the trained scores; higher was kept."""
 

@@ -70,6 +70,9 @@ class Method:
     ) -> tuple[Tensors, Tensors, Tensors]:
         return weights, extra, mask
 
+    def scaled(self, weights: Tensors) -> Tensors:
+        return weights
+
     def ranks(self, extra: Tensors) -> Tensors:
         return {name: score.abs() for name, score in extra.items()}
 

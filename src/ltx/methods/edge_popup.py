@@ -80,10 +80,6 @@ class Search(dense.Method):
         weights = context.init.weights | self.scaled({name: context.init.weights[name] for name in context.prunable})
         return State(weights, context.init.buffers, self.ticket_mask(scores, {}), scores)
 
-    def scaled(self, weights: Tensors) -> Tensors:
-        """Return the masked layers' weights as the search sees them."""
-        return weights
-
     def ticket_mask(self, extra: Tensors, mask: Tensors) -> Tensors:
         return {name: m.bool() for name, m in top(absolute(extra), self.kept(extra, 1.0)).items()}
 
