@@ -90,7 +90,7 @@ def draw(table: pd.DataFrame) -> Any:
     for column, (setting, group) in enumerate(table.groupby("setting", sort=False)):
         rewound = group[group["retrain"] == "rewind"]
         for index, (density, part) in enumerate(rewound.groupby("density", sort=False)):
-            label = f"{100 * float(density):.2g} %" if len(rewound) else ""
+            label = f"{100 * float(density):.3g} %" if len(rewound) else ""
             curve(axes[0][column], part, "k", "test_accuracy", label, index)
             curve(axes[1][column], part, "k", "instability", label, index)
         others = group[(group["retrain"] != "rewind") & (group["level"] == group["level"].max())]
@@ -144,23 +144,9 @@ def claims(table: pd.DataFrame) -> list[Claim]:
             "stable: 2 % - largest instability over k and levels > 0", "Frankle et al. 2020", (STABLE - worst).tolist()
         )
     )
-    for variant in ("lr_rewind", "finetune"):
-        other = (
-            table[(table["retrain"] == variant) & table["level"].isin(levels)].groupby("seed")["test_accuracy"].mean()
-        )
-        source, text = "Renda et al. 2020", "learning-rate rewinding - weight rewinding"
-        if variant == "lr_rewind":
-            values = (other - by_k["test_accuracy"][late]).tolist()
-            result.append(decide(f"unstable: {text} to k={late} > -0.005, {sparse}", source, values, -0.005))
-        else:
-            tuned = (
-                table[(table["retrain"] == "lr_rewind") & table["level"].isin(levels)]
-                .groupby("seed")["test_accuracy"]
-                .mean()
-            )
-            result.append(
-                decide(
-                    f"unstable: learning-rate rewinding - fine-tuning > 0, {sparse}", source, (tuned - other).tolist()
-                )
-            )
+    other = (
+        table[(table["retrain"] == "lr_rewind") & table["level"].isin(levels)].groupby("seed")["test_accuracy"].mean()
+    )
+    text = f"unstable: learning-rate rewinding - weight rewinding to k={late} > -0.005, {sparse}"
+    result.append(decide(text, "Renda et al. 2020", (other - by_k["test_accuracy"][late]).tolist(), -0.005))
     return result
