@@ -232,7 +232,9 @@ class Scored(dense.Method):
 
     trains: ClassVar[str] = "extra"
 
-    def effective(self, weights: Tensors, extra: Tensors, mask: Tensors) -> Tensors:
+    def effective(
+        self, weights: Tensors, extra: Tensors, mask: Tensors, done: float = 1.0, noise: Tensors | None = None
+    ) -> Tensors:
         return weights | {name: weights[name] * score * mask[name] for name, score in extra.items()}
 
 
