@@ -10,7 +10,8 @@ import torch
 
 from ltx.config import CONF, choices, compose
 from ltx.errors import BadInput
-from ltx.experiment import GROUPS, Experiment, find
+from ltx.experiment import Experiment
+from ltx.schema import GROUPS, find
 
 OWN = '''
 import torch

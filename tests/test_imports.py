@@ -15,9 +15,10 @@ SOURCE = Path(ltx.__file__).parent
 ROWS = (
     ("errors", "streams", "tensors", "masks", "analysis"),
     ("models", "data", "methods", "optim"),
+    ("schema",),
     ("experiment",),
     ("evaluate", "train", "store"),
-    ("lock", "report", "log", "levels", "launch"),
+    ("lock", "report", "plots", "log", "levels", "launch"),
     ("run",),
     ("sweep",),
     ("estimate", "config"),
@@ -30,7 +31,7 @@ DOORS = {
     "lightning": {"train"},
     "wandb": {"log"},
     "rich": {"report", "cli"},
-    "pydantic": {"experiment"},
+    "pydantic": {"schema", "experiment"},
 }
 
 

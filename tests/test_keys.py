@@ -11,7 +11,8 @@ import pytest
 import yaml
 
 from ltx.config import choices, compose
-from ltx.experiment import GROUPS, Experiment
+from ltx.experiment import Experiment
+from ltx.schema import GROUPS
 
 
 @cache

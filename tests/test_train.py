@@ -14,10 +14,10 @@ from torch.nn import functional as F
 
 import ltx.train
 from ltx.data import Batches, Dataset, assemble, shift
-from ltx.experiment import TrainerConfig
 from ltx.methods import State, dense
 from ltx.models import initialise, mlp
 from ltx.optim import SGD, Adam, AdamW
+from ltx.schema import TrainerConfig
 from ltx.store import header, pack
 from ltx.streams import Streams
 from ltx.tensors import Tensors, buffers, cpu, matrices, under

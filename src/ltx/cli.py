@@ -186,7 +186,8 @@ def show_sweep(outcome: Any, overrides: list[list[str]], place: Path) -> None:
 
     from ltx import sweep
     from ltx.log import mirror_sweep
-    from ltx.report import draw_sweep, save_plot, sweep_table
+    from ltx.plots import draw_sweep, save_plot
+    from ltx.report import sweep_table
 
     labels, rows = sweep.labels(outcome.asked, overrides), [outcome.rows(e) for e in outcome.asked]
     states = [outcome.points[e.key].describe() for e in outcome.asked]

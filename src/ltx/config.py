@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from ltx.errors import BadInput, nearest
-from ltx.experiment import GROUPS, RunConfig
+from ltx.schema import GROUPS, RunConfig
 
 PACKAGED = Path(__file__).parent / "conf"
 CONF = PACKAGED if PACKAGED.is_dir() else Path(__file__).resolve().parents[2] / "conf"  # wheel, else checkout

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
 import inspect
 import json
-import os
 import re
-import sys
 import typing
-from collections.abc import Callable
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from annotated_types import Ge, Gt, Le, Len
-from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+from pydantic import ValidationError
 
-from ltx.errors import BadInput, nearest
+from ltx.errors import BadInput
+from ltx.schema import GROUPS, RunConfig, checked, find, refuse
 
 if typing.TYPE_CHECKING:
     from torch import nn
@@ -31,153 +27,6 @@ if typing.TYPE_CHECKING:
 
 NUMERICS = 1  # raise it when the code's results change: old runs then keep their keys, new ones get others
 PLUMBING = ("root", "device", "threads", "workers", "wandb", "retry_failed", "fail_fast", "wait", "seeds")
-STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
-
-Seed = Annotated[int, Ge(0)]
-
-
-class StreamsConfig(BaseModel):
-    """Seeds pinned per stream; null: the run's seed."""
-
-    model_config = STRICT
-    init: Seed | None
-    order: Seed | None
-    augment: Seed | None
-    mask: Seed | None
-    noise: Seed | None
-
-
-class WandbConfig(BaseModel):
-    """Where the mirror goes; mode null: online with a key, offline without."""
-
-    model_config = STRICT
-    mode: Literal["online", "offline", "disabled"] | None
-    project: str
-    entity: str | None
-    group: str | None
-
-
-class TrainerConfig(BaseModel):
-    """What reaches Lightning's Trainer, the steps fused into one training_step, seconds between checkpoints."""
-
-    model_config = STRICT
-    precision: Literal["32-true", "bf16-mixed"]
-    deterministic: bool
-    chunk: Annotated[int, Ge(1)]
-    checkpoint_seconds: Annotated[float, Ge(0)]
-
-
-class RunConfig(BaseModel):
-    """The top level of a config; the groups' own fields are checked against their classes."""
-
-    model_config = STRICT
-    data: dict[str, Any]
-    model: dict[str, Any]
-    method: dict[str, Any]
-    optim: dict[str, Any]
-    width: Annotated[float, Gt(0)]
-    seeds: Annotated[int, Ge(1), Le(10_000)] | Annotated[list[Seed], Len(1)]
-    trunk: dict[str, Any] | None = None
-    streams: StreamsConfig
-    root: str
-    device: str
-    threads: Annotated[int, Ge(1)]
-    workers: Annotated[int, Ge(0)] | None
-    wandb: WandbConfig
-    trainer: TrainerConfig
-    retry_failed: bool
-    fail_fast: bool = False
-    wait: bool
-
-
-TYPE_WORDS = ("int", "float", "str", "bool", "constrained")  # how pydantic's error paths name a union's branches
-GROUPS = ("data", "model", "method", "optim")
-FROM_CONTEXT = ("self", "input_shape", "classes", "width")  # arguments of a model that no config gives
-
-
-def known(group: str) -> list[str]:
-    """Name what a group's folder of modules offers; the file is the registry."""
-    if group == "optim":
-        return ["adam", "adamw", "sgd"]
-    folder = Path(__file__).parent / {"data": "data", "model": "models", "method": "methods"}[group]
-    return sorted(path.stem for path in folder.glob("*.py") if path.stem != "__init__")
-
-
-def find(group: str, name: object) -> Callable[..., Any]:
-    """Return the class behind a name: `imp` is ltx/methods/imp.py, `pkg.module:Class` the user's own."""
-    if name == "???":
-        raise BadInput(f"{group}.name is missing: your class as package.module:Class.")
-    if isinstance(name, str) and ":" in name:
-        module, _, attribute = name.partition(":")
-        if os.getcwd() not in sys.path:
-            sys.path.insert(0, os.getcwd())  # a console script does not look where the user stands
-        try:
-            return getattr(importlib.import_module(module), attribute)
-        except Exception as error:  # whatever the user's module raises when it is imported
-            raise BadInput(f"{group}.name={name}: {error}. It should read package.module:Class.") from error
-    if name not in known(group):
-        raise BadInput(f"{group}.name={name} is unknown{nearest(name, known(group))} Your own: package.module:Class.")
-    if group == "optim":
-        from ltx.optim import OPTIMISERS
-
-        return OPTIMISERS[str(name)]
-    package = {"model": "models", "method": "methods", "data": "data"}[group]
-    return getattr(importlib.import_module(f"ltx.{package}.{name}"), group.capitalize())
-
-
-def fields(target: Callable[..., Any]) -> dict[str, tuple[Any, Any]]:
-    """Return the {name: (type, default)} that a config may set: a class's signature is its schema."""
-    call = target.__init__ if inspect.isclass(target) else target
-    hints = typing.get_type_hints(target if is_dataclass(target) else call, include_extras=True)
-    return {
-        name: (hints.get(name, Any), ... if p.default is p.empty else p.default)
-        for name, p in inspect.signature(call).parameters.items()
-        if name not in FROM_CONTEXT and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
-    }
-
-
-def refuse(error: ValidationError, prefix: str, whole: str, known_fields: typing.Iterable[str]) -> BadInput:
-    """Turn pydantic's errors into one paragraph that names each value and the nearest valid one.
-
-    Of a union's complaints one is enough: a range or choice rather than "should be a valid list".
-    """
-    lines: dict[str, str] = {}
-    for e in sorted(error.errors(include_url=False), key=lambda e: e["type"].endswith("_type")):
-        path = [str(part) for part in e["loc"] if re.fullmatch(r"\w+", str(part)) and part not in TYPE_WORDS]
-        name = ".".join([prefix, *path]) if prefix else ".".join(path)
-        if e["type"] == "extra_forbidden":
-            inner = RunConfig.model_fields[path[0]].annotation if len(path) > 1 and not prefix else None
-            offered = getattr(inner, "model_fields", known_fields)
-            line = f"{name} is not a field of {path[0] if inner else whole}{nearest(path[-1], offered)}"
-        elif e["type"] == "missing":
-            line = f"{name} is missing."
-        elif e["type"] == "literal_error":
-            options = re.findall(r"'([^']*)'", e["ctx"]["expected"])
-            line = f"{name}={e['input']} is unknown{nearest(e['input'], options)}"
-        else:
-            line = f"{name}={e['input']}: {e['msg'][0].lower() + e['msg'][1:]}."
-        lines.setdefault(name, line)
-    return BadInput(" ".join(lines.values()))
-
-
-def checked(group: str, node: dict[str, Any]) -> tuple[Callable[..., Any], dict[str, Any]]:
-    """Return a group's class and its validated arguments, or raise BadInput."""
-    target = find(group, node.get("name"))
-    schema = fields(target)
-    if group == "data":
-        schema.setdefault("split_seed", (Seed, ...))
-        schema["random_labels"] = (Literal[True] | None, None)
-    if group == "model":
-        from ltx.models import Init
-
-        schema["init"] = (Init | None, None)
-    model = create_model("Fields", __config__=STRICT, **schema)  # type: ignore[call-overload]
-    arguments = {name: value for name, value in node.items() if name != "name"}
-    try:
-        valid = model(**arguments)
-    except ValidationError as error:
-        raise refuse(error, group, f"{group}={node['name']}", ["name", *schema]) from error
-    return target, {name: getattr(valid, name) for name in schema}
 
 
 @dataclass(frozen=True)

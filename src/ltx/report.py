@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import math
 import time
@@ -17,11 +16,9 @@ from rich.progress import Progress as Bars
 from rich.table import Table
 
 from ltx.analysis.intervals import mean_interval
-from ltx.store import RunFolder, commit
+from ltx.store import RunFolder
 
 Row = dict[str, Any]
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")  # Okabe & Ito: for all eyes
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
 
 def clock(seconds: float) -> str:
@@ -141,66 +138,6 @@ def table(rows: Sequence[Row], title: str) -> Table:
     return result
 
 
-def draw(rows: Sequence[Row], title: str) -> Any:
-    """Draw accuracy and early-stop step against density, the dense level as reference, censored stops hollow."""
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import LogLocator
-
-    blue, orange, grey = COLOURS[0], COLOURS[1], "#555555"
-    figure = Figure(figsize=(7, 6), layout="constrained")
-    top, bottom = figure.subplots(2, 1, sharex=True)
-    groups = by_level(rows)
-    densities = [100 * group[0]["density"] for group in groups.values()]
-    for column, label, colour, marker in (
-        ("test_accuracy", "last step", blue, "o"),
-        ("early_stop_test_accuracy", "early stop", orange, "s"),
-    ):
-        means, halves = zip(*(mean_interval([r[column] for r in g]) for g in groups.values()), strict=True)
-        errors = [0 if math.isnan(h) else h for h in halves]
-        top.errorbar(densities, means, yerr=errors, color=colour, marker=marker, ms=4, lw=1.2, capsize=2, label=label)
-        if column == "test_accuracy":
-            top.axhline(means[0], color=grey, ls="--", lw=0.8, label="dense")
-    top.set_ylabel("test accuracy")
-    last = rows[0]["step"]
-    stops = {d: [r["early_stop_step"] for r in g] for d, g in zip(densities, groups.values(), strict=True)}
-    known = {d: [s for s in values if s is not None] for d, values in stops.items()}
-    whole = [d for d in densities if len(known[d]) == len(stops[d])]
-    means_halves = [mean_interval(known[d]) for d in whole]
-    bottom.errorbar(
-        *(whole, [m for m, _ in means_halves]),
-        yerr=[0 if math.isnan(h) else h for _, h in means_halves],
-        **{"color": orange, "marker": "s", "ms": 4, "lw": 1.2, "capsize": 2, "label": "mean of seeds"},
-    )
-    censored = [d for d in densities if d not in whole]
-    points = [(d, s) for d in censored for s in known[d]]
-    if points:
-        bottom.plot(*zip(*points, strict=True), "s", color=orange, ms=3, alpha=0.5, label="a seed, others censored")
-    if censored:
-        bottom.plot(
-            censored, [last] * len(censored), "^", mfc="none", color=grey, label="censored: at least the last step"
-        )
-    bottom.set(ylabel="early-stop step", xlabel="density: weights kept, %", xscale="log", ylim=(0, 1.08 * max(last, 1)))
-    bottom.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    bottom.xaxis.set_major_formatter("{x:g}")
-    bottom.xaxis.set_minor_formatter("")
-    bottom.invert_xaxis()
-    for axes in (top, bottom):
-        axes.grid(alpha=0.3)
-        axes.legend(fontsize=8)
-    n = len({r["seed"] for r in rows})
-    top.set_title(f"{title}\n{n} seeds, mean and 95 % interval", fontsize=9)
-    return figure
-
-
-def save_plot(figure: Any, path: Path) -> Path:
-    """Save a matplotlib figure whole or not at all, in the format of the path's suffix."""
-    buffer = io.BytesIO()
-    keep = {"Software": None} if path.suffix == ".png" else {"CreationDate": None}
-    figure.savefig(buffer, format=path.suffix[1:], dpi=150, metadata=keep)
-    commit(path, buffer.getvalue())
-    return path
-
-
 def last_level(rows: Sequence[Row]) -> list[Row]:
     """Return the rows of the last level."""
     level = max((r["level"] for r in rows), default=0)
@@ -251,39 +188,6 @@ def sweep_table(points: Sequence[Row], rows: Sequence[Sequence[Row]], states: Se
             result.add_row(*values, seeds, "-", "-", "-", state)
     result.caption = "kept: of all matrix weights; mean ± 95 % interval over seeds"
     return result
-
-
-def draw_sweep(points: Sequence[Row], rows: Sequence[Sequence[Row]], title: str) -> Any:
-    """Draw test accuracy of the last level against width, a line per setting of everything else."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
-    axes = figure.subplots()
-    varying = [
-        name
-        for name in dict.fromkeys(name for point in points for name in point)
-        if name != "width" and len({str(point.get(name)) for point in points}) > 1
-    ]
-    lines: dict[str, list[tuple[float, float, float]]] = {}
-    for point, group in zip(points, compared(rows), strict=True):
-        if group:
-            parts = [f"{n.rpartition('.')[2]}={point[n]}" if "." in n else str(point[n]) for n in varying if n in point]
-            mean, half = mean_interval([r["test_accuracy"] for r in group])
-            lines.setdefault(" ".join(parts) or "all", []).append(
-                (point["width"], mean, 0 if math.isnan(half) else half)
-            )
-    for i, (label, values) in enumerate(lines.items()):
-        width, means, halves = zip(*sorted(values), strict=True)
-        style: dict[str, Any] = {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)]}
-        axes.errorbar(width, means, yerr=halves, ms=4, lw=1.2, capsize=2, label=label, **style)
-    axes.set(xscale="log", xlabel="width", ylabel="test accuracy")
-    ticks = sorted({point["width"] for point in points})
-    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-    axes.minorticks_off()
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
-    axes.set_title(f"{title}\nmean and 95 % interval over seeds", fontsize=9)
-    return figure
 
 
 def status(path: Path) -> Row:

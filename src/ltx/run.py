@@ -20,7 +20,7 @@ from ltx.errors import BadInput, Failed
 from ltx.experiment import Experiment
 from ltx.lock import Lock
 from ltx.log import Mirror
-from ltx.report import draw, save_plot
+from ltx.plots import draw, save_plot
 from ltx.store import RunFolder, SeedFolder, commit
 
 SPACE = "No space left on the device; make room and run the same command again"

@@ -19,7 +19,7 @@ from ltx.analysis.intervals import longest_run, mean_interval
 from ltx.config import CONF, compose
 from ltx.errors import BadInput, nearest
 from ltx.experiment import Experiment
-from ltx.report import COLOURS, MARKERS, save_plot
+from ltx.plots import COLOURS, MARKERS, save_plot
 from ltx.store import commit
 
 
