@@ -39,6 +39,13 @@ def flat(node: Any, prefix: str = "") -> dict[str, Any]:
     return {k: v for name, child in node.items() for k, v in flat(child, f"{prefix}.{name}".strip(".")).items()}
 
 
+SEARCH = {
+    "method.density": "0.3",
+    "method.scope": "global",
+    "method.exclude": "[output]",
+    "method.anneal": "true",
+    "method.allow_dead_layers": "true",
+}
 # Of every field another value, for the default run and for those of other yamls. A new field belongs here, or below.
 IN_THE_KEY = {
     (): {
@@ -74,15 +81,28 @@ IN_THE_KEY = {
         "streams.mask": "0",
         "streams.noise": "0",
         "data.random_labels": "true",
+        "model.affine": "false",
         "trainer.precision": "bf16-mixed",
     },
     ("optim=sgd",): {"optim.momentum": "0.8", "optim.nesterov": "true"},
-    ("model=convnet",): {"model.channels": "[16,32,65]"},
+    ("model=convnet",): {"model.channels": "[16,32,65]", "model.activation": "sign"},
+    ("method=edge_popup",): SEARCH | {"method.scale": "false", "method.redraw": "0.1", "method.redraw_every": "200"},
+    ("method=biprop",): SEARCH,
+    ("method=gem_miner",): SEARCH | {"method.freeze_every": "10"},
+    ("method=supermask",): {},
+    ("method=at_init",): {
+        "method.density": "0.3",
+        "method.criterion": "grasp",
+        "method.rounds": "2",
+        "method.batches": "1",
+        "method.exclude": "[]",
+    },
     ("method=dense",): {},
     ("method=control", "trunk={method:imp}"): {
         "method.kind": "shuffle",
         "method.trunk_level": "2",
         "method.trunk_seed": "1",
+        "method.binarise": "true",
     },
 }
 OUTSIDE_THE_KEY = {
