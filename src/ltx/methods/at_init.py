@@ -61,7 +61,7 @@ class Method(dense.Method):
             else:
                 kept = round(density * sum(m.numel() for m in mask.values()))
             mask = prune(scores, mask, kept)
-        return State(masked(weights, mask), context.init.buffers, mask, first)
+        return State(weights, context.init.buffers, mask, first)
 
     def scores(self, context: Context, mask: Tensors) -> Tensors:
         """Return what ranks each weight; higher is kept."""
