@@ -75,6 +75,16 @@ def test_a_control_of_any_method_keeps_the_counts_and_trains_nothing_else(trunk:
     assert not under("score", tensors), "a control trains weights"
 
 
+@pytest.mark.parametrize("kind", ["shuffle", "random", "invert"])
+@pytest.mark.parametrize("trunk", TRUNKS)
+def test_a_control_with_another_mask_starts_from_weights_wherever_it_keeps_one(
+    trunk: str, kind: str, root: Path
+) -> None:
+    mine, _, _ = control(root, trunk, f"method.kind={kind}")
+    for name, mask in under("mask", mine[0]).items():
+        assert bool((mine[0][f"begin/{name}"][mask] != 0).all()), name
+
+
 @pytest.mark.parametrize("trunk", ["edge_popup", "iterand", "global", "gem_miner", "supermask"])
 def test_an_untrained_strong_ticket_has_its_own_accuracy(trunk: str, root: Path) -> None:
     (tensors, meta), (ticket, below), _ = control(root, trunk, "method.kind=untrained")
