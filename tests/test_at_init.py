@@ -207,7 +207,7 @@ def test_a_hundred_rounds_are_nested_and_follow_the_density_geometrically(criter
     assert all(not (after[name] & ~before[name]).any() for before, after in pairwise(masks) for name in after)
     assert all(abs(count(mask) - n * 0.1 ** (i / 100)) <= 1.5 for i, mask in enumerate(masks))
     assert all(torch.equal(state.mask[name], masks[-1][name]) for name in state.mask)
-    for name, _mask in state.mask.items():
+    for name in state.mask:
         assert torch.equal(state.weights[name], weights[name]), "controls need the pruned weights too"
     assert torch.equal(state.weights["fc1.bias"], weights["fc1.bias"])
 
