@@ -24,7 +24,9 @@ SMALL = {"optim.steps": "10", "seeds": "1", "workers": "0"}
 def has_levels(words: list[str]) -> bool:
     """Tell whether every method of a command has levels to set; the default method has."""
     named = [name for word in words if word.startswith("method=") for name in word.split("=")[1].split(",")]
-    paths = [REPOSITORY / "conf" / "method" / f"{name}.yaml" for name in named or ["imp"]]
+    trunks = [name for word in words for name in re.findall(r"[{,]method:(\w+)", word)]
+    below = [name for name in trunks if "control" in named]
+    paths = [REPOSITORY / "conf" / "method" / f"{name}.yaml" for name in [*(named or ["imp"]), *below]]
     return all(path.exists() and "levels" in yaml.safe_load(path.read_text()) for path in paths)
 
 
