@@ -92,9 +92,18 @@ class Schedule:
                 seed = job.arguments[2]
                 self.jobs[job] = (point, seed)
                 return job
-            if point.settled:
+            if point.settled and not point.trained:
                 point.close()
+        while self.close_one():
+            continue
         return None
+
+    def close_one(self) -> bool:
+        """Close one point whose seeds have ended, if any: pictures take a while, so workers are given jobs before."""
+        point = next((p for p in self.points if p.state == "open" and p.settled), None)
+        if point is not None:
+            point.close()
+        return point is not None
 
     def finished(self) -> bool:
         """Tell whether nothing is left to give out."""
@@ -116,8 +125,8 @@ def run(experiments: Sequence[Experiment], command: list[str], group: str | None
                     progress.event(job.name, kind, value, partial(level_steps, point.experiment))
                     if said:
                         progress.say(said)
-                    if kind == "ended" and point.settled:
-                        point.close()
+                    if kind in ("started", "progress"):
+                        schedule.close_one()
             finally:
                 events.close()
     except KeyboardInterrupt:
