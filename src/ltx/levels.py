@@ -45,7 +45,7 @@ def run_seed(config: dict[str, Any], directory: str, seed: int, report: Report) 
         failure = {"kind": "diverged", "level": error.level, "step": error.step, "reason": str(error)}
         commit(folder.failure_path, json.dumps(failure).encode())
         report("diverged", failure)
-    except Exception as error:
+    except Exception as error:  # kept beside the seed's files, then raised on: nothing is hidden
         if not isinstance(error, OSError):
             failure = {
                 "kind": "raised",
