@@ -1,12 +1,13 @@
 """Masks keep exactly the number asked for, the same weights whatever the memory layout, and never bring one back."""
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ltx.masks import count, keep_top, prune
+from ltx.masks import count, keep_top, kth_largest, prune
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 FEW = st.sampled_from([-1.5, 0.0, 0.25, 0.5, 1.0])  # few values: ties everywhere
@@ -52,6 +53,23 @@ def test_keep_top_keeps_exactly_k_for_every_n_and_k(kind: str, device: str):
             mask = keep_top(score.to(device), k).cpu()
             assert mask.dtype == torch.bool and int(mask.sum()) == k
             assert torch.equal(mask, by_sorting(score, k))
+
+
+SHAPES = {  # a sample of every 47th tells much, nothing, or the wrong thing
+    "normal": lambda n: np.random.default_rng(0).standard_normal(n),
+    "rising": lambda n: np.arange(n),
+    "all equal": lambda n: np.zeros(n),
+    "mostly pruned": lambda n: np.where(np.arange(n) % 10, -np.inf, np.arange(n)),
+    "misleading": lambda n: np.arange(n) + n * (np.arange(n) % 47 == 0),
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_kth_largest_of_many_is_that_of_a_sort(shape: str):
+    n = 100_000
+    values = SHAPES[shape](n).astype(np.float32)
+    for k in (1, 2, n // 50, n // 10, n // 2, n - 2, n):
+        assert kth_largest(values, k) == np.sort(values)[n - k]
 
 
 def test_ties_go_to_the_lower_index():
