@@ -96,12 +96,29 @@ def test_of_many_waiters_on_a_dead_lock_one_holds_it_at_a_time(folder):
     assert all(entered)
 
 
-def test_a_waiter_that_comes_late_to_a_dead_lock_gives_the_new_holder_its_lock_back(folder):
+def test_a_waiter_that_comes_late_to_a_dead_lock_leaves_the_new_holder_its_own(folder):
     commit(folder.path / "lock", DEAD)
     with quick(folder) as holder:
         quick(folder).take_over(DEAD)
         assert holder.mine()
     assert [path.name for path in folder.path.iterdir()] == []
+
+
+def test_a_waiter_that_died_while_taking_over_holds_up_nobody(folder, monkeypatch):
+    commit(folder.path / "lock", DEAD)
+
+    def killed(path):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("pathlib.Path.read_bytes", killed)
+        patch.setattr("pathlib.Path.unlink", lambda *_, **__: None)
+        quick(folder).take_over(DEAD)
+    lock, since = quick(folder), time.monotonic()
+    while not (held := lock.attempt()) and time.monotonic() < since + 10:
+        time.sleep(0.05)
+    assert held
+    lock.release()
 
 
 def test_a_lock_is_released_when_its_block_raises_and_leaves_no_file(folder):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import socket
@@ -64,15 +65,19 @@ class Lock:
         print(f"ltx: waiting for {name}, which works on {self.path.parent.name}.", flush=True)
 
     def take_over(self, seen: bytes) -> None:
-        """Remove a dead holder's lock, unless it is no longer the one seen."""
-        aside = self.path.with_name(f".lock.{self.token}")
+        """Remove a dead holder's lock, if it is still the one seen; of many waiters one at a time may."""
+        claim = self.path.with_name(f".lock.{hashlib.sha256(seen).hexdigest()[:16]}")
+        if not commit(claim, b"", replace=False):
+            if time.monotonic() - self.since > 2 * self.patience:  # whoever claimed it died over it
+                claim.unlink(missing_ok=True)
+            return
         try:
-            os.rename(self.path, aside)
+            if self.path.read_bytes() == seen:
+                self.path.unlink()
         except FileNotFoundError:
             return
-        if aside.read_bytes() != seen:  # another waiter was faster: give its lock back
-            commit(self.path, aside.read_bytes(), replace=False)
-        aside.unlink()
+        finally:
+            claim.unlink(missing_ok=True)
 
     def mine(self) -> bool:
         """Tell whether the lock file is still this holder's."""

@@ -94,10 +94,9 @@ class Fit(lightning.LightningModule):
         frozen = set(matrices(network))  # a search leaves them as drawn; norms, where affine, are trained
         for name, parameter in network.named_parameters():
             parameter.requires_grad_(method.trains == "weights" or name not in frozen)
-        self.extra_names = list(state.extra)
-        self.extra = nn.ParameterList(
-            [nn.Parameter(tensor.clone(), method.trains == "extra") for tensor in state.extra.values()]
-        )
+        trained = method.trains == "extra"
+        self.scores: Tensors = {n: nn.Parameter(t.clone(), trained) for n, t in state.extra.items()}
+        self.extra = nn.ParameterList(self.scores.values())  # so that they go to the device with the network
         self.mask = state.mask
         self.step, self.seconds = plan.first, 0.0
         self.began = self.checkpointed = time.monotonic()
@@ -109,8 +108,7 @@ class Fit(lightning.LightningModule):
         self.restored: dict[str, Any] = {}
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        trained = [*self.network.parameters(), *self.extra]
-        optimiser = self.recipe.build([p for p in trained if p.requires_grad])
+        optimiser = self.recipe.build([p for p in self.parameters() if p.requires_grad])
         if self.restored:
             optimiser.load_state_dict(self.restored)
         return optimiser
@@ -122,22 +120,18 @@ class Fit(lightning.LightningModule):
         self.val = self.data.val.to(self.device)
         self.weights: Tensors = {**dict(self.network.named_parameters())}
         self.grid = set(grid(self.plan.first, self.plan.last))
-        self.trained = [p for p in [*self.weights.values(), *self.extra] if p.requires_grad]
-
-    def scores(self) -> Tensors:
-        """Return what is trained beside the network's own parameters, by name."""
-        return dict(zip(self.extra_names, self.extra, strict=True))
+        self.trained = [p for p in self.parameters() if p.requires_grad]
 
     def effective(self, done: float = 1.0, noise: Tensors | None = None) -> Tensors:
         """Return the weights the network sees in place of its own, with the graph to what is trained."""
-        seen = self.method.effective(self.weights, self.scores(), self.mask, done, noise)
+        seen = self.method.effective(self.weights, self.scores, self.mask, done, noise)
         return {name: tensor for name, tensor in seen.items() if tensor is not self.weights[name]}
 
     def training_step(self, chunk: tuple[int, int], index: int) -> None:
         """Take the optimiser steps chunk[0] .. chunk[1] - 1; the raw optimiser, whose state nothing else touches."""
         optimiser = self.optimizers(use_pl_optimizer=False)
         assert isinstance(optimiser, torch.optim.Optimizer)
-        steps = range(*chunk)
+        steps, network = range(*chunk), self.network
         for step, indices in zip(steps, self.batches.indices(*chunk), strict=True):
             x, y = self.batches.at(step, indices)
             rate = self.recipe.rate(self.method.rate_step(self.plan.level, step, self.plan.last))
@@ -150,7 +144,7 @@ class Fit(lightning.LightningModule):
             except NotANumber:
                 self.flush()  # names the first loss that was not finite
                 raise Diverged(self.plan.level, step) from None
-            logits = call(self.network, seen, x)
+            logits = call(network, seen, x)
             loss = F.cross_entropy(logits, y, label_smoothing=self.recipe.label_smoothing)
             loss.backward()  # one device and no loss scaling: manual_backward would add its hooks and nothing else
             if self.recipe.clip is not None:
@@ -181,7 +175,7 @@ class Fit(lightning.LightningModule):
         if not self.method.noisy:
             return None
         rng = self.streams.generator("noise", "step", self.plan.level, step)
-        return {n: torch.from_numpy(rng.random(tuple(t.shape), "float32")).to(t) for n, t in self.scores().items()}
+        return {n: torch.from_numpy(rng.random(tuple(t.shape), "float32")).to(t) for n, t in self.scores.items()}
 
     @torch.no_grad()
     def between(self) -> None:
@@ -191,8 +185,8 @@ class Fit(lightning.LightningModule):
             return self.streams.generator("noise", "between", self.plan.level, self.step, name)
 
         done = self.step / self.plan.last
-        weights, scores, self.mask = self.method.between(self.weights, self.scores(), self.mask, done, rng)
-        for now, after in ((self.weights, weights), (self.scores(), scores)):
+        weights, scores, self.mask = self.method.between(self.weights, self.scores, self.mask, done, rng)
+        for now, after in ((self.weights, weights), (self.scores, scores)):
             for name, tensor in now.items():
                 if after[name] is not tensor:
                     tensor.copy_(after[name])
@@ -229,7 +223,7 @@ class Fit(lightning.LightningModule):
         self.sums.zero_()
         if loss < self.best_loss:
             self.best_loss, self.best_step = loss, self.step
-            extra = {n: p.detach().clone() for n, p in zip(self.extra_names, self.extra, strict=True)}
+            extra = {name: score.detach().clone() for name, score in self.scores.items()}
             self.best = self.snapshot() | prefixed("extra", extra)
         seconds = round(self.elapsed(), 3)
         at = {"level": self.plan.level, "step": self.step}
@@ -249,7 +243,7 @@ class Fit(lightning.LightningModule):
         }
         parts = {
             "network": self.snapshot(),
-            "extra": dict(zip(self.extra_names, self.extra, strict=True)),
+            "extra": self.scores,
             "optim": moments,
             "best": self.best,
             "anchor": self.anchor,
@@ -269,7 +263,7 @@ class Fit(lightning.LightningModule):
         """Continue from what `checkpoint` returned. Call before the fit."""
         self.network.load_state_dict(under("network", tensors))
         extra = under("extra", tensors)
-        for name, parameter in zip(self.extra_names, self.extra, strict=True):
+        for name, parameter in self.scores.items():
             parameter.data.copy_(extra[name])
         self.step, self.seconds, self.best_step = meta["step"], meta["seconds"], meta["best_step"]
         self.best_loss = meta["best_loss"] if meta["best_loss"] is not None else float("inf")
@@ -327,7 +321,7 @@ def train(
     return Trained(
         weights={name: tensor for name, tensor in end.items() if name not in kept},
         buffers={name: end[name] for name in kept},
-        extra=cpu(dict(zip(fit.extra_names, fit.extra, strict=True))),
+        extra=cpu(fit.scores),
         mask={name: mask.bool() for name, mask in cpu(fit.mask).items()},
         best=cpu(fit.best),
         best_step=fit.best_step,
