@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 from ltx.analysis.connectivity import errors_along, instability
 from ltx.analysis.intervals import longest_run, mean_interval
-from ltx.figures import decide, decide_consecutive, module, names, plan
+from ltx.figures import decide, decide_consecutive, imp, module, names, plan, sanity
 
 SMALL = {
     "imp": ("method.levels=8", "optim.steps=10", "seeds=2", "width=.05"),
@@ -67,6 +67,27 @@ def planted(gaps: list[float]) -> pd.DataFrame:
 )
 def test_three_consecutive_densities_must_be_won(gaps: list[float], verdict: str) -> None:
     assert decide_consecutive("s", "s", planted(gaps), ("a", "b"), (0, 0.2)).verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("losses", "verdict"),
+    [([0.002, 0.003, 0.004], "passed"), ([0.02, 0.03, 0.04], "failed"), ([-0.01, 0.03, 0.04], "undecided")],
+)
+def test_a_harmless_loss_is_small_and_a_harmful_one_is_shown(losses: list[float], verdict: str) -> None:
+    claim = sanity.decide_harmless("a statement", losses)
+    assert claim.verdict == verdict and claim.effect == pytest.approx(-sum(losses) / 3)
+
+
+@pytest.mark.parametrize(("early", "verdict"), [(300, "passed"), (500, "failed")])
+def test_the_early_stop_is_held_against_the_later_of_both_ends(early: int, verdict: str) -> None:
+    rows = []
+    for seed in range(5):
+        for arm in ("ticket", "reinit", "random mask", "one-shot"):
+            for level, stop in enumerate([400] * 7 + [early] + [800] * 3):
+                row = {"arm": arm, "seed": seed, "level": level, "density": 0.8**level, "stop": stop + seed * level}
+                rows.append({**row, "test_accuracy": 0.9})
+    claim = next(claim for claim in imp.claims(pd.DataFrame(rows)) if "early stop" in claim.statement)
+    assert claim.verdict == verdict and claim.effect == 400 - early - 14  # 21 % is level 7; 14 = mean of seed * level
 
 
 def test_the_longest_run_is_found() -> None:

@@ -189,6 +189,7 @@ def test_torn_lines_of_records_are_dropped_and_of_a_repeated_step_the_last_count
         (1, 1, "train"),
     ]
     assert found[2]["loss"] == 1.5
+    assert folder.records(level=1) == found[3:] and folder.records(level=0) == found[:3]
 
 
 def test_records_hold_the_columns_of_the_contract_for_every_split(finished):

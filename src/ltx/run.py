@@ -81,6 +81,7 @@ class Point:
         self.failures: dict[int, str] = {}
         self.rows: list[dict[str, Any]] = []
         self.trained = False
+        self.summary_due = 0.0  # on this process's clock
 
     def guarded(self, action: Callable[[], None]) -> None:
         """Do what writes derived files; a full disk fails this point and leaves the others going."""
@@ -165,8 +166,10 @@ class Point:
         return said
 
     def level(self, seed: int, row: dict[str, Any]) -> None:
-        """Derive the summary again when a level is finished, and mirror the level."""
-        self.folder.write_summary()
+        """Derive the summary again, at most a twentieth of the time for a long run, and mirror the level."""
+        if (began := time.monotonic()) >= self.summary_due:
+            self.folder.write_summary()
+            self.summary_due = began + 20 * (time.monotonic() - began)
         self.mirror.level(self.folder.seed(seed), row)
 
     @property

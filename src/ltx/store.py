@@ -157,11 +157,16 @@ class SeedFolder:
                 continue  # damaged: the seed's next worker sets it aside
         return result
 
-    def records(self) -> list[dict[str, Any]]:
-        """Return the records in order; of a step recorded again after a resume, the last; a torn line is dropped."""
+    def records(self, level: int | None = None) -> list[dict[str, Any]]:
+        """Return the records, of one level or all, in order.
+
+        Of a step recorded again after a resume the last counts; a torn line is dropped.
+        """
         path = self.path / "records.jsonl"
         found: dict[tuple, dict[str, Any]] = {}
         for line in path.read_text().splitlines() if path.exists() else []:
+            if level is not None and f'"level": {level},' not in line:
+                continue  # not even parsed: a run asks for each of its levels
             try:
                 row = json.loads(line)
                 found[row["level"], row["step"], row["split"]] = row
