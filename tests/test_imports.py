@@ -23,6 +23,7 @@ ROWS = (
     ("sweep",),
     ("estimate", "config"),
     ("figures",),
+    ("complete",),
     ("cli",),
 )
 DOORS = {

@@ -21,12 +21,15 @@ ltx runs experiments on the Lottery Ticket Hypothesis.
   ltx list [methods|models|data|optim|experiments|figures] [width=4]   what can be named, with sizes
   ltx status [KEY...] [--json]      every run under the output root
   ltx show RUN                      a run's config, table and plots; RUN is a key or a directory
+  eval "$(ltx complete)"            tab completion for bash; put it in ~/.bashrc
   ltx --version
 
 Any value of a config can be set: ltx run model=convnet optim=sgd optim.lr=0.05 method.levels=20 seeds=5.
 Every command takes root=DIR (default outputs, or LTX_OUTPUT). --config-dir DIR adds yaml files of your own to `run`.
 """
-COMMANDS = ("run", "figure", "list", "status", "show")
+COMMANDS = ("run", "figure", "list", "status", "show", "complete")
+LISTED = {"methods": "method", "models": "model", "data": "data", "optim": "optim"}
+LISTED |= {"experiments": "experiment", "figures": "figure"}
 SWITCHES = (
     "-m",
     "--multirun",
@@ -76,7 +79,8 @@ def dispatch(argv: list[str]) -> int:
     if {"-h", "--help"} & set(rest):
         print(HELP, end="")
         return 0
-    return {"run": run, "figure": figure, "list": list_names, "status": status, "show": show}[command](rest)
+    called = {"run": run, "figure": figure, "list": list_names, "status": status, "show": show, "complete": complete}
+    return called[command](rest)
 
 
 def options(arguments: list[str], flags: tuple[str, ...], keys: tuple[str, ...]) -> tuple[list[str], dict[str, str]]:
@@ -225,15 +229,13 @@ def list_names(arguments: list[str]) -> int:
     """Print what can be named."""
     from ltx.config import listing
 
-    groups = {"methods": "method", "models": "model", "data": "data", "optim": "optim"}
-    groups |= {"experiments": "experiment", "figures": "figure"}
     words, found = options(arguments, (), ("width", "root", "data"))
     for word in words:
-        if word not in groups:
-            raise BadInput(f"'{word}' cannot be listed{nearest(word, groups)}")
-    for word in words or groups:
+        if word not in LISTED:
+            raise BadInput(f"'{word}' cannot be listed{nearest(word, LISTED)}")
+    for word in words or LISTED:
         print(f"{word}:")
-        print(listing(groups[word], found.get("width", "1"), found.get("data", "digits")))
+        print(listing(LISTED[word], found.get("width", "1"), found.get("data", "digits")))
     return 0
 
 
@@ -276,6 +278,15 @@ def show(arguments: list[str]) -> int:
     for plot in sorted((path / "plots").glob("*.png")):
         print(f"plot: {plot}")
     print(f"run:  {path}")
+    return 0
+
+
+def complete(arguments: list[str]) -> int:
+    """Print the words that may stand at the end of a line, or the script that makes bash ask for them."""
+    from ltx.complete import SCRIPT
+    from ltx.complete import complete as words_for
+
+    print("\n".join(words_for(arguments[0], COMMANDS, (*LISTED,), output_root({}))) if arguments else SCRIPT)
     return 0
 
 

@@ -112,16 +112,17 @@ def interval_text(values: Sequence[float], digits: int = 4) -> str:
 
 
 def early_stop_text(rows: Sequence[Row]) -> str:
-    """Write the mean early-stop step of the seeds that have one, and how many are censored."""
+    """Write the mean early-stop step of the seeds that have one, and how many of all are censored."""
     steps = [r["early_stop_step"] for r in rows if r["early_stop_step"] is not None]
     censored = len(rows) - len(steps)
     text = interval_text(steps, 0) if steps else "-"
-    return f"{text} ({censored}/{len(rows)} censored)" if censored else text
+    return f"{text} ({censored}/{len(rows)})" if censored else text
 
 
 def table(rows: Sequence[Row], title: str) -> Table:
     """Return the table per level: density, kept, accuracies with 95 % intervals over seeds, early-stop step."""
     result = Table(title=title, title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    result.collapse_padding = True
     for name in ("level", "density", "kept", "val accuracy", "test accuracy", "early-stop step"):
         result.add_column(name, justify="right", no_wrap=name != "early-stop step")  # a narrow terminal folds it
     for level, group in by_level(rows).items():
@@ -134,7 +135,9 @@ def table(rows: Sequence[Row], title: str) -> Table:
             early_stop_text(group),
         )
     n = len({r["seed"] for r in rows})
-    result.caption = f"mean ± 95 % interval over {n} seeds; censored: validation loss still falling at the last step"
+    result.caption = f"mean ± 95 % interval over {n} seeds"
+    if any(row["early_stop_step"] is None for row in rows):
+        result.caption += f"; (k/{n}) are censored: validation loss still falling at the last step"
     return result
 
 

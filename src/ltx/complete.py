@@ -1,0 +1,79 @@
+"""Tab completion: what may follow on a line, from the yaml files alone; torch and Hydra stay unloaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ltx.config import CHOICES, CONF, choices
+from ltx.schema import GROUPS
+
+# bash takes what follows the last "=" for the word, so the rest is cut off the candidates.
+SCRIPT = """\
+_ltx() {
+    local IFS=$'\\n' line=${COMP_LINE:0:COMP_POINT}
+    local word=${line##*[[:space:]]}
+    local before=
+    [[ $word == *=* && $COMP_WORDBREAKS == *=* ]] && before=${word%"${word##*=}"}
+    COMPREPLY=($(ltx complete "$line" 2>/dev/null))
+    COMPREPLY=("${COMPREPLY[@]#"$before"}")
+    [[ ${#COMPREPLY[@]} -eq 1 && ${COMPREPLY[0]} == *[=.] ]] && compopt -o nospace
+}
+complete -o default -F _ltx ltx
+"""
+FLAGS = ("-m", "--dry-run", "--cfg", "--resolve", "--config-dir")
+SIMPLE = {"status": ["--json", "root="], "show": ["root="]}
+
+
+def complete(line: str, commands: tuple[str, ...], groups: tuple[str, ...], root: Path) -> list[str]:
+    """Return the words that may stand where the last word of `line`, perhaps empty, begins."""
+    words = line.split()
+    last = "" if not words or line[-1].isspace() else words.pop()
+    if len(words) < 2:
+        return matching(last, [*commands, "--help", "--version"])
+    command = words[1]
+    if command in SIMPLE:
+        return matching(last, [*SIMPLE[command], *runs(root)])
+    if command == "list":
+        return matching(last, [*groups, "width=", "data="])
+    figures = [name.replace("_", "-") for name in choices("figure", [])] if command == "figure" else []
+    if "=" in last:
+        key = last.partition("=")[0]
+        values = choices(key, []) if key in CHOICES else runs(root) if key == "of" else []
+        return matching(last, [f"{key}={value}" for value in values])
+    if "." in last:
+        return matching(last, fields(last.partition(".")[0], words))
+    flags = FLAGS if command == "run" and last.startswith("-") else ()
+    plain = {key: value for key, value in settings().items() if key not in ("defaults", "hydra")}
+    keys = [f"{key}=" for key in (*CHOICES, "zip", *plain)]
+    dotted = [f"{key}." for key in (*GROUPS, *(key for key, value in plain.items() if isinstance(value, dict)))]
+    return matching(last, [*figures, *flags, *keys, *(dotted if last else [])])
+
+
+def matching(begin: str, words: list[str]) -> list[str]:
+    """Return the words that begin so, each once."""
+    return sorted({word for word in words if word.startswith(begin)})
+
+
+def runs(root: Path) -> list[str]:
+    """Name the runs there are."""
+    return [path.name for path in (root / "runs").glob("*") if path.is_dir()]
+
+
+def settings() -> dict[str, Any]:
+    """Return what run.yaml holds."""
+    return yaml.safe_load((CONF / "run.yaml").read_text())
+
+
+def fields(group: str, words: list[str]) -> list[str]:
+    """Return `group.field=` for the fields of a group as the line chooses it, or as it is by default."""
+    values = settings()
+    chosen = {
+        key: value for default in values["defaults"] if isinstance(default, dict) for key, value in default.items()
+    }
+    chosen |= {key: value.rpartition(",")[2] for key, _, value in (word.partition("=") for word in words)}
+    path = CONF / group / f"{chosen.get(group)}.yaml"
+    found = yaml.safe_load(path.read_text()) if path.is_file() else values.get(group)
+    return [f"{group}.{name}=" for name in found or {} if name not in ("name", "recipe", "defaults")]
