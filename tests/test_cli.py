@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from importlib.metadata import version
@@ -15,7 +16,7 @@ import yaml
 from conftest import TINY, levels, tree
 from rich.console import Console
 
-from ltx.report import table
+from ltx.report import Progress, table
 
 BAD = [
     (["method=imq"], "did you mean 'imp'"),
@@ -176,6 +177,30 @@ def test_status_shows_every_run(ltx, finished):
 def test_status_of_nothing_says_so(ltx, root):
     assert f"no runs under {root / 'runs'}" in ltx("status").out
     assert json.loads(ltx("status", "--json").out) == []
+
+
+def test_status_shows_a_sweep_under_way_and_forgets_a_killed_one(ltx, root, finished):
+    later = finished.name[:-8] + "ffffffff"
+    killed = subprocess.Popen(["true"])
+    killed.wait()
+    progress = Progress("sweep-x", 100, {finished.name: 0, later: 3}, root / "progress", Console(quiet=True))
+    gone = root / "progress" / f"{socket.gethostname()}-{killed.pid}.json"
+    with progress:
+        progress.event("a", "started", None, lambda level: (0, 50))
+        shown = json.loads(progress.file.read_text())
+        gone.write_text(json.dumps({**shown, "pid": killed.pid, "title": "killed"}))
+        progress.event("b", "started", None, lambda level: (0, 50))
+        progress.published = 0.0
+        progress.event("a", "progress", (0, 25, 0.5), lambda level: (0, 50))
+        said = ltx("status").out
+        assert "sweep-x: 25%, 0 of 3 jobs done, 2 running, ETA " in said and "killed" not in said
+        entries = {entry["key"]: entry for entry in json.loads(ltx("status", "--json").out)}
+        assert entries[finished.name]["state"] == "done" and entries[later]["state"] == "waiting"
+        assert entries[later]["command"]["share"] == 0.25 and entries[later]["command"]["eta_seconds"] > 0
+    assert [path.name for path in (root / "progress").iterdir()] == [gone.name], "its own is removed"
+    with Progress("next", 1, {}, root / "progress", Console(quiet=True)):
+        assert not gone.exists()
+    assert not (root / "progress").exists()
 
 
 def test_status_of_a_thousand_runs_tells_done_failed_and_unfinished(ltx, root):

@@ -243,17 +243,23 @@ def status(arguments: list[str]) -> int:
     """Print the state of every run, or of those named."""
     from rich.console import Console
 
+    from ltx.report import clock, counted, status_table, to_json, under_way
     from ltx.report import status as status_of
-    from ltx.report import status_table, to_json
 
     words, found = options(arguments, ("--json",), ("root",))
     runs = output_root(found) / "runs"
-    keys = sorted(path.name for path in runs.iterdir() if path.is_dir()) if runs.is_dir() else []
-    paths = [find_run(word, found) for word in words] if words else [runs / key for key in keys]
-    entries = [status_of(path) for path in paths]
+    commands = under_way(runs.parent / "progress")
+    working = {key: command for command in commands for key in command["runs"]}
+    keys = {path.name for path in runs.iterdir() if path.is_dir()} if runs.is_dir() else set()
+    paths = [find_run(word, found) for word in words] if words else [runs / key for key in sorted(keys | {*working})]
+    entries = [status_of(path, working.get(path.name)) for path in paths]
     if "--json" in found:
         print(to_json(entries))
-    elif entries:
+        return 0
+    for command in commands:
+        eta = "" if command["eta_seconds"] is None else f", ETA {clock(command['eta_seconds'])}"
+        print(f"{command['title']}: {command['share']:.0%}, {counted(command)}{eta}")
+    if entries:
         Console(highlight=False).print(status_table(entries))
     else:
         print(f"no runs under {runs}")

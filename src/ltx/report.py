@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import os
+import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +19,7 @@ from rich.progress import Progress as Bars
 from rich.table import Table
 
 from ltx.analysis.intervals import mean_interval
-from ltx.store import RunFolder
+from ltx.store import RunFolder, commit
 
 Row = dict[str, Any]
 
@@ -32,18 +35,21 @@ def clock(seconds: float) -> str:
 class Progress:
     """Show one display for all jobs: how many are done, running and failed, where each stands, the ETA of the whole.
 
-    On a terminal a bar that renews itself; elsewhere (a log file) a line every 10 seconds.
+    On a terminal a bar that renews itself; elsewhere (a log file) a line every 10 seconds. `jobs` counts them by run,
+    `total` is their optimiser steps. A file in `folder` lets `ltx status` show the same meanwhile.
     """
 
-    def __init__(self, title: str, total: int, console: Console | None = None):
+    def __init__(self, title: str, total: int, jobs: Mapping[str, int], folder: Path, console: Console | None = None):
         self.console = console or Console(highlight=False)
-        self.total, self.title = total, title
+        self.total, self.title, self.jobs = total, title, jobs
+        self.file, self.published = folder / f"{socket.gethostname()}-{os.getpid()}.json", 0.0
         self.running: dict[str, str] = {}
         self.within: dict[str, int] = {}
         self.finished, self.done, self.failed = 0, 0, 0
         self.began = self.printed = time.monotonic()
 
     def __enter__(self) -> Progress:
+        under_way(self.file.parent, tidy=True)
         self.bars = None
         if self.console.is_terminal and self.total:
             columns = (
@@ -62,6 +68,9 @@ class Progress:
     def __exit__(self, *exception: object) -> None:
         if self.bars is not None:
             self.bars.stop()
+        with contextlib.suppress(OSError):
+            self.file.unlink(missing_ok=True)
+            self.file.parent.rmdir()  # unless another command is under way
 
     def event(self, job: str, kind: str, value: Any, steps: Callable[[int], tuple[int, int]]) -> None:
         """Take a worker's report; steps(level) gives the first step and the number of steps of a level."""
@@ -85,19 +94,60 @@ class Progress:
         """Draw, or print when 10 seconds have passed."""
         steps = self.finished + sum(self.within.values())
         now = time.monotonic()
-        eta = f"ETA {clock((self.total - steps) * (now - self.began) / steps)}" if steps else ""
-        failed = f", {self.failed} failed" if self.failed else ""
-        jobs = f"{self.done} jobs done{failed}, {len(self.running)} running: " if self.done or failed else ""
-        text = jobs + ", ".join(self.running.values())
+        left = (self.total - steps) * (now - self.began) / steps if steps else None
+        eta = "" if left is None else f"ETA {clock(left)}"
+        counts = {"done": self.done, "jobs": sum(self.jobs.values()), "running": len(self.running)}
+        counts["failed"] = self.failed
+        text = (counted(counts) + ": " if counts["jobs"] > 1 else "") + ", ".join(self.running.values())
         if self.bars is not None:
             self.bars.update(self.task, completed=steps, description=text or self.title, eta=eta)
         elif now - self.printed >= 10 and self.total:
             self.printed = now
             self.console.print(f"{steps / self.total:4.0%} {eta}; {text}", soft_wrap=True)
 
+        if now - self.published >= 1 and self.total:
+            self.published = now
+            state = {"host": socket.gethostname(), "pid": os.getpid(), "title": self.title, "runs": [*self.jobs]}
+            state |= {**counts, "share": steps / self.total, "eta_seconds": left}
+            with contextlib.suppress(OSError):  # a full disk ends no run for this
+                commit(self.file, json.dumps(state).encode())
+
     def say(self, text: str) -> None:
         """Print above the bar."""
         self.console.print(text, soft_wrap=True, markup=False)
+
+
+def counted(counts: Row) -> str:
+    """Write how many jobs are done, running and failed."""
+    failed = f", {counts['failed']} failed" if counts["failed"] else ""
+    return f"{counts['done']} of {counts['jobs']} jobs done{failed}, {counts['running']} running"
+
+
+def under_way(folder: Path, tidy: bool = False) -> list[Row]:
+    """Return what the commands under way say of themselves; `tidy` removes what killed ones left."""
+    found = []
+    for path in sorted(folder.glob("*.json")):
+        try:
+            state = json.loads(path.read_text())
+            here, age = state["host"] == socket.gethostname(), time.time() - path.stat().st_mtime
+        except (OSError, ValueError, KeyError):
+            continue  # ended meanwhile
+        if process_lives(state["pid"]) if here else age < 60:
+            found.append(state)
+        elif tidy:
+            path.unlink(missing_ok=True)
+    return found
+
+
+def process_lives(pid: int) -> bool:
+    """Tell whether a process of this machine is there."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def by_level(rows: Sequence[Row]) -> dict[int, list[Row]]:
@@ -193,8 +243,11 @@ def sweep_table(points: Sequence[Row], rows: Sequence[Sequence[Row]], states: Se
     return result
 
 
-def status(path: Path) -> Row:
-    """Return what is known of a run without reading any tensor: done levels and seeds, last metric, age, state."""
+def status(path: Path, command: Row | None = None) -> Row:
+    """Return what is known of a run without reading any tensor: done levels and seeds, last metric, age, state.
+
+    A run that a `command` under way has still to work on is waiting, and shows how far the command is.
+    """
     folder = RunFolder(path)
     manifest = folder.manifest()
     seeds, last = manifest.get("seeds", []), manifest.get("last_level", 0)
@@ -205,9 +258,10 @@ def status(path: Path) -> Row:
     newest = max([p.stat().st_mtime for p in (path / "summary.csv", path / "manifest.json") if p.exists()], default=0.0)
     lines = (path / "summary.csv").read_text().splitlines() if (path / "summary.csv").exists() else []
     last_row = dict(zip(lines[0].split(","), lines[-1].split(","), strict=False)) if len(lines) > 1 else {}
+    states = {"running": running, "done": complete, "failed": failed, "waiting": command, "unfinished": True}
     return {
         "key": path.name,
-        "state": "running" if running else "done" if complete else "failed" if failed else "unfinished",
+        "state": next(state for state, holds in states.items() if holds),
         "levels_done": sum(done.values()),
         "levels": len(seeds) * (last + 1),
         "seeds_done": sum(count > last for count in done.values()),
@@ -215,6 +269,7 @@ def status(path: Path) -> Row:
         "failed": failed,
         "test_accuracy": float(last_row["test_accuracy"]) if last_row.get("test_accuracy") else None,
         "age_seconds": round(time.time() - newest) if newest else None,
+        "command": command and {name: value for name, value in command.items() if name != "runs"},
     }
 
 
@@ -227,7 +282,8 @@ def status_table(entries: Sequence[Row]) -> Table:
         accuracy = "-" if e["test_accuracy"] is None else f"{e['test_accuracy']:.4f}"
         failed = f", seed {', '.join(map(str, e['failed']))} failed" if e["failed"] else ""
         counts = f"{e['levels_done']}/{e['levels']}", f"{e['seeds_done']}/{e['seeds']}"
-        result.add_row(e["key"], e["state"] + failed, *counts, accuracy, clock(e["age_seconds"] or 0))
+        age = "-" if e["age_seconds"] is None else clock(e["age_seconds"])
+        result.add_row(e["key"], e["state"] + failed, *counts, accuracy, age)
     return result
 
 

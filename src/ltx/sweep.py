@@ -14,7 +14,7 @@ from pathlib import Path
 from ltx import launch
 from ltx.experiment import Experiment
 from ltx.report import Progress, Row
-from ltx.run import Point, level_steps
+from ltx.run import Point, level_steps, missing_levels
 from ltx.store import COLUMNS, commit
 
 NAMED = ("method", "model", "data", "width")
@@ -116,7 +116,10 @@ def run(experiments: Sequence[Experiment], command: list[str], group: str | None
     schedule = Schedule(points, experiments[0].config["fail_fast"])
     interrupted = False
     try:
-        with Progress(title or experiments[0].key, sum(map(planned, points.values()))) as progress:
+        plans = {key: planned(point) for key, point in points.items()}
+        jobs, total = {key: jobs for key, (jobs, _) in plans.items()}, sum(steps for _, steps in plans.values())
+        folder = Path(experiments[0].config["root"]) / "progress"
+        with Progress(title or experiments[0].key, total, jobs, folder) as progress:
             events = launch.run(schedule.next_job, schedule.finished, workers(experiments[0]))
             try:
                 for job, kind, value in events:
@@ -136,14 +139,12 @@ def run(experiments: Sequence[Experiment], command: list[str], group: str | None
     return Outcome(list(experiments), points, interrupted)
 
 
-def planned(point: Point) -> int:
-    """Count the optimiser steps of the levels whose files are not there."""
-    return sum(
-        level_steps(point.experiment, level)[1]
-        for seed in point.experiment.seeds
-        for level in range(point.experiment.method.last_level + 1)
-        if not point.folder.seed(seed).level_path(level).exists()
-    )
+def planned(point: Point) -> tuple[int, int]:
+    """Count the jobs and the optimiser steps of the levels whose files are not there and are not known to fail."""
+    retry, folder = point.experiment.config["retry_failed"], point.folder
+    seeds = [seed for seed in point.experiment.seeds if retry or not folder.seed(seed).failure()]
+    left = [missing_levels(point.experiment, folder.seed(seed), verify=False) for seed in seeds]
+    return sum(map(bool, left)), sum(level_steps(point.experiment, level)[1] for levels in left for level in levels)
 
 
 def workers(experiment: Experiment) -> int:
