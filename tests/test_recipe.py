@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import nn
 
 from ltx.config import compose
 from ltx.errors import BadInput
@@ -28,11 +29,17 @@ def experiment(*words: str) -> Experiment:
         (("method=edge_popup", "method.density=.005"), "no weight of layer fc2, out.*method.allow_dead_layers=true"),
         (("method=biprop", "method.density=.005", "method.exclude=[output]"), "layer fc2;.*allow_dead_layers=true"),
         (("method=edge_popup", "method.density=.0001", "method.scope=global"), "keeps no weight.*allow_dead_layers"),
-        (("method=edge_popup", "model.bias=true"), "model.bias=true.*set it to false"),
-        (("method=biprop", "model.bias=true"), "model.bias=true.*set it to false"),
-        (("method=supermask", "model.bias=true"), "model.bias=true.*set it to false"),
-        (("method=edge_popup", "model=mlp", "model.affine=true"), "affine norm.*set model.affine=false"),
-        (("method=gem_miner", "model=mlp", "model.affine=true"), "affine norm.*set model.affine=false"),
+        (("method=edge_popup", "model.bias=true"), "biases contradict.*fc1.bias.*model.bias=false"),
+        (("method=biprop", "model.bias=true"), "biases contradict.*fc1.bias.*model.bias=false"),
+        (("method=supermask", "model.bias=true"), "biases contradict.*fc1.bias.*model.bias=false"),
+        (
+            ("method=edge_popup", "model=mlp", "model.affine=true"),
+            r"norms contradict.*norm1\.weight.*affine=false",
+        ),
+        (
+            ("method=gem_miner", "model=mlp", "model.affine=true"),
+            r"norms contradict.*norm1\.weight.*affine=false",
+        ),
         (("method=biprop", "model.activation=sign"), "need a norm before them: model.norm=batch"),
         (("method=edge_popup", "method.exclude=['*']"), "leaves nothing to mask"),
         (("method=edge_popup", "method.exclude=[fc9]"), "no layer is named 'fc9'"),
@@ -43,11 +50,32 @@ def test_what_contradicts_a_search_is_refused_with_the_remedy(words: tuple[str, 
         experiment(*words)
 
 
+class Net(nn.Sequential):
+    """A user's model, with a bias and a trained norm unless told otherwise."""
+
+    def __init__(self, input_shape: tuple[int, ...], classes: int, bias: bool = True, affine: bool = True):
+        linear = nn.Linear(math.prod(input_shape), classes, bias)
+        super().__init__(nn.Flatten(), linear, nn.BatchNorm1d(classes, affine=affine))
+
+
+def test_a_model_of_the_users_is_held_to_the_same_rules() -> None:
+    def own(*words: str) -> Experiment:
+        return Experiment.of(compose(["device=cpu", "model=own", "model.name=test_recipe:Net", *words], []))
+
+    with pytest.raises(BadInput, match=r"biases contradict .*\(1\.bias would be trained\)"):
+        own("method=biprop", "model.affine=false")
+    with pytest.raises(BadInput, match=r"norms contradict .*\(2\.weight, 2\.bias would be trained\)"):
+        own("method=edge_popup", "model.bias=false")
+    own("method=biprop", "model.bias=false")
+    own("method=edge_popup", "model.bias=false", "model.affine=false")
+    own("method=dense")
+
+
 def test_a_convolutional_network_is_held_to_the_same_rules() -> None:
     def convnet(*words: str) -> Experiment:
         return Experiment.of(compose(["device=cpu", "model=convnet", *words], []))
 
-    with pytest.raises(BadInput, match=r"set model\.affine=false"):
+    with pytest.raises(BadInput, match=r"norm1\.weight.*model\.affine=false"):
         convnet("method=edge_popup", "model.affine=true")
     with pytest.raises(BadInput, match=r"need a norm before them: model\.norm=batch"):
         convnet("method=biprop", "model.activation=sign", "model.norm=null")

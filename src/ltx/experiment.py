@@ -71,7 +71,7 @@ class Experiment:
 
     def check(self) -> None:
         """Raise BadInput where parts that are valid alone do not fit together."""
-        from ltx.tensors import matrices
+        from ltx.tensors import matrices as matrices_of
 
         if self.trunk is None and self.method.needs_trunk:
             name = self.config["method"]["name"]
@@ -84,11 +84,14 @@ class Experiment:
             if wanted > last:
                 raise BadInput(f"level {wanted} of the trunk is asked for, but it has levels 0 to {last}.")
         network = self.network(device="meta")
-        parameters = dict(network.named_parameters())
+        parameters, matrices = dict(network.named_parameters()), matrices_of(network)
+        layers = {name.rpartition(".")[0] for name in matrices}
+        others = [name for name in parameters if name not in matrices]
+        biases = [name for name in others if name.rpartition(".")[0] in layers]
         try:
             self.optim.check()
-            self.method.check_model(self.config["model"])
-            prunable = self.method.prunable(matrices(network))
+            self.method.check_model(biases, [name for name in others if name not in biases])
+            prunable = self.method.prunable(matrices)
             self.method.check({name: parameters[name].numel() for name in prunable}, self.optim.steps)
         except ValueError as error:
             raise BadInput(f"{str(error).rstrip('.')}.") from error

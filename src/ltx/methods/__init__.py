@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
-from typing import Any, ClassVar, Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 from torch import Tensor, nn
@@ -92,8 +92,11 @@ class Method(Protocol):
     def start(self, level: int, context: Context) -> State:
         """Return the state that the level starts from."""
 
-    def check_model(self, model: Mapping[str, Any]) -> None:
-        """Raise ValueError where the model's config contradicts the method, with the remedy."""
+    def check_model(self, biases: list[str], others: list[str]) -> None:
+        """Raise ValueError, with the remedy, where what a model has beside its matrices contradicts the method.
+
+        `biases` are the names of those of layers with matrices, `others` of all the rest: norms, embeddings.
+        """
 
     def effective(
         self, weights: Tensors, extra: Tensors, mask: Tensors, done: float = 1.0, noise: Tensors | None = None

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,9 +20,8 @@ class Method(Search):
     MPT-1/1, otherwise MPT-1/32; with model.affine=true the norms are trained too ("+BN", report it apart).
     """
 
-    def check_model(self, model: Mapping[str, Any]) -> None:
-        if model.get("bias"):
-            raise ValueError("model.bias=true contradicts method=biprop; leave it out or set it to false")
+    def check_model(self, biases: list[str], others: list[str]) -> None:
+        super().check_model(biases, [])
 
     def effective(
         self, weights: Tensors, extra: Tensors, mask: Tensors, done: float = 1.0, noise: Tensors | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -57,7 +57,7 @@ class Method:
         mask = {name: torch.ones_like(context.init.weights[name], dtype=torch.bool) for name in context.prunable}
         return State(context.init.weights, context.init.buffers, mask)
 
-    def check_model(self, model: Mapping[str, Any]) -> None:
+    def check_model(self, biases: list[str], others: list[str]) -> None:
         """Accept every model."""
 
     def effective(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -54,13 +54,13 @@ class Search(dense.Method):
                 "layer, or go on with method.allow_dead_layers=true"
             )
 
-    def check_model(self, model: Mapping[str, Any]) -> None:
-        if model.get("bias"):
-            raise ValueError(
-                "model.bias=true contradicts a search over frozen weights; leave it out or set it to false"
-            )
-        if model.get("norm") and model.get("affine") is not False:
-            raise ValueError("an affine norm contradicts a search over frozen weights; set model.affine=false")
+    def check_model(self, biases: list[str], others: list[str]) -> None:
+        for names, what, remedy in (
+            (biases, "biases contradict", "model.bias=false, or a model without them"),
+            (others, "affine norms contradict", "model.affine=false, or a model without them"),
+        ):
+            if names:
+                raise ValueError(f"{what} a search over frozen weights ({', '.join(names)} would be trained): {remedy}")
 
     def density_at(self, done: float) -> float:
         """Return the density when a share `done` of training is behind."""
