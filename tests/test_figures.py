@@ -24,7 +24,7 @@ SMALL = {
     "signs": ("method.levels=2", "optim.steps=10", "seeds=2", "width=.05"),
     "edge-popup": ("optim.steps=4", "seeds=1"),
     "multi-prize": ("optim.steps=4", "seeds=1"),
-    "sanity": ("optim.steps=4", "seeds=1"),
+    "sanity": ("optim.steps=42", "seeds=1"),
     "rewinding": ("method.levels=1", "optim.steps=210", "seeds=1", "width=.05", "optim.batch=2"),
 }
 

@@ -88,7 +88,7 @@ IN_THE_KEY = {
     ("model=convnet",): {"model.channels": "[16,32,65]", "model.activation": "sign"},
     ("method=edge_popup",): SEARCH | {"method.scale": "false", "method.redraw": "0.1", "method.redraw_every": "200"},
     ("method=biprop",): SEARCH,
-    ("method=gem_miner",): SEARCH | {"method.freeze_every": "10"},
+    ("method=gem_miner",): {k: v for k, v in SEARCH.items() if k != "method.anneal"} | {"method.freeze_every": "10"},
     ("method=supermask",): {},
     ("method=at_init",): {
         "method.density": "0.3",

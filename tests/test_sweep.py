@@ -118,13 +118,17 @@ def test_labels_name_what_the_points_differ_in() -> None:
 
 
 def rows_of(kept: list[int], total: int = 100) -> list[dict[str, int | float]]:
-    return [{"level": i, "kept": k, "total": total, "density": k / total, "seed": 0} for i, k in enumerate(kept)]
+    """Return levels of a network with `total` weights, 10 of which are never pruned."""
+    whole = {"prunable": total - 10, "total": total, "seed": 0}
+    return [{"level": i, "kept": k - 10, "density": (k - 10) / (total - 10), **whole} for i, k in enumerate(kept)]
 
 
 def test_pruning_is_compared_with_a_search_at_the_level_that_keeps_as_much() -> None:
     search, pruning, dense = rows_of([50]), rows_of([100, 80, 64, 51, 41]), rows_of([100])
-    assert [rows[0]["kept"] for rows in compared([search, pruning, dense])] == [50, 51, 100]
-    assert [rows[0]["kept"] for rows in compared([pruning, dense, []]) if rows] == [41, 100]
+    assert [rows[0]["kept"] for rows in compared([search, pruning, dense])] == [40, 41, 90]
+    assert [rows[0]["kept"] for rows in compared([pruning, dense, []]) if rows] == [31, 90]
+    whole = [{**row, "kept": 50, "prunable": 100, "density": 0.5} for row in search]  # prunes all its layers
+    assert [rows[0]["kept"] for rows in compared([whole, pruning])] == [50, 41], "what is never pruned is kept too"
 
 
 NET = """

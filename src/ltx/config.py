@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from ltx.errors import BadInput, nearest
-from ltx.schema import GROUPS, RunConfig
+from ltx.schema import GROUPS, RunConfig, find
 
 PACKAGED = Path(__file__).parent / "conf"
 CONF = PACKAGED if PACKAGED.is_dir() else Path(__file__).resolve().parents[2] / "conf"  # wheel, else checkout
@@ -24,6 +24,7 @@ def choices(group: str, extra: list[str]) -> list[str]:
 
 
 CHOICES = (*GROUPS, "experiment")
+ANY_OPTIM = ("optim.steps", "optim.batch")  # of every optimiser, so of a trunk's too
 
 
 @cache
@@ -103,14 +104,17 @@ def compose(overrides: list[str], config_dirs: list[str]) -> dict[str, Any]:
     if not isinstance(trunk, dict) or not all(isinstance(key, str) for key in trunk):
         raise BadInput(f"trunk={trunk} should be a set of values: trunk={{method:imp,method.levels:14}}.")
     items = [f"{key}={text(value)}" for key, value in trunk.items()]
-    below = [word for word in overrides if head_of(word) not in ("method", "trunk", "of")]
+    own = {"method", "trunk", "of"} | {key for key in trunk if key in GROUPS}  # not the trunk's to take over
+    below = [word for word in overrides if head_of(word) not in own or key_of(word) in ANY_OPTIM]
     below_config = compose([*below, *items], config_dirs)
     inherited = {}
     if plain["method"]["name"] == "control":  # stands on the trunk's network and, unless given, on its optimiser
-        chosen = {word.partition("=")[0].lstrip("+") for word in overrides}
-        inherited = {
-            group: below_config[group] for group in ("model", "optim") if group != "optim" or group not in chosen
-        }
+        inherited = {"model": below_config["model"]}
+        if searches(below_config):  # what trains scores is not for weights, nor the other way round
+            below = [word for word in below if head_of(word) != "optim" or key_of(word) in ANY_OPTIM]
+            below_config = compose([*below, *items], config_dirs)
+        elif "optim" not in map(key_of, overrides):
+            inherited["optim"] = below_config["optim"]
     plain = resolved(overrides, config_dirs, inherited)
     del plain["of"]
     return {**plain, "trunk": below_config}
@@ -128,10 +132,10 @@ def resolved(overrides: list[str], config_dirs: list[str], inherited: dict[str, 
     try:
         config = copy.deepcopy(base(made, tuple(config_dirs)))
         recipe = dict(config.method.pop("recipe", None) or {})  # what a method wants of model and optimiser
-        chosen = {o.key_or_group for o in parsed}
+        usual = base(tuple(word for word in made if key_of(word) != "optim"), tuple(config_dirs)).optim.name
         for key, value in recipe.items():
             group, _, name = key.partition(".")
-            if name in config[group] and not (group == "optim" and "optim" in chosen):
+            if name in config[group] and not (group == "optim" and config.optim.name != usual):
                 config[group][name] = value
         for name, value in (inherited or {}).items():
             config[name] = value
@@ -161,16 +165,27 @@ def standing_on(of: str, overrides: list[str], config_dirs: list[str]) -> dict[s
         raise BadInput(f"of={name} is no run under {root}{nearest(name, keys)}")
     trunk = yaml.safe_load((place / "config.yaml").read_text())
     pinned = [f"method.trunk_{which}={n}" for which, n in zip(("seed", "level"), numbers, strict=False)]
-    chosen = {word.partition("=")[0].lstrip("+") for word in overrides}
-    inherited = {name: trunk[name] for name in ("data", "model", "optim", "width", "streams") if name not in chosen}
+    taken = ("data", "model", "width", "streams") if searches(trunk) else ("data", "model", "optim", "width", "streams")
+    inherited = {name: trunk[name] for name in taken if name not in map(key_of, overrides)}
     plain = resolved([*overrides, *pinned], config_dirs, inherited)
     del plain["of"]
     return {**plain, "trunk": {**trunk, "root": plain["root"]}}
 
 
+def searches(config: dict[str, Any]) -> bool:
+    """Tell whether a run trains scores and leaves the weights as they are."""
+    method: Any = find("method", config["method"]["name"])
+    return method.trains == "extra"
+
+
+def key_of(override: str) -> str:
+    """Return an override's key."""
+    return override.lstrip("+~").partition("=")[0]
+
+
 def head_of(override: str) -> str:
     """Return the first part of an override's key."""
-    return override.lstrip("+~").partition("=")[0].partition(".")[0]
+    return key_of(override).partition(".")[0]
 
 
 def text(value: Any) -> str:

@@ -84,6 +84,14 @@ class Experiment:
             if wanted > last:
                 raise BadInput(f"level {wanted} of the trunk is asked for, but it has levels 0 to {last}.")
         network = self.network(device="meta")
+        if self.trunk is not None and self.method.needs_trunk:
+            below = {name: p.shape for name, p in self.trunk.network(device="meta").named_parameters()}
+            unlike = [name for name, p in network.named_parameters() if below.get(name) != p.shape]
+            if unlike:
+                raise BadInput(
+                    f"the trunk's network has other shapes at {', '.join(unlike)}: a ticket moves only to a network "
+                    "of the same width, classes and input."
+                )
         parameters, matrices = dict(network.named_parameters()), matrices_of(network)
         layers = {name.rpartition(".")[0] for name in matrices}
         others = [name for name in parameters if name not in matrices]
@@ -92,7 +100,7 @@ class Experiment:
             self.optim.check()
             self.method.check_model(biases, [name for name in others if name not in biases])
             prunable = self.method.prunable(matrices)
-            self.method.check({name: parameters[name].numel() for name in prunable}, self.optim.steps)
+            self.method.check({name: parameters[name] for name in prunable}, self.optim.steps)
         except ValueError as error:
             raise BadInput(f"{str(error).rstrip('.')}.") from error
 

@@ -163,10 +163,13 @@ class LevelLoop:
             *(self.network, method, begin, plan, self.experiment.optim, self.data, method.streams(self.streams), hooks),
             *(self.device, self.options, resume),
         )
-        if plan.first == plan.last:
-            trained = self.untrained(begin, trained)
         mask = method.ticket_mask(trained.extra, trained.mask)
+        draws = self.mean_of_draws(trained) if method.noisy else None
+        if plan.first == plan.last or method.noisy:  # the statistics are of other weights than the ticket's
+            trained = self.restated(trained)
         row = self.summarise(plan, mask, trained)
+        if draws is not None:
+            row["draws_test_accuracy"] = draws
         test = {
             "level": level,
             "step": plan.last,
@@ -203,10 +206,10 @@ class LevelLoop:
 
         return report
 
-    def untrained(self, begin: State, trained: Trained) -> Trained:
-        """Return what training no step leaves, with BatchNorm statistics that fit the weights."""
-        self.network.load_state_dict(begin.weights | begin.buffers)
-        effective = self.method.effective(begin.weights, begin.extra, begin.mask)
+    def restated(self, trained: Trained) -> Trained:
+        """Return what training left with BatchNorm statistics estimated anew, for the weights as they are."""
+        self.network.load_state_dict(trained.weights | trained.buffers)
+        effective = self.method.effective(trained.weights, trained.extra, cpu(trained.mask))
         reestimate(self.network, effective, calibration(self.data, self.streams))
         return replace(trained, buffers=cpu(buffers(self.network)))
 
@@ -224,8 +227,6 @@ class LevelLoop:
         row["train_loss"] = self.measure(end, self.data.train)[0]
         row["val_loss"], row["val_accuracy"] = self.measure(end, self.data.val)
         row["test_loss"], row["test_accuracy"] = self.measure(end, self.data.test)
-        if self.method.noisy:
-            row["draws_test_accuracy"] = self.mean_of_draws(end)
         row["early_stop_step"] = trained.best_step if 0 <= trained.best_step < plan.last else None
         if not trained.best:
             return row | {"early_stop_test_accuracy": row["test_accuracy"]}
@@ -238,9 +239,9 @@ class LevelLoop:
         row["early_stop_test_accuracy"] = self.measure(best, self.data.test)[1]
         return row
 
-    def mean_of_draws(self, state: State, draws: int = 10) -> float:
+    def mean_of_draws(self, trained: Trained, draws: int = 10) -> float:
         """Return the mean test accuracy over drawn masks."""
-        total = 0.0
+        state, total = State(trained.weights, trained.buffers, trained.mask, trained.extra), 0.0
         for i in range(draws):
             rng = self.streams.generator("noise", "draw", i)
             noise = {

@@ -173,7 +173,8 @@ def table(rows: Sequence[Row], title: str) -> Table:
     """Return the table per level: density, kept, accuracies with 95 % intervals over seeds, early-stop step."""
     result = Table(title=title, title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     result.collapse_padding = True
-    for name in ("level", "density", "kept", "val accuracy", "test accuracy", "early-stop step"):
+    draws = ["of 10 draws"] if "draws_test_accuracy" in rows[0] else []  # a random mask, beside its rounded one
+    for name in ("level", "density", "kept", "val accuracy", "test accuracy", *draws, "early-stop step"):
         result.add_column(name, justify="right", no_wrap=name != "early-stop step")  # a narrow terminal folds it
     for level, group in by_level(rows).items():
         result.add_row(
@@ -182,6 +183,7 @@ def table(rows: Sequence[Row], title: str) -> Table:
             f"{group[0]['kept']:,}",
             interval_text([r["val_accuracy"] for r in group]),
             interval_text([r["test_accuracy"] for r in group]),
+            *(interval_text([r["draws_test_accuracy"] for r in group]) for _ in draws),
             early_stop_text(group),
         )
     n = len({r["seed"] for r in rows})
@@ -197,25 +199,24 @@ def last_level(rows: Sequence[Row]) -> list[Row]:
     return [r for r in rows if r["level"] == level]
 
 
+def share(row: Row) -> float:
+    """Return how much of all matrix weights a level keeps, layers that are never pruned included."""
+    return (row["kept"] + row["total"] - row["prunable"]) / row["total"]
+
+
 def compared(groups: Sequence[Sequence[Row]]) -> list[list[Row]]:
     """Return of every point the level to compare it at: the last, or the one that keeps most like the searches.
 
     Where some points have one sparse level (a search's ticket) and others several (pruning), the latter are taken at
-    the level whose kept / total is nearest the mean of the former.
+    the level whose share of all weights is nearest the mean of the former.
     """
-    shares = [
-        group[0]["kept"] / group[0]["total"]
-        for group in groups
-        if group and len(by_level(group)) == 1 and group[0]["density"] < 1
-    ]
+    shares = [share(group[0]) for group in groups if group and len(by_level(group)) == 1 and group[0]["density"] < 1]
     if not shares:
         return [last_level(group) for group in groups]
     target = sum(shares) / len(shares)
 
     def nearest_level(group: Sequence[Row]) -> list[Row]:
-        return min(
-            by_level(group).values(), key=lambda rows: abs(rows[0]["kept"] / rows[0]["total"] - target), default=[]
-        )
+        return min(by_level(group).values(), key=lambda rows: abs(share(rows[0]) - target), default=[])
 
     return [nearest_level(group) for group in groups]
 
@@ -235,8 +236,7 @@ def sweep_table(points: Sequence[Row], rows: Sequence[Sequence[Row]], states: Se
         seeds = str(len({r["seed"] for r in group}))
         if last:
             accuracy = interval_text([r["test_accuracy"] for r in last])
-            share = f"{100 * last[0]['kept'] / last[0]['total']:.2f} %"
-            result.add_row(*values, seeds, str(last[0]["level"]), share, accuracy, state)
+            result.add_row(*values, seeds, str(last[0]["level"]), f"{100 * share(last[0]):.2f} %", accuracy, state)
         else:
             result.add_row(*values, seeds, "-", "-", "-", state)
     result.caption = "kept: of all matrix weights; mean ± 95 % interval over seeds"

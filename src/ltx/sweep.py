@@ -184,7 +184,8 @@ def write(outcome: Outcome, points: Sequence[Row], place: Path) -> list[Row]:
         for e, label in zip(outcome.asked, points, strict=True)
         for row in outcome.rows(e)
     ]
-    columns = list(dict.fromkeys([*(name for label in [{"run": ""}, *points] for name in label), *COLUMNS]))
+    leading = [name for label in [{"run": ""}, *points] for name in label]
+    columns = list(dict.fromkeys([*leading, *COLUMNS, *(name for row in rows for name in row)]))
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n", extrasaction="ignore")
     writer.writeheader()

@@ -221,7 +221,7 @@ class Fit(lightning.LightningModule):
             raise Diverged(self.plan.level, self.step)
         train_loss, hits, n = self.sums.tolist()
         self.sums.zero_()
-        if loss < self.best_loss:
+        if loss < self.best_loss and self.method.settled(self.mask):
             self.best_loss, self.best_step = loss, self.step
             extra = {name: score.detach().clone() for name, score in self.scores.items()}
             self.best = self.snapshot() | prefixed("extra", extra)

@@ -203,8 +203,9 @@ def make(name: str, overrides: list[str], command: list[str]) -> tuple[int, dict
 
 def caption(figure: Any, title: str, source: str, claims: Sequence[Claim]) -> None:
     """Print the title above a figure and every claim with its verdict below it."""
-    lines = [line for claim in claims for line in textwrap.wrap(claim.line(), 118, subsequent_indent="    ")]
     width, height = figure.get_size_inches()
+    room = int(17 * width)  # characters of the size below
+    lines = [line for claim in claims for line in textwrap.wrap(claim.line(), room, subsequent_indent="    ")]
     below = 0.16 * len(lines) + 0.15
     figure.set_size_inches(width, height + below)
     figure.set_layout_engine("constrained", rect=(0, below / (height + below), 1, 1 - below / (height + below)))

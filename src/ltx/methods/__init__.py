@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from typing import ClassVar, Protocol
@@ -74,8 +74,8 @@ class Method(Protocol):
     def prunable(self, matrices: list[str]) -> list[str]:
         """Return the parameters to mask, in order. Raises ValueError for an unknown layer."""
 
-    def check(self, sizes: Mapping[str, int], steps: int) -> None:
-        """Raise ValueError where the fields do not fit the network (prunable parameter sizes) or the run's length."""
+    def check(self, prunable: Tensors, steps: int) -> None:
+        """Raise ValueError where the fields do not fit the network's shapes (meta tensors) or the run's length."""
 
     def streams(self, streams: Streams) -> Streams:
         """Return the random streams that training sees."""
@@ -110,6 +110,9 @@ class Method(Protocol):
         self, weights: Tensors, extra: Tensors, mask: Tensors, done: float, rng: Callable[[str], np.random.Generator]
     ) -> tuple[Tensors, Tensors, Tensors]:
         """Return weights, extra and mask changed between two steps; called every `every` steps (0: never)."""
+
+    def settled(self, mask: Tensors) -> bool:
+        """Tell whether the ticket has its density, so that a best step may be chosen."""
 
     def scaled(self, weights: Tensors) -> Tensors:
         """Return initial weights of masked layers as the method starts from them."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -27,6 +27,7 @@ class Method(dense.Method):
     rounds: prune in that many rounds, the density falling geometrically, scores taken anew; SynFlow's paper uses 100.
     batches: training batches that SNIP and GraSP average over.
     exclude: layers never pruned.
+    allow_dead_layers: go on where the density leaves a layer no weight at all.
     """
 
     density: Density
@@ -34,18 +35,32 @@ class Method(dense.Method):
     rounds: Annotated[int, Ge(1)]
     batches: Annotated[int, Ge(1)]
     exclude: list[str]
+    allow_dead_layers: bool
 
     def prunable(self, matrices: list[str]) -> list[str]:
         excluded = {name for pattern in self.exclude for name in select(pattern, matrices)}
         return [name for name in matrices if name not in excluded]
 
-    def check(self, sizes: Mapping[str, int], steps: int) -> None:
-        if not round(self.density * sum(sizes.values())):
-            raise ValueError(f"method.density={self.density} keeps none of {sum(sizes.values())} weights")
+    def check(self, prunable: Tensors, steps: int) -> None:
+        if not prunable:
+            raise ValueError(f"method.exclude={self.exclude} leaves nothing to prune")
+        kept = self.counts(prunable, self.density)
+        by_layer = kept if isinstance(kept, dict) else {"all": kept}
+        dead = [layer(name) for name, k in by_layer.items() if not k]
+        if dead and not self.allow_dead_layers:
+            raise ValueError(
+                f"method.density={self.density} keeps no weight of layer {', '.join(dead)}; raise it, exclude the "
+                "layer, or go on with method.allow_dead_layers=true"
+            )
+
+    def counts(self, prunable: Tensors, density: float) -> int | dict[str, int]:
+        """Return how many weights are kept, of each layer or of all together."""
+        if self.criterion == "erk":
+            return erk(prunable, density)
+        sizes = {name: tensor.numel() for name, tensor in prunable.items()}
         if self.criterion == "random":
-            dead = [layer(name) for name, n in sizes.items() if not round(self.density * n)]
-            if dead:
-                raise ValueError(f"method.density={self.density} keeps no weight of layer {', '.join(dead)}; raise it")
+            return {name: round(density * n) for name, n in sizes.items()}
+        return round(density * sum(sizes.values()))
 
     def start(self, level: int, context: Context) -> State:
         weights = context.init.weights
@@ -54,13 +69,7 @@ class Method(dense.Method):
         for done in range(1, self.rounds + 1):
             density = self.density ** (done / self.rounds)
             scores = self.scores(context, mask) if done > 1 else first
-            if self.criterion == "random":
-                kept: int | dict[str, int] = {name: round(density * m.numel()) for name, m in mask.items()}
-            elif self.criterion == "erk":
-                kept = erk(mask, density)
-            else:
-                kept = round(density * sum(m.numel() for m in mask.values()))
-            mask = prune(scores, mask, kept)
+            mask = prune(scores, mask, self.counts(mask, density))
         return State(weights, context.init.buffers, mask, first)
 
     def scores(self, context: Context, mask: Tensors) -> Tensors:
@@ -120,7 +129,8 @@ def erk(mask: Tensors, density: float) -> dict[str, int]:
         scale = rest / sum(raw[n] * sizes[n] for n in raw if n not in full) if len(full) < len(raw) else 0.0
         over = {n for n in raw if n not in full and scale * raw[n] > 1}
         if not over:
-            kept = {n: sizes[n] if n in full else max(1, round(scale * raw[n] * sizes[n])) for n in raw}
+            kept = {n: sizes[n] if n in full else round(scale * raw[n] * sizes[n]) for n in raw}
             largest = max(sizes, key=lambda n: sizes[n] - kept[n])  # takes what rounding each layer left over
-            return kept | {largest: kept[largest] + round(density * sum(sizes.values())) - sum(kept.values())}
+            left = round(density * sum(sizes.values())) - sum(kept.values())
+            return kept | {largest: max(0, kept[largest] + left)}
         full |= over

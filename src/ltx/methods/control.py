@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar, Literal
 
@@ -62,7 +61,7 @@ class Method(dense.Method):
     def last_level(self) -> int:
         return 0 if self.trunk_level is not None else self.levels or 0
 
-    def check(self, sizes: Mapping[str, int], steps: int) -> None:
+    def check(self, prunable: Tensors, steps: int) -> None:
         if self.levels is None and self.trunk_level is None:
             raise ValueError("method=control needs trunk={method:imp,...} to stand on")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -38,7 +38,7 @@ class Method:
     def prunable(self, matrices: list[str]) -> list[str]:
         return matrices
 
-    def check(self, sizes: Mapping[str, int], steps: int) -> None:
+    def check(self, prunable: Tensors, steps: int) -> None:
         """Accept every network."""
 
     def streams(self, streams: Streams) -> Streams:
@@ -69,6 +69,9 @@ class Method:
         self, weights: Tensors, extra: Tensors, mask: Tensors, done: float, rng: Callable[[str], np.random.Generator]
     ) -> tuple[Tensors, Tensors, Tensors]:
         return weights, extra, mask
+
+    def settled(self, mask: Tensors) -> bool:
+        return True
 
     def scaled(self, weights: Tensors) -> Tensors:
         return weights

@@ -43,10 +43,10 @@ class Search(dense.Method):
         excluded = {name for pattern in self.exclude for name in select(pattern, matrices)}
         return [name for name in matrices if name not in excluded]
 
-    def check(self, sizes: Mapping[str, int], steps: int) -> None:
-        if not sizes:
+    def check(self, prunable: Tensors, steps: int) -> None:
+        if not prunable:
             raise ValueError(f"method.exclude={self.exclude} leaves nothing to mask")
-        kept = self.kept({name: torch.empty(n, device="meta") for name, n in sizes.items()}, 1.0)
+        kept = self.kept(prunable, 1.0)
         dead = [layer(name) for name, k in kept.items() if not k] if isinstance(kept, dict) else [] if kept else ["all"]
         if dead and not self.allow_dead_layers:
             raise ValueError(
@@ -103,6 +103,7 @@ class Method(Search):
 
     scale: multiply the initial weights by 1/sqrt(density), so that the kept ones carry the variance of all.
     redraw: share of the pruned weights drawn anew every `redraw_every` steps (IteRand, Chijiwa et al. 2021); 0: never.
+        Signs are drawn and magnitudes resampled from the layer's own: exact for signed constants, nearly so otherwise.
     """
 
     scale: bool

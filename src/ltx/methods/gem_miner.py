@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from annotated_types import Ge
 
-from ltx.masks import prune, straight_through
+from ltx.masks import count, prune, straight_through
 from ltx.methods import Context, State
 from ltx.methods.edge_popup import ANNEAL_UNTIL, Search
 from ltx.tensors import Tensors
@@ -18,11 +18,10 @@ from ltx.tensors import Tensors
 
 @dataclass(frozen=True)
 class Method(Search):
-    """Round scores clamped to [0, 1]; every `freeze_every` steps the lowest are frozen off, down to the
+    """Round scores; every `freeze_every` steps they are clamped to [0, 1] and the lowest are frozen off, down to the
     density at half of training.
 
-    The mask holds what is not frozen; weight decay on the scores is the method's L2 penalty. `anneal` has no meaning
-    here: freezing is the annealing.
+    The mask holds what is not frozen; weight decay on the scores is the method's L2 penalty.
     """
 
     freeze_every: Annotated[int, Ge(1)]
@@ -31,8 +30,10 @@ class Method(Search):
     def every(self) -> int:
         return self.freeze_every
 
-    def check(self, sizes: Mapping[str, int], steps: int) -> None:
-        super().check(sizes, steps)
+    def check(self, prunable: Tensors, steps: int) -> None:
+        super().check(prunable, steps)
+        if self.anneal:
+            raise ValueError("method.anneal=true has no meaning here: freezing is the annealing; leave it false")
         last = (steps - 1) // self.freeze_every * self.freeze_every
         if last < ANNEAL_UNTIL * steps:
             raise ValueError(
@@ -52,8 +53,7 @@ class Method(Search):
         self, weights: Tensors, extra: Tensors, mask: Tensors, done: float = 1.0, noise: Tensors | None = None
     ) -> Tensors:
         def keep(name: str) -> torch.Tensor:
-            soft = extra[name].clamp(0, 1)
-            return straight_through((soft >= 0.5).to(soft.dtype), soft) * mask[name]
+            return straight_through((extra[name] >= 0.5).to(extra[name].dtype), extra[name]) * mask[name]
 
         return weights | {name: weights[name] * keep(name) for name in extra}
 
@@ -68,10 +68,15 @@ class Method(Search):
 
         alive = {name: m > 0 for name, m in mask.items()}
         counts = now(kept, sum(sizes.values())) if isinstance(kept, int) else {n: now(kept[n], sizes[n]) for n in sizes}
+        extra = {name: score.clamp(0, 1) for name, score in extra.items()}
         return weights, extra, {n: m.to(mask[n].dtype) for n, m in prune(extra, alive, counts).items()}
+
+    def settled(self, mask: Tensors) -> bool:
+        kept, alive = self.kept(mask, 1.0), {name: count({name: m}) for name, m in mask.items()}
+        return sum(alive.values()) <= (kept if isinstance(kept, int) else sum(kept.values()))
 
     def ranks(self, extra: Tensors) -> Tensors:
         return extra
 
     def ticket_mask(self, extra: Tensors, mask: Tensors) -> Tensors:
-        return {name: (extra[name].clamp(0, 1) >= 0.5) & (mask[name] > 0) for name in extra}
+        return {name: (extra[name] >= 0.5) & (mask[name] > 0) for name in extra}

@@ -76,9 +76,10 @@ class Method(dense.Method):
             rates |= dict.fromkeys(select(pattern, list(sizes)), rate)
         return rates
 
-    def check(self, sizes: Mapping[str, int], steps: int) -> None:
+    def check(self, prunable: Tensors, steps: int) -> None:
         if self.rewind >= steps:
             raise ValueError(f"method.rewind={self.rewind} is past the end: a level trains {steps} steps (optim.steps)")
+        sizes = {name: tensor.numel() for name, tensor in prunable.items()}
         if not sizes:
             raise ValueError(f"method.exclude={self.exclude} leaves nothing to prune")
         if isinstance(self.fraction, dict) and self.scope == "global":
