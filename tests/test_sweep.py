@@ -18,6 +18,7 @@ from conftest import Result, levels
 from ltx.config import compose
 from ltx.experiment import Experiment
 from ltx.report import compared
+from ltx.store import commit
 from ltx.sweep import Schedule, expand, labels
 
 SMALL = ("method.levels=1", "optim.steps=10", "seeds=2")
@@ -101,6 +102,8 @@ def test_a_dependant_waits_for_its_own_seed_of_the_trunk(tmp_path: Path) -> None
     try:
         jobs = [schedule.next_job() for _ in range(3)]
         assert [job and job.arguments[2] for job in jobs] == [0, 1, None]
+        for level in range(trunk.experiment.method.last_level + 1):
+            commit(trunk.folder.seed(1).level_path(level), b"")
         trunk.handle(1, "ended", None)
         job = schedule.next_job()
         assert job is not None and job.arguments[2] == 1 and control.key in job.name

@@ -124,7 +124,7 @@ def run(arguments: list[str]) -> int:
         else:
             raise BadInput(f"{word} is not a flag of run{nearest(flag, ['--dry-run', *SWITCHES, *VALUED])}")
     words = [f"hydra.sweeper.zip=[{w.removeprefix('zip=')}]" if w.startswith("zip=") else w for w in words]
-    named = [word.partition("=")[2] for word in words if word.startswith("experiment=")]
+    named = [word.partition("=")[2] for word in words if word.lstrip("+").startswith("experiment=")]
     if not (dry or {"workers=0", "--cfg", "-c", "--info", "-i", "--hydra-help"} & {*words, *flags}):
         from ltx import launch
 
@@ -158,8 +158,9 @@ def execute(points: list[list[str]], folders: list[str], command: list[str], dry
     place = sweep.folder(experiments, name)
     with launch.terminated_as_interrupt():
         outcome = sweep.run(experiments, command, *((place.name, place.name) if several else (None, "")))
+    written = True
     if several:
-        show_sweep(outcome, points, place)
+        written = show_sweep(outcome, points, place)
     else:
         show_point(outcome)
     for point in outcome.points.values():
@@ -167,7 +168,7 @@ def execute(points: list[list[str]], folders: list[str], command: list[str], dry
             print(f"ltx: {point.explain()}", file=sys.stderr)
     if outcome.interrupted:
         print("ltx: interrupted; finished levels are kept and the same command continues.", file=sys.stderr)
-    return outcome.exit_code
+    return outcome.exit_code if written else outcome.exit_code or 3
 
 
 def show_point(outcome: Any) -> None:
@@ -184,8 +185,8 @@ def show_point(outcome: Any) -> None:
     print(f"run:  {point.folder.path}" + ("" if point.trained or point.failures else " (nothing was left to train)"))
 
 
-def show_sweep(outcome: Any, overrides: list[list[str]], place: Path) -> None:
-    """Print the sweep's table, and write it as CSV, plot and wandb parent run."""
+def show_sweep(outcome: Any, overrides: list[list[str]], place: Path) -> bool:
+    """Print the sweep's table, and write it as CSV, plot and wandb parent run; return whether that went well."""
     from rich.console import Console
 
     from ltx import sweep
@@ -196,13 +197,19 @@ def show_sweep(outcome: Any, overrides: list[list[str]], place: Path) -> None:
     labels, rows = sweep.labels(outcome.asked, overrides), [outcome.rows(e) for e in outcome.asked]
     states = [outcome.points[e.key].describe() for e in outcome.asked]
     Console(highlight=False).print(sweep_table(labels, rows, states))
-    table = sweep.write(outcome, labels, place)
+    try:
+        table = sweep.write(outcome, labels, place)
+        if table:
+            plot = save_plot(draw_sweep(labels, rows, place.name), place / "width.png")
+            if any(point.trained for point in outcome.points.values()) or not (place / "wandb").exists():
+                mirror_sweep(outcome.asked[0], place, table, plot)
+    except OSError as error:
+        print(f"ltx: the sweep's files could not be written ({error}); the same command writes them.", file=sys.stderr)
+        return False
     if table:
-        plot = save_plot(draw_sweep(labels, rows, place.name), place / "width.png")
-        if any(point.trained for point in outcome.points.values()) or not (place / "wandb").exists():
-            mirror_sweep(outcome.asked[0], place, table, plot)
         print(f"plot:  {plot}")
     print(f"table: {place / 'table.csv'}")
+    return True
 
 
 def figure(arguments: list[str]) -> int:
@@ -251,7 +258,10 @@ def status(arguments: list[str]) -> int:
     commands = under_way(runs.parent / "progress")
     working = {key: command for command in commands for key in command["runs"]}
     keys = {path.name for path in runs.iterdir() if path.is_dir()} if runs.is_dir() else set()
-    paths = [find_run(word, found) for word in words] if words else [runs / key for key in sorted(keys | {*working})]
+    if words:
+        paths = [runs / word if word in working else find_run(word, found) for word in words]
+    else:
+        paths = [runs / key for key in sorted(keys | {*working})]
     entries = [status_of(path, working.get(path.name)) for path in paths]
     if "--json" in found:
         print(to_json(entries))

@@ -76,4 +76,6 @@ def fields(group: str, words: list[str]) -> list[str]:
     chosen |= {key: value.rpartition(",")[2] for key, _, value in (word.partition("=") for word in words)}
     path = CONF / group / f"{chosen.get(group)}.yaml"
     found = yaml.safe_load(path.read_text()) if path.is_file() else values.get(group)
-    return [f"{group}.{name}=" for name in found or {} if name not in ("name", "recipe", "defaults")]
+    if not isinstance(found, dict):
+        return []
+    return [f"{group}.{name}=" for name in found if name not in ("name", "recipe", "defaults")]

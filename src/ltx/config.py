@@ -103,7 +103,9 @@ def compose(overrides: list[str], config_dirs: list[str]) -> dict[str, Any]:
         return plain
     if not isinstance(trunk, dict) or not all(isinstance(key, str) for key in trunk):
         raise BadInput(f"trunk={trunk} should be a set of values: trunk={{method:imp,method.levels:14}}.")
-    items = [f"{key}={text(value)}" for key, value in trunk.items()]
+    items = [f"{key}={text(value)}" for key, value in {"trunk": None, "of": None, **trunk}.items()]
+    if plain["method"]["name"] == "control" and "model" in trunk and "model" in map(head_of, overrides):
+        raise BadInput("model is named twice: a control has its trunk's network, so name it in trunk={...} alone.")
     own = {"method", "trunk", "of"} | {key for key in trunk if key in GROUPS}  # not the trunk's to take over
     below = [word for word in overrides if head_of(word) not in own or key_of(word) in ANY_OPTIM]
     below_config = compose([*below, *items], config_dirs)

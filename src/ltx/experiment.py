@@ -84,13 +84,19 @@ class Experiment:
             if wanted > last:
                 raise BadInput(f"level {wanted} of the trunk is asked for, but it has levels 0 to {last}.")
         network = self.network(device="meta")
-        if self.trunk is not None and self.method.needs_trunk:
+        if self.trunk is not None:
             below = {name: p.shape for name, p in self.trunk.network(device="meta").named_parameters()}
             unlike = [name for name, p in network.named_parameters() if below.get(name) != p.shape]
-            if unlike:
+            if (self.method.needs_trunk and unlike) or set(matrices_of(network)) <= set(unlike):
                 raise BadInput(
-                    f"the trunk's network has other shapes at {', '.join(unlike)}: a ticket moves only to a network "
-                    "of the same width, classes and input."
+                    f"the trunk's network has other shapes at {', '.join(unlike)}: what it "
+                    "found fits only a network of the same width, classes and input."
+                )
+            retrain, kind = self.trunk.config["method"].get("retrain", "rewind"), self.config["method"].get("kind")
+            if retrain != "rewind" and kind in ("ticket", "data_order"):
+                raise BadInput(
+                    f"method.kind={kind} starts from the trunk's anchor, but the trunk goes on from trained weights "
+                    f"(method.retrain={retrain}); give it method.retrain:rewind."
                 )
         parameters, matrices = dict(network.named_parameters()), matrices_of(network)
         layers = {name.rpartition(".")[0] for name in matrices}

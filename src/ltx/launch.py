@@ -37,7 +37,14 @@ def warm_up() -> None:
     from multiprocessing import forkserver
 
     CONTEXT.set_forkserver_preload(PRELOAD)
-    forkserver.ensure_running()
+    if threading.current_thread() is not threading.main_thread():
+        forkserver.ensure_running()
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # it would die of Ctrl-C, with a traceback, while it imports
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def cores() -> int:
@@ -54,6 +61,7 @@ def call(job: Job, report: Report) -> None:
 def work(job: Job, pipe: Connection, folder: str, environment: dict[str, str]) -> None:
     """Run a job in a worker: report through the pipe, leave Ctrl-C to the parent, end when the parent is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(143))  # levels are whole at any moment; Lightning would say so
     os.environ.update(environment)
     os.chdir(folder)
     parent = multiprocessing.parent_process()

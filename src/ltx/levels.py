@@ -37,10 +37,13 @@ def run_seed(config: dict[str, Any], directory: str, seed: int, report: Report) 
     folder = RunFolder(Path(directory)).seed(seed)
     folder.failure_path.unlink(missing_ok=True)
     try:
-        loop = LevelLoop(Experiment.of(config), folder, report)
-        for level in range(loop.experiment.method.last_level + 1):
-            if loop.tensors(level) is None:
-                loop.train(level)
+        try:
+            loop = LevelLoop(Experiment.of(config), folder, report)
+            for level in range(loop.experiment.method.last_level + 1):
+                if loop.tensors(level) is None:
+                    loop.train(level)
+        except SystemExit as stopped:
+            raise RuntimeError(f"the point called exit({stopped.code})") from stopped
     except Diverged as error:
         failure = {"kind": "diverged", "level": error.level, "step": error.step, "reason": str(error)}
         commit(folder.failure_path, json.dumps(failure).encode())

@@ -14,6 +14,7 @@ from typing import Any
 
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, TaskProgressColumn, TextColumn
 from rich.progress import Progress as Bars
 from rich.table import Table
@@ -232,7 +233,7 @@ def sweep_table(points: Sequence[Row], rows: Sequence[Sequence[Row]], states: Se
     for name in (*names, "seeds", "level", "kept", "test accuracy", "state"):
         result.add_column(name.rpartition(".")[2], justify="right")
     for point, group, last, state in zip(points, rows, compared(rows), states, strict=True):
-        values = ["-" if point.get(name) is None else str(point[name]) for name in names]
+        values = ["-" if point.get(name) is None else escape(str(point[name])) for name in names]
         seeds = str(len({r["seed"] for r in group}))
         if last:
             accuracy = interval_text([r["test_accuracy"] for r in last])

@@ -115,15 +115,15 @@ class Point:
         """Write config and manifest and sort the seeds into done, failed before, and missing."""
         write_config(self.experiment, self.folder, self.command)
         for seed, state in self.seeds.items():
-            failure = self.folder.seed(seed).failure()
             if state == "failed":
                 continue
-            if failure and not self.experiment.config["retry_failed"]:
-                self.fail(seed, failure["reason"])
-            elif levels := missing_levels(self.experiment, self.folder.seed(seed)):
-                self.missing[seed], self.seeds[seed], self.trained = levels, "missing", True
-            else:
+            levels, failure = missing_levels(self.experiment, self.folder.seed(seed)), self.folder.seed(seed).failure()
+            if not levels:
                 self.seeds[seed] = "done"
+            elif failure and not self.experiment.config["retry_failed"]:
+                self.fail(seed, failure["reason"])
+            else:
+                self.missing[seed], self.seeds[seed], self.trained = levels, "missing", True
 
     def fail(self, seed: int, reason: str) -> None:
         """Note that a seed failed; what is finished of it stays."""
@@ -158,11 +158,13 @@ class Point:
             reason, trace, system = value
             self.fail(seed, SPACE if f"[Errno {errno.ENOSPC}]" in reason else reason)
             said = f"{self.experiment.key} seed {seed} failed: " + (reason if system else f"\n{trace}")
-        elif kind == "killed":
-            self.fail(seed, f"its worker was killed (exit {value}); the same command continues it")
-            said = f"{self.experiment.key} seed {seed}: {self.failures[seed]}"
-        elif kind == "ended" and self.seeds[seed] == "running":
-            self.seeds[seed] = "done"
+        elif kind in ("killed", "ended") and self.seeds[seed] == "running":
+            if not missing_levels(self.experiment, self.folder.seed(seed), verify=False):
+                self.seeds[seed] = "done"
+            else:
+                how = "ended without finishing" if kind == "ended" else f"was killed (exit {value})"
+                self.fail(seed, f"its worker {how}; the same command continues it")
+                said = f"{self.experiment.key} seed {seed}: {self.failures[seed]}"
         return said
 
     def level(self, seed: int, row: dict[str, Any]) -> None:
@@ -186,6 +188,13 @@ class Point:
         finally:
             self.state = "closed"
             self.lock.release()
+
+    def adopt(self) -> None:
+        """Take over what is on disk, where the point was never opened."""
+        self.rows = self.asked(self.folder.rows())
+        for seed, state in self.seeds.items():
+            if state == "unknown" and not missing_levels(self.experiment, self.folder.seed(seed), verify=False):
+                self.seeds[seed] = "done"
 
     def derive(self) -> None:
         """Write what follows from the level files."""

@@ -136,6 +136,8 @@ def run(experiments: Sequence[Experiment], command: list[str], group: str | None
         interrupted = True
     for point in points.values():
         point.close()
+        if not point.rows:
+            point.adopt()
     return Outcome(list(experiments), points, interrupted)
 
 

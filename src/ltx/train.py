@@ -314,8 +314,10 @@ def train(
         loader = torch.utils.data.DataLoader(Chunks(fit.step, plan.last, options["chunk"]), batch_size=None)
         try:
             trainer(device, options).fit(fit, loader)
-        except SystemExit as stopped:  # Lightning's answer to Ctrl-C
-            raise KeyboardInterrupt from stopped
+        except SystemExit as stopped:
+            if isinstance(stopped.__context__, KeyboardInterrupt):  # Lightning's answer to Ctrl-C
+                raise KeyboardInterrupt from stopped
+            raise
     end = cpu(fit.network.state_dict())
     kept = buffers(network)
     return Trained(

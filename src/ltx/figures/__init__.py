@@ -5,9 +5,10 @@ from __future__ import annotations
 import importlib
 import json
 import math
+import sys
 import textwrap
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -77,7 +78,7 @@ def decide_consecutive(
     """Decide whether arms[0] beats arms[1] at `least` consecutive densities within `densities`, paired by seed.
 
     The effect shown is the smallest of the best run of consecutive densities; it fails where fewer are won and the
-    mean difference over all of them is below 0.
+    mean difference over all of them is shown to be below 0.
     """
     levels = levels_within(table, *densities)
     claims = [decide(statement, source, paired(table, *arms, "test_accuracy", level)) for level in levels]
@@ -85,7 +86,7 @@ def decide_consecutive(
     if length >= least:
         return min(claims[start : start + length], key=lambda claim: claim.effect)
     claim = decide(statement, source, mean_over(table, *arms, levels))
-    return Claim(**{**asdict(claim), "verdict": "failed" if claim.effect < 0 else "undecided"})
+    return replace(claim, verdict="failed" if claim.verdict == "failed" else "undecided")
 
 
 def levels_within(table: pd.DataFrame, low: float, high: float) -> list[int]:
@@ -180,7 +181,10 @@ def make(name: str, overrides: list[str], command: list[str]) -> tuple[int, dict
     outcome = sweep.run(list(experiments.values()), command, f"figure-{name}", f"figure {name}")
     if outcome.exit_code:
         for point in outcome.points.values():
-            print(point.explain(), end="\n" if point.failures else "")
+            if point.failures and not outcome.interrupted:
+                print(f"ltx: {point.explain()}", file=sys.stderr)
+        if outcome.interrupted:
+            raise KeyboardInterrupt
         return outcome.exit_code, {}
     table = module(name).rows(Store(experiments, {arm: outcome.rows(e) for arm, e in experiments.items()}))
     claims: list[Claim] = module(name).claims(table)
