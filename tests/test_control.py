@@ -183,6 +183,30 @@ def test_a_control_takes_the_optimiser_of_its_trunk_unless_given() -> None:
     assert lr("optim.lr=0.25") == 0.25
 
 
+@pytest.mark.parametrize("search", ["edge_popup", "biprop", "supermask"])
+def test_over_a_search_a_control_has_an_optimiser_for_weights_and_the_search_its_own(search: str) -> None:
+    alone = Experiment.of(compose(["method=" + search, *BASE], []))
+    for words in ([], ["optim=adam", "optim.lr=0.01"]):
+        for trunk in (f"method:{search}", f"method:{search},optim:sgd"):
+            found = Experiment.of(compose([*BASE, "method=control", f"trunk={{{trunk}}}", *words], []))
+            assert found.trunk is not None and found.trunk.config["optim"] == alone.config["optim"]
+            assert found.config["optim"]["name"] == "adam"
+            assert found.optim.lr == (0.01 if words else 1.2e-3) and found.optim.steps == alone.optim.steps
+
+
+def test_a_trunk_on_another_group_does_not_take_over_fields_it_lacks() -> None:
+    words = ["optim=sgd", "optim.momentum=0.5", "trunk={method:imp,optim:adam}"]
+    assert Experiment.of(compose([*BASE, "method=control", *words], [])).trunk.config["optim"]["name"] == "adam"
+
+
+def test_a_named_experiment_may_hold_the_trunk(tmp_path: Path) -> None:
+    (tmp_path / "experiment").mkdir()
+    text = "# @package _global_\ntrunk: {method: imp, method.levels: 2}\n"
+    (tmp_path / "experiment" / "standing.yaml").write_text(text)
+    found = Experiment.of(compose([*BASE, "method=control", "experiment=standing"], [str(tmp_path)]))
+    assert found.trunk is not None and found.trunk.method.last_level == 2 and found.trunk.trunk is None
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -193,6 +217,10 @@ def test_a_control_takes_the_optimiser_of_its_trunk_unless_given() -> None:
         (["method=control", "trunk={method:imp,method.levels:3}", "method.levels=4"], "levels 0 to 3"),
         (["method=control", "method.kind=shufle", "trunk={method:imp}"], "did you mean 'shuffle'"),
         (["method=control", "of=nothing"], "no run"),
+        (["method=control", "trunk={method:imp,width:.3}"], r"other shapes at fc1\.weight"),
+        (["method=imp", "trunk={method:dense,width:.3}"], r"other shapes at fc1\.weight"),
+        (["method=control", "model=mlp", "trunk={method:imp,model:lenet}"], "model is named twice"),
+        (["method=control", "method.kind=data_order", "trunk={method:imp,method.retrain:lr_rewind}"], "retrain:rewind"),
     ],
 )
 def test_a_wrong_trunk_is_refused_by_name(words: list[str], message: str) -> None:

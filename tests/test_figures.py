@@ -78,6 +78,17 @@ def test_a_harmless_loss_is_small_and_a_harmful_one_is_shown(losses: list[float]
     assert claim.verdict == verdict and claim.effect == pytest.approx(-sum(losses) / 3)
 
 
+def test_no_density_below_a_fifth_decides_nothing() -> None:
+    rows = [
+        {"arm": arm, "seed": seed, "level": level, "density": 0.8**level, "stop": 1.0, "test_accuracy": 0.9}
+        for arm in ("ticket", "reinit", "random mask", "one-shot")
+        for seed in range(3)
+        for level in range(3)
+    ]
+    found = {claim.statement[:16]: claim.verdict for claim in imp.claims(pd.DataFrame(rows))}
+    assert found["ticket - (dense "] == "undecided"
+
+
 @pytest.mark.parametrize(("early", "verdict"), [(300, "passed"), (500, "failed")])
 def test_the_early_stop_is_held_against_the_later_of_both_ends(early: int, verdict: str) -> None:
     rows = []

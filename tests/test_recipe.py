@@ -42,6 +42,9 @@ def experiment(*words: str) -> Experiment:
         ),
         (("method=biprop", "model.activation=sign"), "need a norm before them: model.norm=batch"),
         (("method=edge_popup", "method.exclude=['*']"), "leaves nothing to mask"),
+        (("method=at_init", "method.criterion=erk", "method.density=.001"), "no weight of layer.*allow_dead_layers"),
+        (("method=at_init", "method.criterion=random", "method.density=.003"), "no weight of layer fc2.*dead_layers"),
+        (("method=gem_miner", "method.anneal=true"), "freezing is the annealing"),
         (("method=edge_popup", "method.exclude=[fc9]"), "no layer is named 'fc9'"),
     ],
 )
@@ -106,6 +109,7 @@ def test_a_method_brings_its_recipe_and_what_is_typed_wins() -> None:
     assert parts("method=edge_popup", "model.init=kaiming_uniform", "optim=adam") == ("kaiming_uniform", False, "adam")
     assert lr("method=biprop") == 1.0 and lr("method=edge_popup") == 0.1 and lr("method=supermask") == 100.0
     assert lr("method=biprop", "optim=adam") == 1.2e-3, "a rate for SGD is none for Adam"
+    assert lr("method=biprop", "optim=sgd") == 1.0, "naming what it is anyway changes nothing"
     assert lr("method=biprop", "optim.lr=.3") == 0.3 and lr("optim.lr=.3", "method=biprop") == 0.3
     assert experiment("method=edge_popup").config["optim"]["weight_decay"] == 1e-4
     assert experiment("method=edge_popup", "model=mlp").config["model"]["affine"] is False

@@ -147,6 +147,8 @@ class Net(Model):
             open(self.marker, "w").close()
             if self.fault == "raise": raise RuntimeError("planted")
             if self.fault == "exit": os._exit(7)
+            if self.fault == "quit": os._exit(0)
+            if self.fault == "sys.exit": sys.exit(0)
             if self.fault == "kill": os.kill(os.getpid(), signal.SIGKILL)
             if self.fault == "commit":
                 import ltx.store
@@ -172,14 +174,14 @@ def undisturbed(ltx: Ltx, root: Path, marker: Path, *words: str) -> dict[str, by
     return results(Path(f"{root}-undisturbed"))
 
 
-@pytest.mark.parametrize("fault", ["kill", "commit", "exit"])
+@pytest.mark.parametrize("fault", ["kill", "commit", "exit", "quit"])
 def test_a_worker_that_dies_stops_no_other_and_the_same_command_completes(
     ltx: Ltx, root: Path, faulty: Path, fault: str
 ) -> None:
     words = (f"model.marker={faulty}", f"model.fault={fault}", "seeds=2", f"root={root}")
     expected = undisturbed(ltx, root, faulty, *words[:-1])
     first = ltx("run", "-m", *FAULTY, *words)
-    assert first.code == 3 and "was killed" in first.err
+    assert first.code == 3 and ("without finishing" if fault == "quit" else "was killed") in first.err
     assert results(root).items() != expected.items()
     assert sum(name.endswith("level_02.safetensors") for name in results(root)) == 3
     again = ltx("run", "-m", *FAULTY, *words)
@@ -198,6 +200,37 @@ def test_a_point_that_raises_shows_its_traceback_and_is_retried_only_when_asked(
     assert ltx("run", "-m", *FAULTY, *words).code == 3
     again = ltx("run", "-m", *FAULTY, *words, "retry_failed=true")
     assert again.code == 0 and results(root) == expected
+
+
+def test_a_point_that_calls_exit_fails_like_one_that_raises(ltx: Ltx, root: Path, faulty: Path) -> None:
+    words = (f"model.marker={faulty}", "model.fault=sys.exit", "seeds=1", "workers=0")
+    first = ltx("run", "-m", *FAULTY[:-1], *words)
+    assert first.code == 3 and "the point called exit(0)" in first.err and "1 of 1 failed" in first.err
+    assert sum(name.endswith("level_02.safetensors") for name in results(root)) == 1
+
+
+def test_what_is_finished_counts_though_a_later_level_failed(ltx: Ltx, root: Path, faulty: Path) -> None:
+    late = ("model=own", "model.name=faulty_net:Net", f"model.marker={faulty}", "model.fault=raise", "seeds=1")
+    late = (*late, "optim.steps=8", "workers=0", "width=1")
+    assert ltx("run", *late, "method.levels=2").code == 3  # fails after level 0
+    assert ltx("run", *late, "method.levels=0").code == 0, "what is asked for is there"
+    assert ltx("run", *late, "method.levels=1").code == 3
+
+
+def test_a_sweep_that_stops_early_shows_what_was_finished_before(ltx: Ltx, root: Path) -> None:
+    words = ("method=dense", "optim=sgd", "optim.steps=20", "width=.05", "seeds=1", "workers=0")
+    assert ltx("run", *words, "optim.lr=0.05").code == 0
+    stopped = ltx("run", "-m", *words, "optim.lr=1e30,0.05", "fail_fast=true")
+    assert stopped.code == 3 and "done" in stopped.out and "interrupted" not in stopped.out
+    (table,) = (root / "sweeps").glob("*/table.csv")
+    assert len(table.read_text().splitlines()) == 2
+
+
+def test_a_table_that_cannot_be_written_is_said_and_exits_3(ltx: Ltx, root: Path) -> None:
+    root.mkdir()
+    (root / "sweeps").write_text("a file in the way")
+    result = ltx("run", "-m", "method=dense", "width=.05,.06", "optim.steps=4", "seeds=1", "workers=0")
+    assert result.code == 3 and "sweep's files could not be written" in result.err and "done" in result.out
 
 
 def test_fail_fast_gives_out_nothing_more(ltx: Ltx, root: Path, faulty: Path) -> None:
