@@ -94,6 +94,13 @@ def test_an_untrained_strong_ticket_has_its_own_accuracy(trunk: str, root: Path)
         assert meta["row"][measure] == below["row"][measure]
 
 
+def test_a_rounded_supermask_is_measured_with_statistics_of_its_own(root: Path) -> None:
+    words = ("method.kind=untrained", "model=mlp", "model.norm=batch")
+    (_, meta), (_, below), _ = control(root, "supermask", *words)
+    assert meta["row"]["test_loss"] == below["row"]["test_loss"]
+    assert below["row"]["draws_test_accuracy"] != below["row"]["test_accuracy"]
+
+
 def test_an_untrained_binarised_biprop_ticket_has_its_own_accuracy(root: Path) -> None:
     words = ("method.kind=untrained", "method.binarise=true")
     (_, meta), (_, below), _ = control(root, "biprop", *words)

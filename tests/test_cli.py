@@ -16,6 +16,8 @@ import yaml
 from conftest import TINY, levels, tree
 from rich.console import Console
 
+from ltx import open_run
+from ltx.errors import BadInput
 from ltx.report import Progress, table
 
 BAD = [
@@ -162,6 +164,20 @@ def test_a_multirun_runs_every_point_wherever_its_flag_stands(place, ltx, root):
     for path in (root / "runs").iterdir():
         assert len(levels(path)) == 2
     assert list(Path.cwd().iterdir()) == [], "Hydra leaves no files of its own"
+
+
+def test_a_finished_run_is_opened_as_tables_and_tickets(finished):
+    run = open_run(finished)
+    assert run.config["width"] == 0.05 and list(run.summary["level"]) == [0, 1, 0, 1]
+    assert set(run.records["split"]) == {"train", "val", "test"} and set(run.records["seed"]) == {0, 1}
+    ticket = run.ticket(seed=1, level=1)
+    kept = sum(int(mask.sum()) for mask in ticket.mask.values())
+    assert kept == run.summary.query("seed == 1 and level == 1")["kept"].item() and not ticket.score
+    assert all(not ticket.weights[name][~mask].any() for name, mask in ticket.mask.items())
+    with pytest.raises(BadInput, match=r"no finished level 7 of seed 0. There are: seed_000/level_00, "):
+        run.ticket(level=7)
+    with pytest.raises(BadInput, match="no run's directory"):
+        open_run(finished / "plots")
 
 
 def test_status_shows_every_run(ltx, finished):

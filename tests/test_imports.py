@@ -18,7 +18,7 @@ ROWS = (
     ("schema",),
     ("experiment",),
     ("evaluate", "train", "store"),
-    ("lock", "report", "plots", "log", "levels", "launch"),
+    ("lock", "report", "plots", "log", "levels", "launch", "tickets"),
     ("run",),
     ("sweep",),
     ("estimate", "config"),

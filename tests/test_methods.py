@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load
 from torch import Tensor
 from torch.func import functional_call, vmap
 
+import ltx
 import ltx.levels as ltx_levels
 from ltx.config import CONF, compose
 from ltx.evaluate import evaluate
@@ -249,10 +251,12 @@ def test_the_logits_and_the_row_of_a_file_are_those_of_its_effective_weights(run
     loss, accuracy = evaluate(network, seen, found.data.test)
     row = run.last[1]["row"]
     assert (loss, accuracy) == (row["test_loss"], row["test_accuracy"])
-    written = found.network()
-    written.load_state_dict(seen | state.buffers)  # the ticket as an ordinary network
-    x = found.data.test.x[:40]
-    assert torch.equal(written.eval()(x), functional_call(network.eval(), seen, (x,)))
+    folder, x = run.files[-1].parents[1], found.data.test.x[:40]
+    (folder / "config.yaml").write_text(yaml.safe_dump(found.config))
+    opened = ltx.open_run(folder).ticket(seed=0)
+    module = opened.module()  # the ticket as an ordinary network
+    assert torch.equal(module(x), functional_call(network.eval(), seen, (x,))) and not module.training
+    assert same(opened.mask, state.mask) and same(opened.weights, seen) and opened.density == row["density"]
 
 
 def test_the_mask_of_a_file_is_where_the_ticket_has_weights(run: Finished) -> None:

@@ -259,6 +259,9 @@ def test_what_gem_miner_freezes_off_never_returns_and_the_density_is_reached(sco
     assert sum(counts(mask).values()) == 160 and (
         scope == "global" or counts(mask) == {"fc1.weight": 120, "out.weight": 40}
     )
+    assert found.settled(mask) and not found.settled(masks[0]), "no early stop before the density is there"
+    projected = found.between(normal(0), normal(1), mask, 1.0, lambda name: pytest.fail("nothing is drawn"))[1]
+    assert all(float(score.min()) >= 0 and float(score.max()) <= 1 for score in projected.values())
     seen = found.effective(normal(0), normal(10), mask)
     assert all(not seen[name][mask[name] == 0].any() for name in seen)
 

@@ -1,0 +1,101 @@
+"""Finished runs as values: tables, and tickets as tensors and as plain modules."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from ltx.errors import BadInput
+from ltx.experiment import Experiment
+from ltx.store import Damaged, RunFolder, unpack
+from ltx.tensors import Tensors, under
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import nn
+
+
+@dataclass(frozen=True)
+class Ticket:
+    """One level of one seed: what it started from and ended at, all on the CPU, by parameter name.
+
+    weights: what the network sees at the end, masked and binarised as the method does; biases and norms included.
+    mask: bool, of the prunable parameters. score: empty where the method has none. density: kept / prunable.
+    """
+
+    experiment: Experiment
+    weights: Tensors
+    mask: Tensors
+    begin: Tensors
+    end: Tensors
+    score: Tensors
+    density: float
+
+    def module(self) -> nn.Module:
+        """Return the network with the ticket's weights and statistics, in eval mode: no mask or score in forward."""
+        import torch
+
+        network = self.experiment.network()
+        with torch.no_grad():
+            network.load_state_dict(self.end | self.weights)
+        return network.eval()
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's directory, read."""
+
+    path: Path
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """The whole config."""
+        return yaml.safe_load((self.path / "config.yaml").read_text())
+
+    @cached_property
+    def summary(self) -> pd.DataFrame:
+        """A row per seed and level, from the level files."""
+        import pandas as pd
+
+        return pd.DataFrame(RunFolder(self.path).rows()).drop(columns="layers", errors="ignore")
+
+    @cached_property
+    def records(self) -> pd.DataFrame:
+        """A row per seed, level, step and split."""
+        import pandas as pd
+
+        return pd.DataFrame([row for folder in RunFolder(self.path).seeds() for row in folder.records()])
+
+    def ticket(self, seed: int = 0, level: int | None = None) -> Ticket:
+        """Return the ticket of a seed and level, the last finished level unless told. Raises BadInput."""
+        folder = RunFolder(self.path).seed(seed)
+        finished = sorted(folder.path.glob("level_*.safetensors"))
+        path = finished[-1] if level is None and finished else folder.level_path(level or 0)
+        if path not in finished:
+            there = ", ".join(f"{p.parent.name}/{p.stem}" for p in sorted(self.path.glob("seed_*/level_*.safetensors")))
+            raise BadInput(
+                f"{self.path} has no finished level {level or 0} of seed {seed}. There are: {there or 'none'}."
+            )
+        try:
+            tensors, meta = unpack(path)
+        except Damaged as error:
+            raise BadInput(f"{error}; running the same command again computes it anew.") from error
+        experiment = Experiment.of(copy.deepcopy(self.config))
+        end, mask, score = under("end", tensors), under("mask", tensors), under("score", tensors)
+        names = [name for name, _ in experiment.network(device="meta").named_parameters()]
+        weights = experiment.method.effective({name: end[name] for name in names}, score, mask)
+        weights = {name: tensor.detach() for name, tensor in weights.items()}
+        return Ticket(experiment, weights, mask, under("begin", tensors), end, score, meta["row"]["density"])
+
+
+def open_run(path: str | Path) -> Run:
+    """Open a run's directory, outputs/runs/<key>. Raises BadInput where there is none."""
+    path = Path(path)
+    if not (path / "config.yaml").is_file():
+        raise BadInput(f"{path} is no run's directory: it has no config.yaml.")
+    return Run(path)
