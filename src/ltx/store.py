@@ -228,7 +228,8 @@ class RunFolder:
     def write_summary(self) -> list[dict[str, Any]]:
         """Derive summary.csv from the level files and return its rows."""
         rows = self.rows()
-        extra = [name for name in dict.fromkeys(name for row in rows for name in row) if name not in COLUMNS]
+        names = dict.fromkeys(name for row in rows for name in row)
+        extra = [name for name in names if name not in (*COLUMNS, "layers")]
         text = io.StringIO()
         writer = csv.DictWriter(text, [*COLUMNS, *extra], lineterminator="\n", extrasaction="ignore")
         writer.writeheader()
