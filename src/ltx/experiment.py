@@ -73,31 +73,8 @@ class Experiment:
         """Raise BadInput where parts that are valid alone do not fit together."""
         from ltx.tensors import matrices as matrices_of
 
-        if self.trunk is None and self.method.needs_trunk:
-            name = self.config["method"]["name"]
-            raise BadInput(
-                f"method={name} stands on another run: give trunk={{method:imp,method.levels:14}} or of=RUN."
-            )
-        if self.trunk is not None and self.method.needs_trunk:
-            pinned = self.config["method"].get("trunk_level")
-            wanted, last = self.method.last_level if pinned is None else pinned, self.trunk.method.last_level
-            if wanted > last:
-                raise BadInput(f"level {wanted} of the trunk is asked for, but it has levels 0 to {last}.")
         network = self.network(device="meta")
-        if self.trunk is not None:
-            below = {name: p.shape for name, p in self.trunk.network(device="meta").named_parameters()}
-            unlike = [name for name, p in network.named_parameters() if below.get(name) != p.shape]
-            if (self.method.needs_trunk and unlike) or set(matrices_of(network)) <= set(unlike):
-                raise BadInput(
-                    f"the trunk's network has other shapes at {', '.join(unlike)}: what it "
-                    "found fits only a network of the same width, classes and input."
-                )
-            retrain, kind = self.trunk.config["method"].get("retrain", "rewind"), self.config["method"].get("kind")
-            if retrain != "rewind" and kind in ("ticket", "data_order"):
-                raise BadInput(
-                    f"method.kind={kind} starts from the trunk's anchor, but the trunk goes on from trained weights "
-                    f"(method.retrain={retrain}); give it method.retrain:rewind."
-                )
+        self.check_trunk(network)
         parameters, matrices = dict(network.named_parameters()), matrices_of(network)
         layers = {name.rpartition(".")[0] for name in matrices}
         others = [name for name in parameters if name not in matrices]
@@ -109,6 +86,36 @@ class Experiment:
             self.method.check({name: parameters[name] for name in prunable}, self.optim.steps)
         except ValueError as error:
             raise BadInput(f"{str(error).rstrip('.')}.") from error
+
+    def check_trunk(self, network: nn.Module) -> None:
+        """Raise BadInput where the run cannot stand on its trunk, or has none and needs one."""
+        from ltx.tensors import matrices
+
+        if self.trunk is None:
+            if self.method.needs_trunk:
+                name = self.config["method"]["name"]
+                raise BadInput(
+                    f"method={name} stands on another run: give trunk={{method:imp,method.levels:14}} or of=RUN."
+                )
+            return
+        method, below = self.config["method"], self.trunk.config["method"]
+        if self.method.needs_trunk:
+            pinned = method.get("trunk_level")
+            wanted, last = self.method.last_level if pinned is None else pinned, self.trunk.method.last_level
+            if wanted > last:
+                raise BadInput(f"level {wanted} of the trunk is asked for, but it has levels 0 to {last}.")
+        shapes = {name: p.shape for name, p in self.trunk.network(device="meta").named_parameters()}
+        unlike = [name for name, p in network.named_parameters() if shapes.get(name) != p.shape]
+        if (self.method.needs_trunk and unlike) or set(matrices(network)) <= set(unlike):
+            raise BadInput(
+                f"the trunk's network has other shapes at {', '.join(unlike)}: what it found fits only "
+                "a network of the same width, classes and input."
+            )
+        if method.get("kind") in ("ticket", "data_order") and below.get("retrain", "rewind") != "rewind":
+            raise BadInput(
+                f"method.kind={method['kind']} starts from the trunk's anchor, but the trunk goes on from "
+                f"trained weights (method.retrain={below['retrain']}); give it method.retrain:rewind."
+            )
 
     @property
     def seeds(self) -> list[int]:

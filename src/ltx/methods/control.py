@@ -31,7 +31,9 @@ INITIALISED = ("reinit", "reinit_signs", "signed_constant", "own_init")
 
 @dataclass(frozen=True)
 class Method(dense.Method):
-    """Level L is the trunk's ticket of level L with one thing changed, trained as the trunk trained it.
+    """Level L is the trunk's ticket of level L with one thing changed, trained as the trunk's weights were.
+
+    Over a search, which trained none, the control has an optimiser of its own.
 
     kind, what is changed (Frankle & Carbin 2019; Zhou et al. 2019; Frankle et al. 2021):
         ticket: nothing; with another data group, labels or stream on the trunk this is a transfer of its ticket.
