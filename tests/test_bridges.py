@@ -10,9 +10,10 @@ import torch
 
 from ltx.config import compose
 from ltx.experiment import Experiment
+from ltx.files import unpack
 from ltx.levels import run_seed
 from ltx.methods.biprop import binarised
-from ltx.store import RunFolder, unpack
+from ltx.store import RunFolder
 from ltx.tensors import Tensors, cpu, matrices, under
 
 SMALL = ("device=cpu", "model.hidden=[12,8]", "optim.steps=12", "optim.batch=50", "seeds=1")

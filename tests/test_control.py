@@ -31,7 +31,7 @@ def run(root: Path, *words: str, seed: int = 0) -> tuple[RunFolder, Experiment]:
 
 
 def level(folder: RunFolder, number: int, seed: int = 0) -> tuple[Tensors, dict[str, Any]]:
-    found = folder.seed(seed).read(folder.seed(seed).level_path(number))
+    found = folder.seed(seed).read_level(number)
     assert found is not None
     return found
 

@@ -15,10 +15,10 @@ from ltx.config import compose
 from ltx.data import Dataset, Split
 from ltx.errors import BadInput
 from ltx.experiment import Experiment
+from ltx.files import unpack
 from ltx.levels import run_seed
 from ltx.masks import keep_top
 from ltx.methods import Context, State
-from ltx.store import unpack
 from ltx.streams import Streams
 from ltx.tensors import Tensors, under
 from ltx.train import Hooks, Plan, train

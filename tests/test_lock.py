@@ -10,8 +10,9 @@ import time
 import pytest
 
 from ltx.errors import Failed
+from ltx.files import commit
 from ltx.lock import Lock
-from ltx.store import RunFolder, commit
+from ltx.store import RunFolder
 
 DEAD = b'{"counter":7,"host":"elsewhere","pid":4242,"token":"of-a-dead-process"}'
 

@@ -19,9 +19,9 @@ import ltx.levels as ltx_levels
 from ltx.config import CONF, compose
 from ltx.evaluate import evaluate
 from ltx.experiment import Experiment
+from ltx.files import header, unpack
 from ltx.levels import run_seed
 from ltx.methods import Method, State
-from ltx.store import header, unpack
 from ltx.tensors import Tensors, matrices, under
 from ltx.train import Fit, Hooks, Plan
 
@@ -100,7 +100,7 @@ def checkpointed(case: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory
 
     def kept(path: Path, content: bytes, **options: Any) -> object:
         if path.name.startswith("partial"):
-            checkpoints[header(content)["step"]] = content
+            checkpoints[header(path, content)[0]["step"]] = content
         return commit(path, content, **options)
 
     with pytest.MonkeyPatch.context() as patch:

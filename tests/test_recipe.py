@@ -12,8 +12,8 @@ from torch import nn
 from ltx.config import compose
 from ltx.errors import BadInput
 from ltx.experiment import Experiment
+from ltx.files import unpack
 from ltx.levels import run_seed
-from ltx.store import unpack
 from ltx.tensors import under
 
 SMALL = ("device=cpu", "model.hidden=[12,8]", "optim.steps=12", "optim.batch=50", "seeds=1")

@@ -16,7 +16,7 @@ import pytest
 from conftest import LONG, TINY, call, levels, only, results, soon, tree, under_way
 
 import ltx.levels as ltx_levels
-from ltx.store import unpack
+from ltx.files import unpack
 
 
 def times(folder: Path) -> dict[str, int]:

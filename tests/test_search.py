@@ -17,12 +17,12 @@ from torch import Tensor
 
 from ltx.config import compose
 from ltx.experiment import Experiment
+from ltx.files import unpack
 from ltx.levels import run_seed
 from ltx.masks import straight_through
 from ltx.methods import Context, State
 from ltx.methods.biprop import binarised
 from ltx.models import activate
-from ltx.store import unpack
 from ltx.streams import Streams
 from ltx.tensors import Tensors, under
 

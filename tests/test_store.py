@@ -13,7 +13,8 @@ import torch
 from conftest import TINY, levels
 from safetensors import safe_open
 
-from ltx.store import Damaged, Records, RunFolder, SeedFolder, canonical, commit, digest, pack, unpack
+from ltx.files import Damaged, canonical, commit, digest, pack, unpack
+from ltx.store import Records, RunFolder, SeedFolder
 
 CONTRACT = [
     *("seed", "level", "density", "kept", "prunable", "total", "step", "train_loss", "val_loss", "val_accuracy"),
@@ -40,7 +41,7 @@ class HalfFile(io.FileIO):
 def break_at(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let one of the calls of a commit fail."""
     if place == "write":
-        monkeypatch.setattr("ltx.store.open", HalfFile, raising=False)
+        monkeypatch.setattr("ltx.files.open", HalfFile, raising=False)
     else:
         function, _, how = place.partition(" ")
         monkeypatch.setattr(os, function, interrupted if how else broken)
@@ -133,7 +134,7 @@ def test_a_damaged_level_is_named_set_aside_and_computed_again_with_the_same_byt
     times = {name: (finished / name).stat().st_mtime_ns for name in before if name != str(path.relative_to(finished))}
     result = ltx("run", *TINY)
     assert result.code == 0, result.err
-    assert str(path) in result.out and "set aside" in result.out
+    assert str(path) in result.err and "set aside" in result.err
     assert [p.name.partition(".damaged-")[0] for p in path.parent.glob("*.damaged-*")] == [path.name]
     assert levels(finished) == before
     assert {name: (finished / name).stat().st_mtime_ns for name in times} == times
@@ -144,7 +145,7 @@ def test_a_checkpoint_that_is_damaged_is_set_aside_and_the_level_trained_from_it
     path.unlink()
     (path.parent / "partial.safetensors").write_bytes(b"no tensors")
     result = ltx("run", *TINY)
-    assert result.code == 0 and "partial.safetensors" in result.out
+    assert result.code == 0 and "partial.safetensors" in result.err
     assert levels(finished) == before
 
 
@@ -163,7 +164,8 @@ def test_a_level_file_has_the_layout_of_the_contract(finished):
         assert set(metadata) == {"ltx"}
         meta = json.loads(metadata["ltx"])
         assert metadata["ltx"] == canonical(meta), "the metadata is canonical JSON"
-        known = {"format", "row", "layers", "digest", "anchor_step"}
+        known = {"format", "key", "trunk", "seed", "level", "row", "layers", "records", "anchor_step"}
+        known |= {"digest", "meta_digest"}
         assert set(meta) == known, "nothing that differs between two machines or two moments"
         assert {**meta["row"], "layers": meta["layers"]} == rows[1, level]
         assert meta["row"]["kept"] == kept and meta["row"]["density"] == kept / meta["row"]["prunable"]

@@ -17,8 +17,8 @@ from conftest import Result, levels
 
 from ltx.config import compose
 from ltx.experiment import Experiment
+from ltx.files import commit
 from ltx.report import compared
-from ltx.store import commit
 from ltx.sweep import Schedule, expand, labels
 
 SMALL = ("method.levels=1", "optim.steps=10", "seeds=2")
@@ -151,8 +151,8 @@ class Net(Model):
             if self.fault == "sys.exit": sys.exit(0)
             if self.fault == "kill": os.kill(os.getpid(), signal.SIGKILL)
             if self.fault == "commit":
-                import ltx.store
-                ltx.store.os.link = lambda *a, **k: os.kill(os.getpid(), signal.SIGKILL)
+                import ltx.files
+                ltx.files.os.link = lambda *a, **k: os.kill(os.getpid(), signal.SIGKILL)
         return super().forward(x)
 """
 FAULTY = ("model=own", "model.name=faulty_net:Net", "method.levels=2", "optim.steps=20", "width=1,.5", "workers=2")
@@ -266,7 +266,7 @@ def test_a_damaged_trunk_is_computed_again_for_its_dependants(ltx: Ltx, root: Pa
     for path in root.glob("runs/control-*/seed_000/level_01.safetensors"):
         path.unlink()
     result = ltx("run", *words, "seeds=1")
-    assert result.code == 0 and "set aside" in result.out
+    assert result.code == 0 and "set aside" in result.err
     found = {name: content for name, content in results(root).items() if "damaged" not in name}
     assert found == expected
 
@@ -300,13 +300,13 @@ def test_two_sweeps_at_once_share_the_work_and_agree(ltx: Ltx, root: Path) -> No
 
 def test_a_killed_parent_takes_its_workers_along_and_loses_nothing(ltx: Ltx, root: Path) -> None:
     patch = """
-import os, signal, ltx.store
+import os, signal, ltx.files
 replace, calls = os.replace, []
 def killing(a, b):
     calls.append(str(b).endswith("summary.csv"))
     if sum(calls) == 4: os.kill(os.getpid(), signal.SIGKILL)
     replace(a, b)
-ltx.store.os.replace = killing
+ltx.files.os.replace = killing
 """
     parent = start(root, patch)
     parent.communicate(timeout=120)

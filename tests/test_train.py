@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, ClassVar, get_args
 
 import pytest
@@ -14,11 +15,11 @@ from torch.nn import functional as F
 
 import ltx.train
 from ltx.data import Batches, Dataset, assemble, shift
+from ltx.files import header, pack
 from ltx.methods import State, dense
 from ltx.models import initialise, mlp
 from ltx.optim import SGD, Adam, AdamW
 from ltx.schema import TrainerConfig
-from ltx.store import header, pack
 from ltx.streams import Streams
 from ltx.tensors import Tensors, buffers, cpu, matrices, under
 from ltx.train import Diverged, Hooks, Plan, Trained, train
@@ -65,7 +66,7 @@ class Case:
         self.checkpoints[meta["step"]] = pack(tensors, json.loads(json.dumps(meta)))
 
     def saved(self, step: int) -> tuple[Tensors, dict[str, Any]]:
-        return load(self.checkpoints[step]), header(self.checkpoints[step])
+        return load(self.checkpoints[step]), header(Path("checkpoint"), self.checkpoints[step])[0]
 
     def train(self, resume: tuple[Tensors, dict[str, Any]] | None = None) -> Trained:
         torch.set_num_threads(1)

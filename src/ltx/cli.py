@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Any
 
-from ltx.errors import BadInput, Failed, nearest
+from ltx.errors import BadInput, Failed, forget_notices, nearest, notice, printable
 
 HELP = """\
 ltx runs experiments on the Lottery Ticket Hypothesis.
@@ -47,6 +48,7 @@ def entry() -> None:
 
 def main(argv: list[str]) -> int:
     """Run one command and return its exit code: 0 done, 2 bad input, 3 something failed, 130 interrupted."""
+    forget_notices()
     try:
         return dispatch(argv)
     except BadInput as error:
@@ -165,7 +167,7 @@ def execute(points: list[list[str]], folders: list[str], command: list[str], dry
         show_point(outcome)
     for point in outcome.points.values():
         if point.failures and not outcome.interrupted:
-            print(f"ltx: {point.explain()}", file=sys.stderr)
+            print(f"ltx: {printable(point.explain())}", file=sys.stderr)
     if outcome.interrupted:
         print("ltx: interrupted; finished levels are kept and the same command continues.", file=sys.stderr)
     return outcome.exit_code if written else outcome.exit_code or 3
@@ -257,7 +259,7 @@ def status(arguments: list[str]) -> int:
     runs = output_root(found) / "runs"
     commands = under_way(runs.parent / "progress")
     working = {key: command for command in commands for key in command["runs"]}
-    keys = {path.name for path in runs.iterdir() if path.is_dir()} if runs.is_dir() else set()
+    keys = {path.name for path in runs.iterdir() if is_key(path.name) and path.is_dir()} if runs.is_dir() else set()
     if words:
         paths = [runs / word if word in working else find_run(word, found) for word in words]
     else:
@@ -280,6 +282,7 @@ def show(arguments: list[str]) -> int:
     """Print a run's config, table and plots."""
     from rich.console import Console
 
+    from ltx.files import Damaged, text
     from ltx.report import table
     from ltx.store import RunFolder
 
@@ -287,8 +290,14 @@ def show(arguments: list[str]) -> int:
     if len(words) != 1:
         raise BadInput("show takes one RUN: a key or a directory (ltx status lists them).")
     path = find_run(words[0], found)
-    print((path / "config.yaml").read_text())
-    rows = RunFolder(path).rows()
+    try:
+        print(printable(text(path / "config.yaml") or ""))
+    except Damaged as error:
+        notice(f"{error}; it is left out.")
+    folder = RunFolder(path)
+    for name in folder.strays():
+        notice(f"{path / name} is no level of this run; it is left out.")
+    rows = folder.rows()
     if rows:
         Console(highlight=False).print(table(rows, path.name))
     for plot in sorted((path / "plots").glob("*.png")):
@@ -311,11 +320,18 @@ def output_root(found: dict[str, str]) -> Path:
     return Path(found.get("root") or os.environ.get("LTX_OUTPUT") or "outputs")
 
 
+def is_key(name: str) -> bool:
+    """Tell whether a folder's name can be a run's key, so that no other name reaches the terminal."""
+    return re.fullmatch(r"[A-Za-z0-9_.-]+", name) is not None
+
+
 def find_run(name: str, found: dict[str, str]) -> Path:
     """Return the directory a key or path means. Raises BadInput naming the nearest run."""
+    from ltx.store import RunFolder
+
     runs = output_root(found) / "runs"
     for path in (runs / name, Path(name)):
-        if (path / "config.yaml").is_file():
+        if any((path / name).is_file() for name in ("config.yaml", "manifest.json")) or RunFolder(path).seeds():
             return path
-    known = [path.name for path in runs.iterdir()] if runs.is_dir() else []
+    known = [path.name for path in runs.iterdir() if is_key(path.name)] if runs.is_dir() else []
     raise BadInput(f"No run is named {name} under {runs}{nearest(name, known)}")

@@ -142,6 +142,10 @@ class Experiment:
         path = inspect.getsourcefile(find(group, self.config[group]["name"]))
         return hashlib.sha256(Path(path).read_bytes()).hexdigest() if path else ""
 
+    def identity(self, seed: int) -> dict[str, Any]:
+        """Return what the files of one seed must say of themselves."""
+        return {"key": self.key, "trunk": self.trunk.key if self.trunk else None, "seed": seed}
+
     @property
     def directory(self) -> Path:
         """The run's directory under the output root."""

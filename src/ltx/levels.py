@@ -17,9 +17,10 @@ from torch import Tensor
 from ltx.data import Batches, Split
 from ltx.evaluate import calibration, evaluate, reestimate
 from ltx.experiment import Experiment
+from ltx.files import commit, pack
 from ltx.masks import count
 from ltx.methods import Context, State, layer, masked
-from ltx.store import Records, RunFolder, SeedFolder, commit, pack
+from ltx.store import FORMAT, RECORD, Records, RunFolder, SeedFolder
 from ltx.streams import Streams
 from ltx.tensors import Tensors, buffers, cpu, matrices, prefixed, under
 from ltx.train import Diverged, Hooks, Plan, Trained, train
@@ -35,7 +36,7 @@ def run_seed(config: dict[str, Any], directory: str, seed: int, report: Report) 
     """
     torch.set_num_threads(config["threads"])
     folder = RunFolder(Path(directory)).seed(seed)
-    folder.failure_path.unlink(missing_ok=True)
+    folder.forget_failure()
     try:
         try:
             loop = LevelLoop(Experiment.of(config), folder, report)
@@ -79,6 +80,7 @@ class LevelLoop:
         self.init = State(cpu(dict(self.network.named_parameters())), cpu(buffers(self.network)), {})
         if self.trunk is not None and not self.method.needs_trunk:
             self.init = self.pretrained(self.trunk)
+        self.identity = {"format": FORMAT, **experiment.identity(folder.seed)}
         self.read: dict[int, tuple[Tensors, dict[str, Any]]] = {}
 
     def pretrained(self, trunk: LevelLoop) -> State:
@@ -118,7 +120,7 @@ class LevelLoop:
     def tensors(self, level: int) -> Tensors | None:
         """Return a finished level's tensors, or None; level 0 and the last one asked for stay in memory."""
         if level not in self.read:
-            found = self.folder.read(self.folder.level_path(level))
+            found = self.folder.read_level(level, self.identity)
             if found is None:
                 return None
             self.read = {k: v for k, v in self.read.items() if k == 0} | {level: found}
@@ -152,16 +154,21 @@ class LevelLoop:
         last = max(begin.step, method.steps(level, steps))
         anchor_step = max(begin.step, method.anchor_step)
         plan = Plan(level, begin.step, last, None if level else anchor_step)
-        records = Records(self.folder)
-        hooks = Hooks(
-            record=lambda rows: records.add({"seed": self.folder.seed, **row} for row in rows),
-            progress=self.progress(level),
-            checkpoint=lambda tensors, meta: commit(self.folder.partial_path, pack(tensors, meta)),
-            seconds=self.options["checkpoint_seconds"],
-        )
-        resume = self.folder.read(self.folder.partial_path)
+        identity = {**self.identity, "level": level}
+        resume = self.folder.read(self.folder.partial_path, self.identity)
         if resume is not None and resume[1]["level"] != level:
             resume = None
+        records = Records(self.folder)
+        rows: list[dict[str, Any]] = resume[1]["records"] if resume is not None else []  # of this level, without times
+
+        def record(new: list[dict[str, Any]]) -> None:
+            records.add({"seed": self.folder.seed, **row} for row in new)
+            rows.extend({name: row[name] for name in RECORD} for row in new)
+
+        def checkpoint(tensors: Tensors, meta: dict[str, Any]) -> None:
+            commit(self.folder.partial_path, pack(tensors, {**meta, **identity, "records": rows}))
+
+        hooks = Hooks(record, self.progress(level), checkpoint, self.options["checkpoint_seconds"])
         trained = train(
             *(self.network, method, begin, plan, self.experiment.optim, self.data, method.streams(self.streams), hooks),
             *(self.device, self.options, resume),
@@ -191,7 +198,8 @@ class LevelLoop:
         }
         tensors = {name: t for part, values in parts.items() for name, t in cpu(prefixed(part, values)).items()}
         layers = {layer(name): float(mask.float().mean()) for name, mask in mask.items()}
-        meta = {"format": 1, "row": row, "layers": layers, "anchor_step": plan.anchor}
+        rows.sort(key=lambda row: (row["step"], row["split"]))
+        meta = {**identity, "row": row, "layers": layers, "anchor_step": plan.anchor, "records": rows}
         commit(self.folder.level_path(level), pack(tensors, meta), replace=False)
         self.folder.partial_path.unlink(missing_ok=True)
         self.read = {k: v for k, v in self.read.items() if k == 0} | {level: (tensors, meta)}

@@ -11,7 +11,8 @@ import time
 import uuid
 
 from ltx.errors import Failed
-from ltx.store import RunFolder, canonical, commit
+from ltx.files import canonical, commit
+from ltx.store import RunFolder
 
 
 class Lock:

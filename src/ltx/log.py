@@ -12,6 +12,7 @@ from urllib.parse import urlparse
 
 from ltx.analysis.intervals import mean_interval
 from ltx.experiment import Experiment
+from ltx.files import set_aside
 from ltx.report import by_level
 from ltx.store import COLUMNS, RunFolder, SeedFolder
 
@@ -40,7 +41,10 @@ def begin(experiment: Experiment, mode: str, place: Path, name: str, group: str,
     os.environ.setdefault("WANDB_SILENT", "true")
     import wandb
 
-    shutil.rmtree(place / "wandb", ignore_errors=True)
+    mirror = place / "wandb"
+    if os.path.lexists(mirror) and (mirror.is_symlink() or not mirror.is_dir()):
+        set_aside(mirror, f"{mirror} is not a folder")
+    shutil.rmtree(mirror, ignore_errors=True)
     options = experiment.config["wandb"]
     settings = wandb.Settings(silent=True, console="off", x_disable_meta=True, x_disable_stats=True, disable_git=True)
     settings.x_save_requirements = False  # listing every installed package takes 0.1 s; the manifest has the versions
@@ -130,7 +134,7 @@ class Mirror:
 
     def finish(self, rows: Sequence[dict[str, Any]]) -> None:
         """Log the levels, per seed and as means, layer densities, the table and the plot, and end the run."""
-        if not (self.folder.path / "wandb").exists():
+        if not (self.folder.path / "wandb").is_dir():
             self.start()
         if self.run is None:
             return

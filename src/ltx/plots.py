@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import math
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ltx.analysis.intervals import mean_interval
+from ltx.files import Damaged, canonical, commit, content
 from ltx.report import Row, by_level, compared
-from ltx.store import commit
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")  # Okabe & Ito: for all eyes
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
@@ -68,13 +70,37 @@ def draw(rows: Sequence[Row], title: str) -> Any:
     return figure
 
 
-def save_plot(figure: Any, path: Path) -> Path:
-    """Save a matplotlib figure whole or not at all, in the format of the path's suffix."""
+def save_plot(figure: Any, path: Path, of: str | None = None) -> Path:
+    """Save a matplotlib figure whole or not at all, in the format of the path's suffix; a PNG says what it is `of`."""
     buffer = io.BytesIO()
-    keep = {"Software": None} if path.suffix == ".png" else {"CreationDate": None}
+    keep = {"Software": None, **({"ltx": of} if of else {})} if path.suffix == ".png" else {"CreationDate": None}
     figure.savefig(buffer, format=path.suffix[1:], dpi=150, metadata=keep)
     commit(path, buffer.getvalue())
     return path
+
+
+def drawn_rows(rows: Sequence[Row]) -> str:
+    """Return the digest of the rows that a picture shows."""
+    return hashlib.sha256(canonical([*rows]).encode()).hexdigest()
+
+
+def is_picture(path: Path, of: str) -> bool:
+    """Tell whether a PNG is whole, chunk by chunk, and says that it is `of` this (see `save_plot`)."""
+    try:
+        left = content(path) or b""
+    except Damaged:
+        return False
+    if left[:8] != b"\x89PNG\r\n\x1a\n":
+        return False
+    left, last, ours = left[8:], b"", False
+    while left:
+        size, name = int.from_bytes(left[:4], "big"), left[4:8]
+        data, check = left[8 : 8 + size], left[8 + size : 12 + size]
+        if zlib.crc32(name + data).to_bytes(4, "big") != check:
+            return False
+        ours = ours or (name == b"tEXt" and data == b"ltx\0" + of.encode())
+        last, left = name, left[12 + size :]
+    return ours and last == b"IEND"
 
 
 def draw_sweep(points: Sequence[Row], rows: Sequence[Sequence[Row]], title: str) -> Any:

@@ -20,7 +20,9 @@ from rich.progress import Progress as Bars
 from rich.table import Table
 
 from ltx.analysis.intervals import mean_interval
-from ltx.store import RunFolder, commit
+from ltx.errors import printable
+from ltx.files import Damaged, commit, process_lives, side_file, text
+from ltx.store import RunFolder
 
 Row = dict[str, Any]
 
@@ -99,12 +101,12 @@ class Progress:
         eta = "" if left is None else f"ETA {clock(left)}"
         counts = {"done": self.done, "jobs": sum(self.jobs.values()), "running": len(self.running)}
         counts["failed"] = self.failed
-        text = (counted(counts) + ": " if counts["jobs"] > 1 else "") + ", ".join(self.running.values())
+        said = (counted(counts) + ": " if counts["jobs"] > 1 else "") + ", ".join(self.running.values())
         if self.bars is not None:
-            self.bars.update(self.task, completed=steps, description=text or self.title, eta=eta)
+            self.bars.update(self.task, completed=steps, description=said or self.title, eta=eta)
         elif now - self.printed >= 10 and self.total:
             self.printed = now
-            self.console.print(f"{steps / self.total:4.0%} {eta}; {text}", soft_wrap=True)
+            self.console.print(f"{steps / self.total:4.0%} {eta}; {said}", soft_wrap=True)
 
         if now - self.published >= 1 and self.total:
             self.published = now
@@ -115,7 +117,7 @@ class Progress:
 
     def say(self, text: str) -> None:
         """Print above the bar."""
-        self.console.print(text, soft_wrap=True, markup=False)
+        self.console.print(printable(text), soft_wrap=True, markup=False)
 
 
 def counted(counts: Row) -> str:
@@ -129,10 +131,10 @@ def under_way(folder: Path, tidy: bool = False) -> list[Row]:
     found = []
     for path in sorted(folder.glob("*.json")):
         try:
-            state = json.loads(path.read_text())
+            state = told(side_file(path))
             here, age = state["host"] == socket.gethostname(), time.time() - path.stat().st_mtime
-        except (OSError, ValueError, KeyError):
-            continue  # ended meanwhile
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # ended meanwhile, or no such file
         if process_lives(state["pid"]) if here else age < 60:
             found.append(state)
         elif tidy:
@@ -140,15 +142,15 @@ def under_way(folder: Path, tidy: bool = False) -> list[Row]:
     return found
 
 
-def process_lives(pid: int) -> bool:
-    """Tell whether a process of this machine is there."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+def told(state: Row) -> Row:
+    """Return what a command says of itself, each value of its type. Raises KeyError, ValueError or TypeError."""
+    counts = {name: int(state[name]) for name in ("pid", "done", "jobs", "running", "failed")}
+    left = state["eta_seconds"]
+    return {
+        **{name: printable(str(state[name])) for name in ("host", "title")},
+        **{"runs": [printable(str(key)) for key in state["runs"]], **counts, "share": float(state["share"])},
+        "eta_seconds": None if left is None else float(left),
+    }
 
 
 def by_level(rows: Sequence[Row]) -> dict[int, list[Row]]:
@@ -251,14 +253,12 @@ def status(path: Path, command: Row | None = None) -> Row:
     """
     folder = RunFolder(path)
     manifest = folder.manifest()
-    seeds, last = manifest.get("seeds", []), manifest.get("last_level", 0)
-    done = {seed: len(list(folder.seed(seed).path.glob("level_*.safetensors"))) for seed in seeds}
-    failed = [seed for seed in seeds if folder.seed(seed).failure_path.exists()]
+    seeds, last = manifest["seeds"], manifest["last_level"]
+    done = {seed: len(folder.seed(seed).levels()) for seed in seeds}
+    failed = [seed for seed in seeds if folder.seed(seed).failure()]
     complete = bool(seeds) and all(count > last for count in done.values())
     running = folder.running()
     newest = max([p.stat().st_mtime for p in (path / "summary.csv", path / "manifest.json") if p.exists()], default=0.0)
-    lines = (path / "summary.csv").read_text().splitlines() if (path / "summary.csv").exists() else []
-    last_row = dict(zip(lines[0].split(","), lines[-1].split(","), strict=False)) if len(lines) > 1 else {}
     states = {"running": running, "done": complete, "failed": failed, "waiting": command, "unfinished": True}
     return {
         "key": path.name,
@@ -268,10 +268,19 @@ def status(path: Path, command: Row | None = None) -> Row:
         "seeds_done": sum(count > last for count in done.values()),
         "seeds": len(seeds),
         "failed": failed,
-        "test_accuracy": float(last_row["test_accuracy"]) if last_row.get("test_accuracy") else None,
+        "test_accuracy": last_accuracy(path / "summary.csv"),
         "age_seconds": round(time.time() - newest) if newest else None,
         "command": command and {name: value for name, value in command.items() if name != "runs"},
     }
+
+
+def last_accuracy(summary: Path) -> float | None:
+    """Return the test accuracy of a summary's last row, None where there is none."""
+    try:
+        lines = (text(summary) or "").splitlines()
+        return float(dict(zip(lines[0].split(","), lines[-1].split(","), strict=False))["test_accuracy"])
+    except (Damaged, ValueError, KeyError, IndexError):
+        return None
 
 
 def status_table(entries: Sequence[Row]) -> Table:

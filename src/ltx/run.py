@@ -18,10 +18,11 @@ import yaml
 from ltx import launch
 from ltx.errors import BadInput, Failed
 from ltx.experiment import Experiment
+from ltx.files import commit, set_aside
 from ltx.lock import Lock
 from ltx.log import Mirror
-from ltx.plots import draw, save_plot
-from ltx.store import RunFolder, SeedFolder, commit
+from ltx.plots import draw, drawn_rows, is_picture, save_plot
+from ltx.store import RunFolder, SeedFolder
 
 SPACE = "No space left on the device; make room and run the same command again"
 
@@ -54,9 +55,11 @@ def check_machine(experiment: Experiment) -> None:
 def missing_levels(experiment: Experiment, folder: SeedFolder, verify: bool = True) -> list[int]:
     """List the levels of a seed that are missing; with `verify`, a damaged one is set aside and missing too."""
     levels = range(experiment.method.last_level + 1)
-    if verify:
-        return [level for level in levels if folder.read(folder.level_path(level)) is None]
-    return [level for level in levels if not folder.level_path(level).exists()]
+    if not verify:
+        there = folder.levels()
+        return [level for level in levels if level not in there]
+    identity = experiment.identity(folder.seed)
+    return [n for n in levels if folder.read_level(n, identity) is None]
 
 
 def level_steps(experiment: Experiment, level: int) -> tuple[int, int]:
@@ -113,10 +116,12 @@ class Point:
 
     def begin(self) -> None:
         """Write config and manifest and sort the seeds into done, failed before, and missing."""
-        write_config(self.experiment, self.folder, self.command)
         for seed, state in self.seeds.items():
             if state == "failed":
                 continue
+            path = self.folder.seed(seed).path
+            if os.path.lexists(path) and not path.is_dir():
+                set_aside(path, f"{path} is not a folder")
             levels, failure = missing_levels(self.experiment, self.folder.seed(seed)), self.folder.seed(seed).failure()
             if not levels:
                 self.seeds[seed] = "done"
@@ -124,6 +129,8 @@ class Point:
                 self.fail(seed, failure["reason"])
             else:
                 self.missing[seed], self.seeds[seed], self.trained = levels, "missing", True
+        self.folder.mend()
+        write_config(self.experiment, self.folder, self.command)
 
     def fail(self, seed: int, reason: str) -> None:
         """Note that a seed failed; what is finished of it stays."""
@@ -201,8 +208,8 @@ class Point:
         rows = self.folder.write_summary()
         self.rows = self.asked(rows)
         plot = self.folder.path / "plots" / "levels.png"
-        if rows and (self.trained or not plot.exists()):
-            save_plot(draw(rows, self.experiment.key), plot)
+        if rows and not is_picture(plot, drawn_rows(rows)):
+            save_plot(draw(rows, self.experiment.key), plot, drawn_rows(rows))
         self.mirror.finish(rows)
 
     def asked(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -234,8 +241,8 @@ class Point:
 def write_config(experiment: Experiment, folder: RunFolder, command: list[str]) -> None:
     """Write config.yaml and manifest.json; seeds and extents are the union of what was ever asked."""
     manifest = folder.manifest()
-    seeds = sorted({*manifest.get("seeds", []), *experiment.seeds})
-    last = max(manifest.get("last_level", 0), experiment.method.last_level)
+    seeds = sorted({*manifest["seeds"], *experiment.seeds})
+    last = max(manifest["last_level"], experiment.method.last_level)
     config = {**experiment.config, "seeds": seeds}
     if "levels" in config["method"] and config["method"].get("trunk_level") is None:
         config["method"] = {**config["method"], "levels": last}
@@ -250,8 +257,8 @@ def write_config(experiment: Experiment, folder: RunFolder, command: list[str]) 
         **environment(),
     }
     line = {"command": command, "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
-    commands = manifest.get("commands", [])
-    if not commands or commands[-1]["command"] != command:
+    commands = manifest["commands"]
+    if not commands or commands[-1].get("command") != command:
         commands = [*commands, line]
     folder.write_manifest({**facts, "commands": commands})
 

@@ -3,113 +3,49 @@
 from __future__ import annotations
 
 import csv
-import errno
-import hashlib
 import io
 import json
 import os
+import re
 import time
-import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ltx.errors import notice
+from ltx.files import Damaged, commit, content, header, side_file, tidy, unpack
+from ltx.files import set_aside as put_aside
+
 if TYPE_CHECKING:
     from ltx.tensors import Tensors
 
+FORMAT = 2  # of a level file: 2 carries the run's key, the seed, the level and the level's records
 COLUMNS = (
     *("seed", "level", "density", "kept", "prunable", "total", "step", "train_loss", "val_loss", "val_accuracy"),
     *("test_loss", "test_accuracy", "early_stop_step", "early_stop_test_accuracy"),
 )
+LEVEL, SEED = re.compile(r"level_(\d{2,})\.safetensors"), re.compile(r"seed_(\d{3,})")
+RECORD = ("step", "split", "loss", "accuracy")  # of a row of the records, beside seed, level and seconds
+
+Meta = dict[str, Any]
 
 
-class Damaged(Exception):
-    """A file that is truncated or does not match its digest."""
+def level_name(level: int) -> str:
+    """Return the name of a level's file."""
+    return f"level_{level:02d}.safetensors"
 
 
-def canonical(value: object) -> str:
-    """Return the one JSON text of a value."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"))
+def seed_name(seed: int) -> str:
+    """Return the name of a seed's folder."""
+    return f"seed_{seed:03d}"
 
 
-def commit(path: Path, content: bytes, replace: bool = True) -> bool:
-    """Write a file so that it exists whole or not at all: write, fsync, rename.
-
-    With replace=False a file that is already there is kept (adopted) and False returned.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{uuid.uuid4().hex[:6]}")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        if replace:
-            os.replace(temporary, path)
-        else:
-            try:
-                os.link(temporary, path)  # unlike rename, never replaces
-            except FileExistsError:
-                return False
-            except OSError as error:
-                if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):
-                    raise
-                if path.exists():  # a file system without hard links
-                    return False
-                os.replace(temporary, path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-        return True
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def digest(tensors: Tensors, meta: Mapping[str, Any]) -> str:
-    """Return the SHA-256 of the metadata and of every tensor's name, type, shape and bytes."""
-    sha = hashlib.sha256(canonical(meta).encode())
-    for name in sorted(tensors):
-        tensor = tensors[name]
-        sha.update(canonical([name, str(tensor.dtype), list(tensor.shape)]).encode())
-        sha.update(tensor.reshape(-1).view(dtype=_bytes()).numpy().data if tensor.numel() else b"")
-    return sha.hexdigest()
-
-
-def _bytes() -> Any:
-    import torch
-
-    return torch.uint8
-
-
-def pack(tensors: Tensors, meta: Mapping[str, Any]) -> bytes:
-    """Serialise tensors and metadata as safetensors, the metadata canonical JSON under the one key `ltx`."""
-    from safetensors.torch import save
-
-    return save(tensors, {"ltx": canonical({**meta, "digest": digest(tensors, meta)})})
-
-
-def unpack(path: Path) -> tuple[Tensors, dict[str, Any]]:
-    """Read what `pack` wrote and verify its digest. Raises Damaged."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load
-
-    try:
-        content = path.read_bytes()
-        tensors, meta = load(content), header(content)
-    except (SafetensorError, ValueError, KeyError) as error:
-        raise Damaged(f"{path} cannot be read ({error})") from error
-    if meta.pop("digest", None) != digest(tensors, meta):
-        raise Damaged(f"{path} does not match its digest")
-    return {name: tensors[name] for name in sorted(tensors)}, meta  # safetensors returns them in any order
-
-
-def header(content: bytes) -> dict[str, Any]:
-    """Return the metadata of a packed file from its first bytes."""
-    size = int.from_bytes(content[:8], "little")
-    return json.loads(json.loads(content[8 : 8 + size])["__metadata__"]["ltx"])
+def belongs(path: Path, meta: Meta, identity: Mapping[str, Any]) -> None:
+    """Raise Damaged where a file says that it is another run's, seed's, level's or format's."""
+    for name, expected in {"format": FORMAT, **identity}.items():
+        if meta.get(name) != expected:
+            raise Damaged(f"{path} belongs elsewhere: its {name} is {meta.get(name)}, not {expected}")
 
 
 @dataclass(frozen=True)
@@ -123,56 +59,123 @@ class SeedFolder:
         """The seed of the folder's name."""
         return int(self.path.name.removeprefix("seed_"))
 
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What every file here must say of itself; a run's folder under `runs` is named by its key."""
+        run = self.path.parent
+        return {"seed": self.seed} | ({"key": run.name} if run.parent.name == "runs" else {})
+
     def level_path(self, level: int) -> Path:
         """Return where a level's file is, finished or not."""
-        return self.path / f"level_{level:02d}.safetensors"
+        return self.path / level_name(level)
 
     @property
     def partial_path(self) -> Path:
         """Where the level under way is checkpointed."""
         return self.path / "partial.safetensors"
 
-    def read(self, path: Path) -> tuple[Tensors, dict[str, Any]] | None:
-        """Read a level or checkpoint, or None where there is none; a damaged one is named and set aside."""
-        if not path.exists():
+    @property
+    def records_path(self) -> Path:
+        """Where the records are appended while a level is trained."""
+        return self.path / "records.jsonl"
+
+    def levels(self) -> list[int]:
+        """Return the levels that have a file; one that only looks like a level's is none."""
+        found = (LEVEL.fullmatch(path.name) for path in self.path.glob("level_*"))
+        numbers = sorted(int(match[1]) for match in found if match)
+        return [n for n in numbers if self.level_path(n).is_file()]
+
+    def read_level(self, level: int, identity: Mapping[str, Any] | None = None) -> tuple[Tensors, Meta] | None:
+        """Read a finished level, or return None where there is none; see `read`."""
+        return self.read(self.level_path(level), {**(identity or {}), "level": level})
+
+    def read(self, path: Path, identity: Mapping[str, Any]) -> tuple[Tensors, Meta] | None:
+        """Read a level or checkpoint that must say `identity` of itself, or return None where there is none.
+
+        What is damaged or belongs elsewhere is named and set aside.
+        """
+        if not os.path.lexists(path):
             return None
         try:
-            return unpack(path)
+            tensors, meta = unpack(path)
+            belongs(path, meta, {**self.identity, **identity})
         except Damaged as error:
-            aside = path.with_name(f"{path.name}.damaged-{uuid.uuid4().hex[:6]}")
-            os.replace(path, aside)
-            print(f"ltx: {error}; set aside as {aside.name} and computed again.", flush=True)
+            put_aside(path, error)
             return None
+        return tensors, meta
+
+    def meta(self, level: int) -> Meta | None:
+        """Return what a finished level says of itself; a damaged or foreign file is named and left out."""
+        path = self.level_path(level)
+        try:
+            meta, _ = header(path)
+            belongs(path, meta, {**self.identity, "level": level})
+        except Damaged as error:
+            notice(f"{error}; it is left out.")
+            return None
+        return meta
+
+    def metas(self) -> dict[int, Meta]:
+        """Return what the finished levels say of themselves, in order."""
+        found = {level: self.meta(level) for level in self.levels()}
+        return {level: meta for level, meta in found.items() if meta is not None}
 
     def rows(self) -> list[dict[str, Any]]:
         """Return the summary rows of the finished levels, from the files' headers, with the densities of `layers`."""
-        result = []
-        for path in sorted(self.path.glob("level_*.safetensors")):
-            try:
-                with open(path, "rb") as file:
-                    size = file.read(8)
-                    meta = header(size + file.read(int.from_bytes(size, "little")))
-                    result.append({**meta["row"], "layers": meta["layers"]})
-            except (ValueError, KeyError, OverflowError, MemoryError):
-                continue  # damaged: the seed's next worker sets it aside
-        return result
+        return [{**meta["row"], "layers": meta["layers"]} for meta in self.metas().values()]
 
-    def records(self, level: int | None = None) -> list[dict[str, Any]]:
-        """Return the records, of one level or all, in order.
+    def written(self) -> dict[tuple[int, int, str], dict[str, Any]]:
+        """Return what records.jsonl holds by (level, step, split).
 
-        Of a step recorded again after a resume the last counts; a torn line is dropped.
+        Of a step recorded again after a resume the last line counts; a line that is no record is dropped.
         """
-        path = self.path / "records.jsonl"
-        found: dict[tuple, dict[str, Any]] = {}
-        for line in path.read_text().splitlines() if path.exists() else []:
-            if level is not None and f'"level": {level},' not in line:
-                continue  # not even parsed: a run asks for each of its levels
+        try:
+            lines = (content(self.records_path) or b"").decode(errors="replace").splitlines()
+        except Damaged:
+            return {}
+        found: dict[tuple[int, int, str], dict[str, Any]] = {}
+        for line in lines:
             try:
                 row = json.loads(line)
-                found[row["level"], row["step"], row["split"]] = row
-            except (ValueError, KeyError, TypeError):
+                found[int(row["level"]), int(row["step"]), str(row["split"])] = {
+                    "seed": self.seed,
+                    "level": row["level"],
+                    **{name: row[name] for name in RECORD},
+                    "seconds": row["seconds"],
+                }
+            except (ValueError, KeyError, TypeError, RecursionError):
                 continue
+        return found
+
+    def records(self, level: int | None = None) -> list[dict[str, Any]]:
+        """Return the records, of one level or all, by level, step and split.
+
+        Those of a finished level are what its file carries; records.jsonl adds their seconds (None where it has lost
+        them) and the level under way.
+        """
+        written = self.written()
+        if level is None:
+            metas = self.metas()
+        else:
+            meta = self.meta(level) if level in self.levels() else None
+            metas = {} if meta is None else {level: meta}
+        found = {at: row for at, row in written.items() if at[0] not in metas and level in (None, at[0])}
+        for n, meta in metas.items():
+            for row in meta["records"]:
+                at = (n, row["step"], row["split"])
+                seconds = written.get(at, {}).get("seconds")
+                found[at] = {"seed": self.seed, "level": n, **{name: row[name] for name in RECORD}, "seconds": seconds}
         return [found[at] for at in sorted(found)]
+
+    def mend(self) -> None:
+        """Write records.jsonl anew where it does not hold what the level files carry. Only while no one trains here."""
+        rows = self.records()
+        written = self.written()
+        if all(written.get((row["level"], row["step"], row["split"])) == row for row in rows):
+            return
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        commit(self.records_path, text.encode())
+        notice(f"{self.records_path} had lost records of finished levels; rebuilt from their files.")
 
     @property
     def failure_path(self) -> Path:
@@ -181,10 +184,14 @@ class SeedFolder:
 
     def failure(self) -> dict[str, Any] | None:
         """Return what failed here: level, step, reason, or None."""
-        try:
-            return json.loads(self.failure_path.read_text())
-        except (OSError, ValueError):
-            return None
+        found = side_file(self.failure_path)
+        return found if isinstance(found.get("reason"), str) else None
+
+    def forget_failure(self) -> None:
+        """Remove the failure, or what stands in its place."""
+        if self.failure_path.is_dir() and not self.failure_path.is_symlink():
+            put_aside(self.failure_path, f"{self.failure_path} is a folder")
+        self.failure_path.unlink(missing_ok=True)
 
 
 class Records:
@@ -192,8 +199,12 @@ class Records:
 
     def __init__(self, folder: SeedFolder):
         folder.path.mkdir(parents=True, exist_ok=True)
-        path = folder.path / "records.jsonl"
-        torn = path.exists() and path.stat().st_size and not path.read_bytes().endswith(b"\n")
+        path = folder.records_path
+        torn = False
+        try:
+            torn = not (content(path) or b"\n").endswith(b"\n")
+        except Damaged as error:
+            put_aside(path, error)
         self.file = open(path, "ab", buffering=0)  # noqa: SIM115 - closed by `close`
         if torn:
             self.file.write(b"\n")
@@ -215,15 +226,36 @@ class RunFolder:
 
     def seed(self, seed: int) -> SeedFolder:
         """Return one seed's folder."""
-        return SeedFolder(self.path / f"seed_{seed:03d}")
+        return SeedFolder(self.path / seed_name(seed))
 
     def seeds(self) -> list[SeedFolder]:
-        """Return the folders of the seeds begun."""
-        return [SeedFolder(path) for path in sorted(self.path.glob("seed_*")) if path.is_dir()]
+        """Return the folders of the seeds begun, by seed."""
+        found = (SEED.fullmatch(path.name) for path in self.path.glob("seed_*"))
+        folders = [self.seed(number) for number in sorted(int(match[1]) for match in found if match)]
+        return [folder for folder in folders if folder.path.is_dir()]
 
     def rows(self) -> list[dict[str, Any]]:
         """Return the summary rows of all finished levels, by seed and level."""
-        return sorted((row for seed in self.seeds() for row in seed.rows()), key=lambda r: (r["seed"], r["level"]))
+        return [row for folder in self.seeds() for row in folder.rows()]
+
+    def strays(self) -> list[str]:
+        """Name what looks like a seed's folder or a level's file and is none."""
+        own = {folder.path.name for folder in self.seeds()}
+        found = [path.name for path in self.path.glob("seed_*") if path.name not in own]
+        for folder in self.seeds():
+            levels = {level_name(level) for level in folder.levels()}
+            found += [f"{folder.path.name}/{p.name}" for p in folder.path.glob("level_*") if p.name not in levels]
+        return sorted(name for name in found if ".damaged-" not in name)
+
+    def mend(self) -> None:
+        """Remove what killed writers left, rebuild records, and name strays. Only under the run's lock."""
+        for folder in self.seeds():
+            tidy(folder.path)
+            folder.mend()
+        tidy(self.path)
+        tidy(self.path / "plots")
+        for name in self.strays():
+            notice(f"{self.path / name} is no level of this run; it is left out.")
 
     def write_summary(self) -> list[dict[str, Any]]:
         """Derive summary.csv from the level files and return its rows."""
@@ -238,11 +270,18 @@ class RunFolder:
         return rows
 
     def manifest(self) -> dict[str, Any]:
-        """Return the manifest, empty where there is none yet."""
-        try:
-            return json.loads((self.path / "manifest.json").read_text())
-        except (OSError, ValueError):
-            return {}
+        """Return the manifest; `seeds`, `last_level` and `commands` also cover what is on disk, whatever it says."""
+        found = side_file(self.path / "manifest.json")
+        seeds, last, commands = (found.get(name) for name in ("seeds", "last_level", "commands"))
+        told = [seed for seed in seeds if type(seed) is int and seed >= 0] if isinstance(seeds, list) else []
+        folders = self.seeds()
+        reached = [level for folder in folders for level in folder.levels()]
+        return {
+            **found,
+            "seeds": sorted({*told, *(folder.seed for folder in folders)}),
+            "last_level": max([last if type(last) is int else 0, *reached], default=0),
+            "commands": [line for line in commands if isinstance(line, dict)] if isinstance(commands, list) else [],
+        }
 
     def write_manifest(self, manifest: Mapping[str, Any]) -> None:
         """Write the manifest."""
@@ -252,6 +291,7 @@ class RunFolder:
         """Return who holds the lock, by the file's own age; for display only."""
         path = self.path / "lock"
         try:
-            return json.loads(path.read_text()) if time.time() - path.stat().st_mtime < age else None
-        except (OSError, ValueError):
+            young = time.time() - path.stat().st_mtime < age
+        except OSError:
             return None
+        return side_file(path) or None if young else None

@@ -13,9 +13,10 @@ from pathlib import Path
 
 from ltx import launch
 from ltx.experiment import Experiment
+from ltx.files import commit
 from ltx.report import Progress, Row
 from ltx.run import Point, level_steps, missing_levels
-from ltx.store import COLUMNS, commit
+from ltx.store import COLUMNS
 
 NAMED = ("method", "model", "data", "width")
 

@@ -20,8 +20,8 @@ from ltx.analysis.intervals import longest_run, mean_interval
 from ltx.config import CONF, compose
 from ltx.errors import BadInput, nearest
 from ltx.experiment import Experiment
+from ltx.files import commit
 from ltx.plots import COLOURS, MARKERS, save_plot
-from ltx.store import commit
 
 
 @dataclass(frozen=True)

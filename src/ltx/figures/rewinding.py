@@ -62,9 +62,8 @@ def measure(experiment: Experiment, copy: Experiment, seed: int, level: int) -> 
     subset = calibration(data, streams)
 
     def effective(run: Experiment) -> Tensors:
-        path = RunFolder(run.directory).seed(seed).level_path(level)
-        found = RunFolder(run.directory).seed(seed).read(path)
-        assert found is not None, path
+        found = RunFolder(run.directory).seed(seed).read_level(level, run.identity(seed))
+        assert found is not None, f"level {level} of seed {seed} of {run.key}"
         end, mask = under("end", found[0]), under("mask", found[0])
         weights = {name: end[name] for name, _ in network.named_parameters()}
         return run.method.effective(weights, {}, mask)
