@@ -1,8 +1,7 @@
-"""Any file of a run may be damaged in any way: no command ends by it, and the same command makes the run whole again."""
+"""Any file of a run may be damaged in any way: no command ends by it, and the same one makes the run whole again."""
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import shutil
@@ -10,10 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import TINY, Result, call, levels, only, results, tree
-
-from ltx.files import commit, host, pack, unpack
-from ltx.store import RunFolder, SeedFolder
+from conftest import TINY, call, only, results, tree
 
 NOT_DERIVED_AGAIN = ("plots/levels.png", "manifest.json")  # a picture has a moment's fonts, a manifest has times
 

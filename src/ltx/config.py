@@ -11,6 +11,8 @@ from typing import Any
 import yaml
 
 from ltx.errors import BadInput, nearest
+from ltx.experiment import Experiment
+from ltx.files import Damaged, read_yaml
 from ltx.schema import GROUPS, RunConfig, find
 
 PACKAGED = Path(__file__).parent / "conf"
@@ -165,7 +167,12 @@ def standing_on(of: str, overrides: list[str], config_dirs: list[str]) -> dict[s
     if place is None:
         keys = [path.name for path in (Path(root) / "runs").glob("*")]
         raise BadInput(f"of={name} is no run under {root}{nearest(name, keys)}")
-    trunk = yaml.safe_load((place / "config.yaml").read_text())
+    try:
+        trunk = read_yaml(place / "config.yaml")
+        if Experiment.of({**trunk, "seeds": 1}).key != place.name and place.parent.name == "runs":
+            raise Damaged(f"{place / 'config.yaml'} is another run's")
+    except (Damaged, BadInput) as error:
+        raise BadInput(f"of={name} cannot be used: {error}. Running its own command again mends it.") from error
     pinned = [f"method.trunk_{which}={n}" for which, n in zip(("seed", "level"), numbers, strict=False)]
     taken = ("data", "model", "width", "streams") if searches(trunk) else ("data", "model", "optim", "width", "streams")
     inherited = {name: trunk[name] for name in taken if name not in map(key_of, overrides)}

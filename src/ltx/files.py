@@ -14,11 +14,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import yaml
+
 from ltx.errors import notice
 
 if TYPE_CHECKING:
     from ltx.tensors import Tensors
 
+YAML_LIMIT = 1_000_000  # characters
 HEADER_LIMIT = 100_000_000  # bytes; safetensors' own limit
 TEMPORARY = re.compile(r"\..+\.(?P<host>[A-Za-z0-9-]+)\.(?P<pid>\d+)\.[0-9a-f]{6}")
 
@@ -150,6 +153,31 @@ def read_json(path: Path) -> dict[str, Any] | None:
         raise Damaged(f"{path} is not JSON ({error})") from error
     if not isinstance(value, dict):
         raise Damaged(f"{path} holds a {type(value).__name__} where an object should be")
+    return value
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """YAML without aliases, by which a small file can stand for an endless value."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.events.AliasEvent):
+            raise yaml.YAMLError("it has an alias, which no config of ltx needs")
+        return super().compose_node(parent, index)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Return the mapping that a yaml file holds; plain values only, no aliases. Raises Damaged."""
+    found = text(path)
+    if found is None:
+        raise Damaged(f"{path} is not there")
+    if len(found) > YAML_LIMIT:
+        raise Damaged(f"{path} is too large for a config ({len(found)} characters)")
+    try:
+        value = yaml.load(found, _PlainLoader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise Damaged(f"{path} is not yaml ({' '.join(str(error).split()) or type(error).__name__})") from error
+    if not isinstance(value, dict):
+        raise Damaged(f"{path} holds no keys and values")
     return value
 
 

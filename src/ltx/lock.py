@@ -10,8 +10,8 @@ import threading
 import time
 import uuid
 
-from ltx.errors import Failed
-from ltx.files import canonical, commit
+from ltx.errors import Failed, printable
+from ltx.files import Damaged, canonical, commit, content, read_json, set_aside
 from ltx.store import RunFolder
 
 
@@ -29,25 +29,28 @@ class Lock:
         self.released = threading.Event()
         self.seen, self.since, self.told = b"", time.monotonic(), False
 
-    def content(self, counter: int) -> bytes:
+    def beat_text(self, counter: int) -> bytes:
         """Return the lock file's content at a beat."""
         holder = {"host": socket.gethostname(), "pid": os.getpid(), "token": self.token, "counter": counter}
         return canonical(holder).encode()
 
     def attempt(self) -> bool:
         """Try once to take the lock, without waiting; a holder is dead after `patience` seconds of attempts."""
-        if commit(self.path, self.content(0), replace=False):
+        if commit(self.path, self.beat_text(0), replace=False):
             self.thread = threading.Thread(target=self.beats, daemon=True)
             self.thread.start()
             return True
         try:
-            now = self.path.read_bytes()
-        except FileNotFoundError:
+            now = content(self.path)
+        except Damaged as error:
+            set_aside(self.path, error)
+            return False
+        if now is None:
             return False
         if now != self.seen:
             beating, self.seen, self.since = bool(self.seen), now, time.monotonic()
             if beating and not self.told:
-                self.tell(json.loads(now))
+                self.tell(now)
                 self.told = True
         elif time.monotonic() - self.since > self.patience:
             self.take_over(self.seen)
@@ -58,9 +61,10 @@ class Lock:
             time.sleep(0.05)
         return self
 
-    def tell(self, holder: dict) -> None:
+    def tell(self, beat: bytes) -> None:
         """Name the living holder, and wait for it or not."""
-        name = f"process {holder['pid']} on {holder['host']}"
+        holder = json.loads(beat)
+        name = f"process {holder['pid']} on {printable(str(holder['host']))}"
         if not self.wait:
             raise Failed(f"{self.path.parent} is in use by {name}; wait=true waits for it.")
         print(f"ltx: waiting for {name}, which works on {self.path.parent.name}.", flush=True)
@@ -73,9 +77,9 @@ class Lock:
                 claim.unlink(missing_ok=True)
             return
         try:
-            if self.path.read_bytes() == seen:
+            if content(self.path) == seen:
                 self.path.unlink()
-        except FileNotFoundError:
+        except (FileNotFoundError, Damaged):
             return
         finally:
             claim.unlink(missing_ok=True)
@@ -83,8 +87,8 @@ class Lock:
     def mine(self) -> bool:
         """Tell whether the lock file is still this holder's."""
         try:
-            return json.loads(self.path.read_bytes())["token"] == self.token
-        except (OSError, ValueError):
+            return (read_json(self.path) or {}).get("token") == self.token
+        except Damaged:
             return False
 
     def beats(self) -> None:
@@ -94,7 +98,7 @@ class Lock:
             counter += 1
             try:
                 if self.mine():
-                    commit(self.path, self.content(counter))
+                    commit(self.path, self.beat_text(counter))
             except OSError:
                 continue  # a full disk must not end the run: the lock ages and at worst is taken over
 

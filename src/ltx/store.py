@@ -168,7 +168,15 @@ class SeedFolder:
         return [found[at] for at in sorted(found)]
 
     def mend(self) -> None:
-        """Write records.jsonl anew where it does not hold what the level files carry. Only while no one trains here."""
+        """Put in order what a killed or damaged seed left. Only while no one trains here.
+
+        Temporary files and the checkpoint of a finished level are removed; records.jsonl is written anew where it does
+        not hold what the level files carry.
+        """
+        tidy(self.path)
+        partial = self.read(self.partial_path, self.identity)
+        if partial is not None and partial[1].get("level") in self.levels():
+            self.partial_path.unlink()
         rows = self.records()
         written = self.written()
         if all(written.get((row["level"], row["step"], row["split"])) == row for row in rows):
@@ -250,7 +258,6 @@ class RunFolder:
     def mend(self) -> None:
         """Remove what killed writers left, rebuild records, and name strays. Only under the run's lock."""
         for folder in self.seeds():
-            tidy(folder.path)
             folder.mend()
         tidy(self.path)
         tidy(self.path / "plots")
