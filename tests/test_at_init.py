@@ -83,32 +83,37 @@ def test_snip_is_the_absolute_weight_times_the_gradient_of_the_mean_loss() -> No
     assert state.mask["fc1.weight"].tolist() == [[True, False], [True, False]]
 
 
-def flattened(network: nn.Module, weights: Tensors, mask: Tensors, batches: Batches) -> tuple[Any, Tensor]:
-    """The mean loss as a function of all weights in one vector, and that vector."""
+def flattened(
+    network: nn.Module, weights: Tensors, mask: Tensors, batches: Batches, temperature: float = 1.0
+) -> tuple[Any, Tensor]:
+    """The mean loss, at a temperature, as a function of all weights in one vector, and that vector."""
     names, shapes = list(weights), [w.shape for w in weights.values()]
 
     def loss(vector: Tensor) -> Tensor:
         parts = vector.split([shape.numel() for shape in shapes])
         seen = {n: p.reshape(s) * mask[n] for n, p, s in zip(names, parts, shapes, strict=True)}
-        return torch.stack([F.cross_entropy(functional_call(network, seen, (x,)), y) for x, y in batches]).mean()
+        return torch.stack(
+            [F.cross_entropy(functional_call(network, seen, (x,)) / temperature, y) for x, y in batches]
+        ).mean()
 
     return loss, torch.cat([w.reshape(-1) for w in weights.values()])
 
 
-def test_grasp_is_the_weight_times_the_hessian_times_the_gradient_and_the_highest_stay() -> None:
+@pytest.mark.parametrize("temperature", [1.0, 200.0])
+def test_grasp_is_the_weight_times_the_hessian_times_the_gradient_and_the_highest_stay(temperature: float) -> None:
     network = Chain(3, 4, 2)
     weights, batches = drawn(network), [examples(3, 2, seed=1), examples(3, 2, seed=2)]
     masks = whole(weights, network)
     masks["fc1.weight"][0, 1] = False  # as in a later round
-    loss, vector = flattened(network, weights, masks, batches)
+    loss, vector = flattened(network, weights, masks, batches, temperature)
     gradient = torch.func.grad(loss)(vector)
     expected = vector * (hessian(loss)(vector) @ gradient)
-    found = method("grasp", batches=2, density=0.3)
+    found = method("grasp", batches=2, density=0.3, temperature=temperature)
     given = context(network, weights, batches)
     scores = found.scores(given, masks)
-    assert torch.allclose(torch.cat([s.reshape(-1) for s in scores.values()]), expected, rtol=1e-9, atol=1e-12)
+    assert torch.allclose(torch.cat([s.reshape(-1) for s in scores.values()]), expected, rtol=1e-9, atol=1e-16)
     assert expected.min() < 0 < expected.max(), "a signed score: not its absolute value"
-    loss, vector = flattened(network, weights, whole(weights, network), batches)
+    loss, vector = flattened(network, weights, whole(weights, network), batches, temperature)
     expected = vector * (hessian(loss)(vector) @ torch.func.grad(loss)(vector))
     kept = torch.cat([m.reshape(-1) for m in found.start(0, given).mask.values()])
     assert torch.equal(kept, keep_top(expected, round(0.3 * 20)))
@@ -255,3 +260,12 @@ def test_random_and_erk_follow_the_mask_stream_and_magnitude_ranks_all_layers_to
     flat = torch.cat([weights[name].reshape(-1).abs() for name in matrices(network)])
     kept = torch.cat([m.reshape(-1) for m in mask("magnitude").values()])
     assert torch.equal(kept, keep_top(flat, round(0.3 * len(flat))))
+
+
+def test_grasps_temperature_is_its_authors_and_touches_no_other_criterion() -> None:
+    assert method("grasp").temperature == 200
+    network = Chain(3, 4, 2)
+    weights = drawn(network)
+    given = context(network, weights, [examples(3, 2)])
+    snip = [method("snip", temperature=t).scores(given, whole(weights, network)) for t in (1.0, 200.0)]
+    assert all(torch.equal(snip[0][name], snip[1][name]) for name in weights)

@@ -26,7 +26,10 @@ def flip(path: Path, rng: random.Random) -> None:
 
 
 def overwrite(content: bytes) -> Callable[[Path, random.Random], None]:
-    return lambda path, rng: path.write_bytes(content) and None
+    def damage(path: Path, rng: random.Random) -> None:
+        path.write_bytes(content)
+
+    return damage
 
 
 def folder(path: Path, rng: random.Random) -> None:

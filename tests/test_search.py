@@ -14,7 +14,9 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
+import ltx.levels as ltx_levels
 from ltx.config import compose
 from ltx.experiment import Experiment
 from ltx.files import unpack
@@ -26,6 +28,7 @@ from ltx.models import activate
 from ltx.streams import Streams
 from ltx.tensors import Tensors, under
 
+ANNEALED = ("method.anneal=true", "method.density=.1")
 SMALL = ("device=cpu", "model.hidden=[12,8]", "optim.steps=12", "optim.batch=50", "seeds=1")
 STREAMS = Streams(init=0, order=1, augment=2, mask=3, noise=4)
 SHAPES = {"fc1.weight": (40, 30), "out.weight": (10, 40)}
@@ -260,17 +263,24 @@ def test_what_gem_miner_freezes_off_never_returns_and_the_density_is_reached(sco
         scope == "global" or counts(mask) == {"fc1.weight": 120, "out.weight": 40}
     )
     assert found.settled(mask) and not found.settled(masks[0]), "no early stop before the density is there"
-    projected = found.between(normal(0), normal(1), mask, 1.0, lambda name: pytest.fail("nothing is drawn"))[1]
-    assert all(float(score.min()) >= 0 and float(score.max()) <= 1 for score in projected.values())
     seen = found.effective(normal(0), normal(10), mask)
     assert all(not seen[name][mask[name] == 0].any() for name in seen)
+
+
+def test_gem_miner_keeps_its_scores_within_0_and_1_between_two_freezings_and_ranks_all_layers_together(tmp_path):
+    tensors, _ = trained(tmp_path, "method=gem_miner", "method.freeze_every=8", "method.density=.3", "optim.lr=100")
+    scores = under("score", tensors)
+    assert all(float(score.min()) >= 0 and float(score.max()) <= 1 for score in scores.values())
+    assert any(bool((score == 1).any()) for score in scores.values()), "nothing was clamped: the test is too mild"
+    found = method("gem_miner")
+    assert isinstance(found.kept(scores, 1.0), int), "the default ranks all layers together"
 
 
 @pytest.mark.parametrize("every", [2, 5, 7])
 def test_a_finished_gem_miner_keeps_no_more_than_the_density(every: int, tmp_path: Path) -> None:
     tensors, _ = trained(tmp_path, "method=gem_miner", "method.density=.2", f"method.freeze_every={every}")
-    for name, mask in under("mask", tensors).items():
-        assert 0 < int(mask.sum()) <= round(0.2 * mask.numel()), name
+    masks = under("mask", tensors).values()
+    assert 0 < sum(int(mask.sum()) for mask in masks) <= round(0.2 * sum(mask.numel() for mask in masks))
 
 
 def test_a_search_whose_scores_explode_is_reported_as_diverged(tmp_path: Path) -> None:
@@ -279,3 +289,29 @@ def test_a_search_whose_scores_explode_is_reported_as_diverged(tmp_path: Path) -
         config = experiment(f"method={name}", "optim.lr=1e20", "optim.steps=420").config  # between two records
         run_seed(config, str(folder), 0, lambda kind, value: None)
         assert json.loads((folder / "seed_000" / "failed.json").read_text())["kind"] == "diverged"
+
+
+SAMPLED = ("device=cpu", "model=convnet", "model.channels=[4,4]", "optim.steps=12", "optim.batch=50", "seeds=1")
+
+
+@pytest.mark.parametrize(
+    "words", [("method=supermask",), ("method=gem_miner", "method.freeze_every=2"), ("method=edge_popup", *ANNEALED)]
+)
+def test_the_best_step_is_chosen_and_kept_with_batchnorm_statistics_of_the_tickets_weights(
+    words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Any] = []
+    train = ltx_levels.train
+    monkeypatch.setattr(ltx_levels, "train", lambda *arguments: made.append(train(*arguments)) or made[-1])
+    found = Experiment.of(compose([*SAMPLED, *words], []))
+    run_seed(found.config, str(tmp_path / "run"), 0, lambda kind, value: None)
+    best = made[0].best
+    mask = {name: tensor.float() for name, tensor in made[0].mask.items()}
+    weights = found.method.effective(made[0].weights, under("extra", best), mask)
+    mean = F.conv2d(found.data.train.x[:1024], weights["conv1.weight"], padding=1).mean((0, 2, 3))
+    assert torch.allclose(best["norm1.running_mean"], mean, atol=1e-5)
+    monkeypatch.setattr(type(found.method), "restates", False)
+    run_seed(found.config, str(tmp_path / "plain"), 0, lambda kind, value: None)
+    assert not torch.allclose(made[1].best["norm1.running_mean"], mean, atol=1e-3), "any statistics would pass"
+    same = [torch.equal(made[0].extra[name], score) for name, score in made[1].extra.items()]
+    assert same and all(same), "what is measured on the way changes the training"

@@ -6,6 +6,7 @@ import json
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -22,7 +23,7 @@ from ltx.masks import count
 from ltx.methods import Context, State, layer, masked
 from ltx.store import FORMAT, RECORD, Records, RunFolder, SeedFolder
 from ltx.streams import Streams
-from ltx.tensors import Tensors, buffers, cpu, matrices, prefixed, under
+from ltx.tensors import Tensors, buffers, cpu, matrices, prefixed, seeded, under
 from ltx.train import Diverged, Hooks, Plan, Trained, train
 
 Report = Callable[[str, Any], None]
@@ -150,7 +151,8 @@ class LevelLoop:
         network = self.experiment.network()
         init = replace(self.init, weights=self.scaled(self.init.weights))
         context = Context(prunable, init, anchor, previous, self.streams, self.redrawn, network, batch, trunk)
-        begin = method.start(level, context)
+        with self.seeded("start", level):
+            begin = method.start(level, context)
         last = max(begin.step, method.steps(level, steps))
         anchor_step = max(begin.step, method.anchor_step)
         plan = Plan(level, begin.step, last, None if level else anchor_step)
@@ -174,10 +176,11 @@ class LevelLoop:
             *(self.device, self.options, resume),
         )
         mask = method.ticket_mask(trained.extra, trained.mask)
-        draws = self.mean_of_draws(trained) if method.noisy else None
-        if plan.first == plan.last or method.noisy:  # the statistics are of other weights than the ticket's
-            trained = self.restated(trained)
-        row = self.summarise(plan, mask, trained)
+        with self.seeded("measure", level):
+            draws = self.mean_of_draws(trained) if method.noisy else None
+            if plan.first == plan.last or method.restates:
+                trained = self.restated(trained)
+            row = self.summarise(plan, mask, trained)
         if draws is not None:
             row["draws_test_accuracy"] = draws
         test = {
@@ -204,6 +207,10 @@ class LevelLoop:
         self.folder.partial_path.unlink(missing_ok=True)
         self.read = {k: v for k, v in self.read.items() if k == 0} | {level: (tensors, meta)}
         self.report("level", row)
+
+    def seeded(self, purpose: str, level: int) -> AbstractContextManager[None]:
+        """Seed what a network draws by itself outside the training steps (see `Fit` for those)."""
+        return seeded(self.streams.torch_seed("noise", purpose, level), self.device)
 
     def progress(self, level: int) -> Callable[[int, float], None]:
         """Return a reporter of (step, loss) that stays silent for a tenth of a second after each report."""

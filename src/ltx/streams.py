@@ -39,6 +39,10 @@ class Streams:
         """Return a seed that no run has and no other seed maps to: another draw of the same stream."""
         return -1 - seed
 
+    def torch_seed(self, stream: str, *purpose: str | int) -> int:
+        """Return the seed of torch's own generators for one purpose: 63 bits of this stream's."""
+        return int(self.generator(stream, *purpose).integers(2**63))
+
     def generator(self, stream: str, *purpose: str | int) -> np.random.Generator:
         """Return the generator of `purpose` in one of the five streams."""
         return generator(stream, asdict(self)[stream], *purpose)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
+import torch
 from torch import Tensor, nn
 
 Tensors = dict[str, Tensor]
@@ -46,6 +48,30 @@ def call(module: nn.Module, tensors: Mapping[str, Tensor], x: Tensor) -> Tensor:
     finally:
         for slot, leaf, parameter in own:
             slot[leaf] = parameter
+
+
+@contextmanager
+def seeded(seed: int, device: str = "cpu") -> Iterator[None]:
+    """Seed torch's own generators, the CPU's and the device's, and put their states back at the end.
+
+    What a network draws by itself (dropout, stochastic depth) comes from there.
+    """
+    with torch.random.fork_rng(devices=[torch.device(device)] if device.startswith("cuda") else []):
+        torch.manual_seed(seed)
+        yield
+
+
+def generators(device: torch.device) -> Tensors:
+    """Return the states of torch's own generators, the CPU's and the device's."""
+    states = {"cpu": torch.get_rng_state()}
+    return states | ({"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {})
+
+
+def set_generators(states: Mapping[str, Tensor], device: torch.device) -> None:
+    """Continue from what `generators` returned; a device that has no state there is left as it is."""
+    torch.set_rng_state(states["cpu"])
+    if device.type == "cuda" and "cuda" in states:
+        torch.cuda.set_rng_state(states["cuda"], device)
 
 
 def matrices(module: nn.Module) -> list[str]:

@@ -20,12 +20,23 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ltx.data import Batches, Dataset
-from ltx.evaluate import evaluate, grid
+from ltx.evaluate import calibration, evaluate, grid, reestimate
 from ltx.masks import NotANumber
 from ltx.methods import Method, State
 from ltx.optim import SGD, Adam
 from ltx.streams import Streams
-from ltx.tensors import Tensors, buffers, call, cpu, matrices, prefixed, under
+from ltx.tensors import (
+    Tensors,
+    buffers,
+    call,
+    cpu,
+    generators,
+    matrices,
+    prefixed,
+    seeded,
+    set_generators,
+    under,
+)
 
 FLUSH = 64  # steps whose losses and logits wait on the device before they are summed
 
@@ -106,6 +117,7 @@ class Fit(lightning.LightningModule):
         self.best_step, self.best_loss = -1, float("inf")
         self.anchor: Tensors = {}
         self.restored: dict[str, Any] = {}
+        self.generators: Tensors = {}
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         optimiser = self.recipe.build([p for p in self.parameters() if p.requires_grad])
@@ -121,6 +133,10 @@ class Fit(lightning.LightningModule):
         self.weights: Tensors = {**dict(self.network.named_parameters())}
         self.grid = set(grid(self.plan.first, self.plan.last))
         self.trained = [p for p in self.parameters() if p.requires_grad]
+        self.subset = calibration(self.data, self.streams).to(self.device) if self.method.restates else None
+        if not self.generators:
+            with seeded(self.streams.torch_seed("noise", "network", self.plan.level), str(self.device)):
+                self.generators = generators(self.device)
 
     def effective(self, done: float = 1.0, noise: Tensors | None = None) -> Tensors:
         """Return the weights the network sees in place of its own, with the graph to what is trained."""
@@ -128,7 +144,11 @@ class Fit(lightning.LightningModule):
         return {name: tensor for name, tensor in seen.items() if tensor is not self.weights[name]}
 
     def training_step(self, chunk: tuple[int, int], index: int) -> None:
-        """Take the optimiser steps chunk[0] .. chunk[1] - 1; the raw optimiser, whose state nothing else touches."""
+        """Take the optimiser steps chunk[0] .. chunk[1] - 1; the raw optimiser, whose state nothing else touches.
+
+        Between two chunks Lightning may draw from torch's generators, so that each chunk continues its own states.
+        """
+        set_generators(self.generators, self.device)
         optimiser = self.optimizers(use_pl_optimizer=False)
         assert isinstance(optimiser, torch.optim.Optimizer)
         steps, network = range(*chunk), self.network
@@ -150,9 +170,13 @@ class Fit(lightning.LightningModule):
             if self.recipe.clip is not None:
                 nn.utils.clip_grad_norm_(self.trained, self.recipe.clip)
             optimiser.step()
+            if self.method.score_range is not None:
+                for score in self.scores.values():
+                    score.data.clamp_(*self.method.score_range)
             self.waiting.append((loss.detach(), logits.detach(), y))
             self.__dict__["step"] = step + 1  # nn.Module's own setattr takes microseconds
             self.after_step(optimiser)
+        self.generators = generators(self.device)
 
     def after_step(self, optimiser: torch.optim.Optimizer) -> None:
         """Record on the validation grid, keep the anchor, and checkpoint when it is time."""
@@ -215,6 +239,7 @@ class Fit(lightning.LightningModule):
     def record(self) -> None:
         """Write the mean training loss and accuracy since the last record, and the validation loss here."""
         self.flush()
+        before = self.restate()
         with torch.no_grad():
             loss, accuracy = evaluate(self.network, self.effective(), self.val)
         if not math.isfinite(loss):
@@ -225,6 +250,7 @@ class Fit(lightning.LightningModule):
             self.best_loss, self.best_step = loss, self.step
             extra = {name: score.detach().clone() for name, score in self.scores.items()}
             self.best = self.snapshot() | prefixed("extra", extra)
+        self.network.load_state_dict(before, strict=False)
         seconds = round(self.elapsed(), 3)
         at = {"level": self.plan.level, "step": self.step}
         self.hooks.record(
@@ -234,6 +260,15 @@ class Fit(lightning.LightningModule):
             ]
         )
         self.hooks.progress(self.step, train_loss / n)
+
+    def restate(self) -> Tensors:
+        """Estimate BatchNorm statistics for the ticket where training saw other weights; return what stood before."""
+        if self.subset is None:
+            return {}
+        before = {name: tensor.clone() for name, tensor in buffers(self.network).items()}
+        with torch.no_grad():
+            reestimate(self.network, self.effective(), self.subset)
+        return before
 
     def checkpoint(self, optimiser: torch.optim.Optimizer) -> tuple[Tensors, dict[str, Any]]:
         """Return all that the rest of the level depends on."""
@@ -249,6 +284,7 @@ class Fit(lightning.LightningModule):
             "anchor": self.anchor,
             "mask": self.mask,
             "sums": {"sums": self.sums},
+            "generators": generators(self.device),
         }
         meta = {
             "level": self.plan.level,
@@ -269,6 +305,7 @@ class Fit(lightning.LightningModule):
         self.best_loss = meta["best_loss"] if meta["best_loss"] is not None else float("inf")
         self.best, self.anchor = under("best", tensors), under("anchor", tensors)
         self.sums.copy_(tensors["sums/sums"])
+        self.generators = under("generators", tensors)
         self.mask = under("mask", tensors)
         fresh = self.configure_optimizers().state_dict()
         slots: dict[int, dict[str, Tensor]] = {}
@@ -313,7 +350,8 @@ def train(
     if fit.step < plan.last:
         loader = torch.utils.data.DataLoader(Chunks(fit.step, plan.last, options["chunk"]), batch_size=None)
         try:
-            trainer(device, options).fit(fit, loader)
+            with seeded(0, device):  # what a fit draws is its own affair; the caller's generators stay as they are
+                trainer(device, options).fit(fit, loader)
         except SystemExit as stopped:
             if isinstance(stopped.__context__, KeyboardInterrupt):  # Lightning's answer to Ctrl-C
                 raise KeyboardInterrupt from stopped

@@ -58,6 +58,14 @@ class Method(Protocol):
     trains: ClassVar[str]  # the tree that receives gradients: "weights" or "extra"
     needs_trunk: ClassVar[bool]
     noisy: ClassVar[bool]  # effective weights are random while training
+    score_range: ClassVar[tuple[float, float] | None]  # what scores are clamped to after every step, None: nothing
+
+    @property
+    def restates(self) -> bool:
+        """Tell whether training sees other weights than the ticket's, so that BatchNorm statistics must be estimated.
+
+        That is so where masks are drawn, annealed or frozen off by steps.
+        """
 
     @property
     def every(self) -> int:

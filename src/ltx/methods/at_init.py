@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import torch
-from annotated_types import Ge
+from annotated_types import Ge, Gt
 from torch.func import functional_call
 from torch.nn import functional as F
 
@@ -26,6 +26,7 @@ class Method(dense.Method):
         network with |w| on an input of ones (Tanaka et al. 2020); the last four rank all layers together.
     rounds: prune in that many rounds, the density falling geometrically, scores taken anew; SynFlow's paper uses 100.
     batches: training batches that SNIP and GraSP average over.
+    temperature: divides the logits before GraSP's loss, 200 in its authors' code; without it (1) GraSP is far worse.
     exclude: layers never pruned.
     allow_dead_layers: go on where the density leaves a layer no weight at all.
     """
@@ -34,6 +35,7 @@ class Method(dense.Method):
     criterion: Literal["random", "erk", "magnitude", "snip", "grasp", "synflow"]
     rounds: Annotated[int, Ge(1)]
     batches: Annotated[int, Ge(1)]
+    temperature: Annotated[float, Gt(0)]
     exclude: list[str]
     allow_dead_layers: bool
 
@@ -87,7 +89,8 @@ class Method(dense.Method):
         if self.criterion == "synflow":
             return synflow(context, mask)
         leaves = [weights[name] for name in mask]
-        losses = [mean_loss(context, masked(weights, mask), i) for i in range(self.batches)]
+        temperature = self.temperature if self.criterion == "grasp" else 1.0
+        losses = [mean_loss(context, masked(weights, mask), i, temperature) for i in range(self.batches)]
         loss = torch.stack(losses).mean()
         if self.criterion == "snip":
             grads = torch.autograd.grad(loss, leaves)
@@ -98,12 +101,12 @@ class Method(dense.Method):
         return {n: (w * p).detach() for n, w, p in zip(mask, leaves, products, strict=True)}
 
 
-def mean_loss(context: Context, weights: Tensors, batch: int) -> torch.Tensor:
-    """Return the training loss of a batch, statistics of the batch."""
+def mean_loss(context: Context, weights: Tensors, batch: int, temperature: float) -> torch.Tensor:
+    """Return the training loss of a batch, statistics of the batch, logits divided by the temperature."""
     x, y = context.batch(batch)
     network = context.network.train()
     buffers = {name: tensor.clone() for name, tensor in context.init.buffers.items()}
-    return F.cross_entropy(functional_call(network, (weights, buffers), (x,)), y)
+    return F.cross_entropy(functional_call(network, (weights, buffers), (x,)) / temperature, y)
 
 
 def synflow(context: Context, mask: Tensors) -> Tensors:

@@ -22,6 +22,11 @@ class Method:
     trains: ClassVar[str] = "weights"
     needs_trunk: ClassVar[bool] = False
     noisy: ClassVar[bool] = False
+    score_range: ClassVar[tuple[float, float] | None] = None
+
+    @property
+    def restates(self) -> bool:
+        return self.noisy
 
     @property
     def every(self) -> int:

@@ -39,6 +39,10 @@ class Search(dense.Method):
     anneal: bool
     allow_dead_layers: bool
 
+    @property
+    def restates(self) -> bool:
+        return self.anneal
+
     def prunable(self, matrices: list[str]) -> list[str]:
         excluded = {name for pattern in self.exclude for name in select(pattern, matrices)}
         return [name for name in matrices if name not in excluded]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import numpy as np
 import torch
@@ -18,13 +18,19 @@ from ltx.tensors import Tensors
 
 @dataclass(frozen=True)
 class Method(Search):
-    """Round scores; every `freeze_every` steps they are clamped to [0, 1] and the lowest are frozen off, down to the
-    density at half of training.
+    """Round scores, which stay within [0, 1] after every step; every `freeze_every` steps the lowest are frozen off,
+    down to the density at half of training.
 
     The mask holds what is not frozen; weight decay on the scores is the method's L2 penalty.
     """
 
+    score_range: ClassVar[tuple[float, float] | None] = (0.0, 1.0)
+
     freeze_every: Annotated[int, Ge(1)]
+
+    @property
+    def restates(self) -> bool:
+        return True
 
     @property
     def every(self) -> int:
@@ -68,7 +74,6 @@ class Method(Search):
 
         alive = {name: m > 0 for name, m in mask.items()}
         counts = now(kept, sum(sizes.values())) if isinstance(kept, int) else {n: now(kept[n], sizes[n]) for n in sizes}
-        extra = {name: score.clamp(0, 1) for name, score in extra.items()}
         return weights, extra, {n: m.to(mask[n].dtype) for n, m in prune(extra, alive, counts).items()}
 
     def settled(self, mask: Tensors) -> bool:

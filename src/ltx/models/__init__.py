@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ltx.streams import Streams
-from ltx.tensors import matrices
+from ltx.tensors import matrices, seeded
 
 Init = Literal["glorot_normal", "glorot_uniform", "kaiming_normal", "kaiming_uniform", "signed_constant"]
 Activation = Literal["relu", "sign"]
@@ -84,6 +84,5 @@ def batch_norm(kind: type[nn.Module], units: int, norm: str | None, affine: bool
 
 def constructed(make: Callable[[], nn.Module], streams: Streams) -> nn.Module:
     """Call a constructor with torch's global generator seeded from the init stream, and put that generator back."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(streams.generator("init", "constructor").integers(2**63)))
+    with seeded(streams.torch_seed("init", "constructor")):
         return make()
