@@ -12,7 +12,7 @@ from ltx.config import CONF, compose
 from ltx.experiment import Experiment
 from ltx.models import convnet, initialise, mlp, scaled
 from ltx.streams import Streams
-from ltx.tensors import buffers, matrices
+from ltx.tensors import buffers, fans, matrices
 
 MODELS = sorted(path.stem for path in Path(CONF, "model").glob("*.yaml") if path.stem != "own")
 SEEDS = {"init": 1, "order": 2, "augment": 3, "mask": 4, "noise": 5}
@@ -188,3 +188,50 @@ def test_an_output_layer_tied_to_an_embedding_is_not_prunable():
     module = nn.ModuleDict({"words": nn.Embedding(5, 4), "out": nn.Linear(4, 5)})
     module["out"].weight = module["words"].weight
     assert matrices(module) == []
+
+
+# Layer, the names of its matrices, and (fan in, fan out) of the first one, counted by hand.
+LAYERS = {
+    "depthwise": (nn.Conv2d(6, 6, 3, groups=6), ["weight"], (9, 54)),
+    "transposed": (nn.ConvTranspose2d(4, 6, 3, groups=2), ["weight"], (2 * 9, 3 * 9)),
+    "one-dimensional": (nn.Conv1d(2, 3, 5), ["weight"], (10, 15)),
+    "three-dimensional": (nn.Conv3d(2, 3, 2), ["weight"], (16, 24)),
+    "bilinear": (nn.Bilinear(2, 3, 4), ["weight"], (6, 12)),
+    "LSTM": (nn.LSTM(3, 4, proj_size=2), ["weight_ih_l0", "weight_hh_l0", "weight_hr_l0"], (3, 16)),
+    "GRU cell": (nn.GRUCell(3, 4), ["weight_ih", "weight_hh"], (3, 12)),
+    "attention": (nn.MultiheadAttention(4, 2, add_bias_kv=True), ["in_proj_weight", "out_proj.weight"], (4, 12)),
+    "attention of three widths": (
+        nn.MultiheadAttention(4, 2, kdim=3, vdim=5),
+        ["q_proj_weight", "k_proj_weight", "v_proj_weight", "out_proj.weight"],
+        (4, 4),
+    ),
+    "transformer": (
+        nn.TransformerEncoderLayer(4, 2, 8),
+        ["self_attn.in_proj_weight", "self_attn.out_proj.weight", "linear1.weight", "linear2.weight"],
+        (4, 12),
+    ),
+    **{
+        name: (layer, [], None)
+        for name, layer in {
+            "norm over images": nn.LayerNorm((3, 4)),
+            "group norm": nn.GroupNorm(2, 4),
+            "instance norm": nn.InstanceNorm2d(4, affine=True),
+            "embedding": nn.Embedding(5, 3),
+            "PReLU": nn.PReLU(4),
+        }.items()
+    },
+}
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_the_type_of_a_layer_says_what_is_a_matrix_and_how_many_inputs_a_unit_has(kind: str) -> None:
+    layer, names, expected = LAYERS[kind]
+    assert matrices(layer) == names
+    assert not names or fans(layer, names[0]) == expected
+
+
+def test_a_parameter_of_a_users_own_layer_is_a_matrix_where_it_has_two_dimensions_and_is_no_bias() -> None:
+    layer = nn.Module()
+    layer.map, layer.scale = nn.Parameter(torch.zeros(3, 2)), nn.Parameter(torch.zeros(3))
+    layer.bias_table = nn.Parameter(torch.zeros(3, 2))
+    assert matrices(layer) == ["map"]

@@ -52,7 +52,12 @@ def start(found: Any, weights: Tensors, streams: Streams = STREAMS) -> State:
     """The state a search starts from on given weights."""
     init = State(weights, {}, {})
     never: Any = lambda *_: pytest.fail("a search looks at no batch and draws no second network")  # noqa: E731
-    return found.start(0, Context(list(weights), init, init, init, streams, never, torch.nn.Module(), never))
+    network = torch.nn.Module()
+    for name, weight in weights.items():
+        holder = torch.nn.Module()
+        holder.weight = torch.nn.Parameter(weight)
+        network.add_module(name.removesuffix(".weight"), holder)
+    return found.start(0, Context(list(weights), init, init, init, streams, never, network, never))
 
 
 def trained(folder: Path, *words: str) -> tuple[Tensors, dict[str, Any]]:
@@ -302,7 +307,12 @@ def test_the_best_step_is_chosen_and_kept_with_batchnorm_statistics_of_the_ticke
 ) -> None:
     made: list[Any] = []
     train = ltx_levels.train
-    monkeypatch.setattr(ltx_levels, "train", lambda *arguments: made.append(train(*arguments)) or made[-1])
+
+    def kept(*arguments: Any) -> Any:
+        made.append(train(*arguments))
+        return made[-1]
+
+    monkeypatch.setattr(ltx_levels, "train", kept)
     found = Experiment.of(compose([*SAMPLED, *words], []))
     run_seed(found.config, str(tmp_path / "run"), 0, lambda kind, value: None)
     best = made[0].best

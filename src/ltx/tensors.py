@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
@@ -74,15 +75,42 @@ def set_generators(states: Mapping[str, Tensor], device: torch.device) -> None:
         torch.cuda.set_rng_state(states["cuda"], device)
 
 
+_CONVOLUTIONS = nn.modules.conv._ConvNd
+_WITH_MATRICES = (nn.Linear, nn.Bilinear, _CONVOLUTIONS, nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention)
+_WITHOUT = (
+    *(nn.Embedding, nn.EmbeddingBag, nn.PReLU),
+    *(nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase),
+)
+
+
 def matrices(module: nn.Module) -> list[str]:
-    """Name the weights that may be pruned: of linear and convolution layers and recurrent or attention matrices.
+    """Name the weights that may be pruned, by the type of the layer that holds them.
 
-    Biases, normalisation parameters and embeddings are never among them.
+    Linear, bilinear, convolution (also transposed and depthwise), recurrent and attention layers: their `weight` or
+    `..._weight...` parameters. Embeddings, norms and PReLU have none; biases, also those of attention, are none. Of a
+    module that torch does not know, every parameter with two dimensions or more whose name does not begin with `bias`.
     """
-    never = (nn.Embedding, nn.EmbeddingBag, nn.LayerNorm, nn.RMSNorm)
-    spared = {id(p) for m in module.modules() if isinstance(m, never) for p in m.parameters(recurse=False)}
+    found = []
+    for owner, layer in module.named_modules():
+        for name, parameter in layer.named_parameters(recurse=False):
+            if isinstance(layer, _WITHOUT):
+                continue
+            known = isinstance(layer, _WITH_MATRICES)
+            if "weight" in name if known else parameter.ndim >= 2 and not name.startswith("bias"):
+                found.append(f"{owner}.{name}" if owner else name)
+    order = [name for name, _ in module.named_parameters()]
+    return sorted(set(found) & set(order), key=order.index)
 
-    def prunable(name: str, parameter: Tensor) -> bool:
-        return parameter.ndim >= 2 and id(parameter) not in spared and not name.rpartition(".")[2].startswith("bias")
 
-    return [name for name, parameter in module.named_parameters() if prunable(name, parameter)]
+def fans(module: nn.Module, name: str) -> tuple[int, int]:
+    """Return how many inputs a unit of a matrix has and how many outputs an input has, taps of a kernel included.
+
+    A transposed convolution holds its weight as (in, out / groups, *kernel), every other layer as (out, in, ...).
+    """
+    owner, _, leaf = name.rpartition(".")
+    layer = module.get_submodule(owner)
+    shape = getattr(layer, leaf).shape
+    taps = math.prod(shape[2:])
+    if isinstance(layer, _CONVOLUTIONS) and layer.transposed:
+        return shape[0] // layer.groups * taps, shape[1] * taps
+    return shape[1] * taps, shape[0] * taps

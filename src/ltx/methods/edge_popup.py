@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ltx.masks import straight_through, top
 from ltx.methods import Context, State, dense, layer, select
-from ltx.tensors import Tensors
+from ltx.tensors import Tensors, fans
 
 Density = Annotated[float, Gt(0), Le(1)]
 ANNEAL_FROM, ANNEAL_UNTIL = 0.5, 0.5  # density at the start; share of training after which the target is reached
@@ -91,7 +91,7 @@ class Search(dense.Method):
 def first_score(name: str, context: Context) -> Tensor:
     """Draw the scores of a layer from U(-1/sqrt(fan_in), 1/sqrt(fan_in))."""
     weight = context.init.weights[name]
-    bound = 1 / math.sqrt(weight[0].numel())
+    bound = 1 / math.sqrt(fans(context.network, name)[0])
     rng = context.streams.generator("mask", "score", name, *weight.shape)
     return torch.from_numpy(rng.uniform(-bound, bound, tuple(weight.shape))).to(weight.dtype)
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ltx.streams import Streams
-from ltx.tensors import matrices, seeded
+from ltx.tensors import fans, matrices, seeded
 
 Init = Literal["glorot_normal", "glorot_uniform", "kaiming_normal", "kaiming_uniform", "signed_constant"]
 Activation = Literal["relu", "sign"]
@@ -35,9 +35,8 @@ def initialise(module: nn.Module, init: Init | None, streams: Streams) -> None:
     with torch.no_grad():
         for name, parameter in module.named_parameters():
             if name in matrix:
-                fan_out, fan_in = parameter.shape[0], parameter[0].numel()
-                receptive = parameter[0, 0].numel() if parameter.ndim > 2 else 1
-                fan = fan_in + fan_out * receptive if init.startswith("glorot") else fan_in
+                fan_in, fan_out = fans(module, name)
+                fan = fan_in + fan_out if init.startswith("glorot") else fan_in
                 std = math.sqrt(2 / fan)
                 rng = streams.generator("init", name, *parameter.shape)
                 parameter.copy_(torch.from_numpy(std * unit(init, rng, tuple(parameter.shape))))
