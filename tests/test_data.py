@@ -84,7 +84,7 @@ def test_validation_and_test_are_the_same_for_all_run_seeds_and_move_with_the_sp
 
 def test_a_part_that_is_given_is_used_as_it_is():
     part = (np.zeros((4, 2)), np.zeros(4))
-    data = assemble({"train": (np.ones((10, 2)), np.ones(10)), "test": part}, 0, val=3)
+    data = assemble({"train": (np.ones((10, 2)), np.arange(10) % 2), "test": part}, 0, val=3)
     assert [len(split.y) for split in (data.train, data.val, data.test)] == [7, 3, 4] and not data.test.x.any()
 
 
@@ -95,7 +95,7 @@ def test_a_part_that_is_given_is_used_as_it_is():
         ({"train": (np.ones((4, 2)), np.ones(3))}, "one label per example"),
         ({"train": (np.full((4, 2), np.nan), np.ones(4))}, "not finite"),
         ({"train": (np.ones((4, 2)), np.full(4, -1))}, "negative labels"),
-        ({"train": (np.ones((1, 2)), np.ones(1))}, "leaves nothing"),
+        ({"train": (np.ones((2, 2)), np.arange(2))}, "leaves nothing"),
     ],
 )
 def test_what_is_no_data_set_is_refused_by_name(parts: dict, words: str):

@@ -120,6 +120,7 @@ OUTSIDE_THE_KEY = {
     "trainer.chunk": "7",
     "trainer.checkpoint_seconds": "1",
     "retry_failed": "true",
+    "trust": "true",
     "fail_fast": "true",
     "wait": "false",
     "seeds": "[3,8]",

@@ -13,7 +13,7 @@ import yaml
 from ltx.errors import BadInput, nearest
 from ltx.experiment import Experiment
 from ltx.files import Damaged, read_yaml
-from ltx.schema import GROUPS, RunConfig, find
+from ltx.schema import GROUPS, RunConfig, check_trusted, find
 
 PACKAGED = Path(__file__).parent / "conf"
 CONF = PACKAGED if PACKAGED.is_dir() else Path(__file__).resolve().parents[2] / "conf"  # wheel, else checkout
@@ -162,17 +162,22 @@ def standing_on(of: str, overrides: list[str], config_dirs: list[str]) -> dict[s
     name, *numbers = of.rsplit(":", 2) if of.count(":") < 3 else (of,)
     if not all(number.isdigit() for number in numbers):
         raise BadInput(f"of={of} should read RUN, RUN:seed or RUN:seed:level.")
-    root = str(resolved(overrides, config_dirs)["root"])
+    plain = resolved(overrides, config_dirs)
+    root = str(plain["root"])
     place = next((p for p in (Path(root) / "runs" / name, Path(name)) if (p / "config.yaml").is_file()), None)
     if place is None:
         keys = [path.name for path in (Path(root) / "runs").glob("*")]
         raise BadInput(f"of={name} is no run under {root}{nearest(name, keys)}")
     try:
         trunk = read_yaml(place / "config.yaml")
+        typed = [word.partition("=")[2] for word in overrides if key_of(word).endswith("name")]
+        check_trusted(trunk, plain["trust"] is True, typed, place / "config.yaml", "trust=true")
         if Experiment.of({**trunk, "seeds": 1}).key != place.name and place.parent.name == "runs":
             raise Damaged(f"{place / 'config.yaml'} is another run's")
-    except (Damaged, BadInput) as error:
-        raise BadInput(f"of={name} cannot be used: {error}. Running its own command again mends it.") from error
+    except Damaged as error:
+        raise BadInput(f"of={name}: {error}; running its own command again writes it anew.") from error
+    except BadInput as error:
+        raise BadInput(f"of={name}: {error}") from error
     pinned = [f"method.trunk_{which}={n}" for which, n in zip(("seed", "level"), numbers, strict=False)]
     taken = ("data", "model", "width", "streams") if searches(trunk) else ("data", "model", "optim", "width", "streams")
     inherited = {name: trunk[name] for name in taken if name not in map(key_of, overrides)}

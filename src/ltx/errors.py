@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import sys
-from collections.abc import Iterable
+import sysconfig
+import traceback
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 _noticed: set[str] = set()
 
@@ -23,6 +27,39 @@ def nearest(name: object, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(str(name), known, 1, 0.5)
     hint = f"; did you mean '{close[0]}'?" if close else "."
     return f"{hint} Known: {', '.join(known)}." if known else hint
+
+
+@contextlib.contextmanager
+def of_the_users(what: str) -> Iterator[None]:
+    """Turn whatever a user's own code raises within into one paragraph with their file and line."""
+    try:
+        yield
+    except BadInput:
+        raise
+    except (Exception, SystemExit) as error:
+        raise BadInput(f"{what}: {described(error)}.") from error
+
+
+def described(error: BaseException) -> str:
+    """Return an error's type, its text and, where a user's code raised it, their file and line."""
+    text = " ".join(str(error).split()).rstrip(".")
+    name = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    if isinstance(error, SyntaxError):
+        return name  # names its file and line itself
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if is_the_users(frame.filename)]
+    return f"{name} ({frames[-1].filename}, line {frames[-1].lineno})" if frames else name
+
+
+def is_the_users(filename: str) -> bool:
+    """Tell whether a file is neither ltx's own, nor Python's, nor an installed library's."""
+    path = Path(filename)
+    ours = path.is_relative_to(Path(__file__).parent)
+    return (
+        path.is_file()
+        and not ours
+        and not {"site-packages", "dist-packages"} & {*path.parts}
+        and (not path.is_relative_to(sysconfig.get_path("stdlib")))
+    )
 
 
 def printable(text: str) -> str:

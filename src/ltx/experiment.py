@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from ltx.errors import BadInput
+from ltx.errors import BadInput, of_the_users
 from ltx.schema import GROUPS, RunConfig, checked, find, refuse
 
 if typing.TYPE_CHECKING:
@@ -26,7 +26,7 @@ if typing.TYPE_CHECKING:
     from ltx.streams import Streams
 
 NUMERICS = 2  # raise it when the code's results change: old runs then keep their keys, new ones get others
-PLUMBING = ("root", "device", "threads", "workers", "wandb", "retry_failed", "fail_fast", "wait", "seeds")
+PLUMBING = ("root", "device", "threads", "workers", "wandb", "retry_failed", "fail_fast", "wait", "trust", "seeds")
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,9 @@ class Experiment:
         from ltx.tensors import matrices as matrices_of
 
         network = self.network(device="meta")
+        if not matrices_of(network):
+            raise BadInput(f"{self.on_data} has no weight matrices: there is nothing to prune or to search.")
+        self.try_out(network)
         self.check_trunk(network)
         parameters, matrices = dict(network.named_parameters()), matrices_of(network)
         layers = {name.rpartition(".")[0] for name in matrices}
@@ -86,6 +89,41 @@ class Experiment:
             self.method.check({name: parameters[name] for name in prunable}, self.optim.steps)
         except ValueError as error:
             raise BadInput(f"{str(error).rstrip('.')}.") from error
+
+    @property
+    def on_data(self) -> str:
+        """Name the model and what it is fed, for messages."""
+        shape = "x".join(map(str, self.data.input_shape))
+        return f"model={self.config['model']['name']} for input {shape} ({self.config['data']['name']})"
+
+    def try_out(self, network: nn.Module) -> None:
+        """Raise BadInput where the network, on `meta`, does not map a batch of two examples to (2, classes) logits.
+
+        A network that shapes alone cannot be sent through (it looks at values) is tried on two real examples.
+        """
+        import torch
+
+        from ltx.tensors import seeded
+
+        x, module = torch.empty(2, *self.data.input_shape, device="meta"), network
+        try:
+            with torch.no_grad():
+                network(x)
+        except Exception:  # whatever cannot be done without values is tried with them
+            x, module = self.data.train.x[:2], self.network()
+        for training in (True, False):
+            with of_the_users(f"{self.on_data} fails on a batch"), torch.no_grad(), seeded(0):
+                found = module.train(training)(x)
+            if not isinstance(found, torch.Tensor):
+                raise BadInput(
+                    f"{self.on_data} returns a {type(found).__name__}; it should return one tensor of logits, a number "
+                    f"for each of the {self.data.classes} classes."
+                )
+            if tuple(found.shape) != (len(x), self.data.classes):
+                raise BadInput(
+                    f"{self.on_data} returns shape {tuple(found.shape)} for {len(x)} examples; expected "
+                    f"({len(x)}, {self.data.classes}): one number for each of the {self.data.classes} classes."
+                )
 
     def check_trunk(self, network: nn.Module) -> None:
         """Raise BadInput where the run cannot stand on its trunk, or has none and needs one."""
@@ -175,21 +213,30 @@ class Experiment:
         given = arguments | {name: value for name, value in context.items() if name in wanted}
 
         def make() -> nn.Module:
-            try:
-                with torch.device(device):
-                    return target(**given)
-            except (TypeError, ValueError, RuntimeError) as error:
-                shape = "x".join(map(str, self.data.input_shape))
-                raise BadInput(
-                    f"model={self.config['model']['name']} cannot be built for input {shape} "
-                    f"({self.config['data']['name']}): {error}."
-                ) from error
+            with of_the_users(f"{self.on_data} cannot be built"), torch.device(device):
+                return a_module(target(**given), self.config["model"]["name"])
 
         if streams is None:
             return untied(make(), self.config["model"]["name"])
         network = constructed(make, streams)
         initialise(network, init, streams)
         return network
+
+
+def a_module(made: Any, name: str) -> nn.Module:
+    """Return what a model's class or function made, or raise BadInput where it is no network that can be trained."""
+    from torch import nn
+    from torch.nn.parameter import is_lazy
+
+    if not isinstance(made, nn.Module):
+        raise BadInput(f"model={name} returned a {type(made).__name__}; a model should be an nn.Module.")
+    lazy = [name for name, parameter in made.named_parameters() if is_lazy(parameter)]
+    if lazy:
+        raise BadInput(
+            f"model={name} has lazy layers ({', '.join(lazy)}), whose shapes are not known before a batch; give their "
+            "sizes, from input_shape, classes and width."
+        )
+    return made
 
 
 def untied(network: nn.Module, name: str) -> nn.Module:
@@ -213,14 +260,11 @@ def load(config: str) -> Dataset:
     split_seed, random_labels = arguments["split_seed"], arguments.pop("random_labels")
     if "split_seed" not in inspect.signature(target).parameters:
         del arguments["split_seed"]
-    parts = target(**arguments).load()
-    if isinstance(parts, dict):
-        parts = assemble(parts, split_seed)
-    if isinstance(parts, Dataset):
-        return with_random_labels(parts, split_seed) if random_labels else parts
-    raise BadInput(
-        f"data.name={node['name']}: load() should return {{'train': (x, y), ...}}, not {type(parts).__name__}."
-    )
+    with of_the_users(f"data.name={node['name']} cannot be loaded"):
+        parts = target(**arguments).load()
+        if not isinstance(parts, Dataset):
+            parts = assemble(parts, split_seed)
+    return with_random_labels(parts, split_seed) if random_labels else parts
 
 
 def without_nulls(value: Any) -> Any:

@@ -181,6 +181,18 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return value
 
 
+class _PlainDumper(yaml.SafeDumper):
+    """YAML without aliases, as `read_yaml` wants it."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def yaml_text(value: Mapping[str, Any]) -> str:
+    """Return the yaml of plain values, in their order."""
+    return yaml.dump(value, Dumper=_PlainDumper, sort_keys=False)
+
+
 def side_file(path: Path) -> dict[str, Any]:
     """Return the JSON object of a file that others can do without: a damaged one is named and taken as empty."""
     try:

@@ -13,12 +13,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ltx import launch
-from ltx.errors import BadInput, Failed
+from ltx.errors import BadInput, Failed, notice
 from ltx.experiment import Experiment
-from ltx.files import commit, set_aside
+from ltx.files import commit, set_aside, yaml_text
 from ltx.lock import Lock
 from ltx.log import Mirror
 from ltx.plots import draw, drawn_rows, is_picture, save_plot
@@ -116,6 +114,8 @@ class Point:
 
     def begin(self) -> None:
         """Write config and manifest and sort the seeds into done, failed before, and missing."""
+        for note in self.experiment.data.notes:
+            notice(f"{self.experiment.config['data']['name']}: {note}.")
         for seed, state in self.seeds.items():
             if state == "failed":
                 continue
@@ -246,7 +246,7 @@ def write_config(experiment: Experiment, folder: RunFolder, command: list[str]) 
     config = {**experiment.config, "seeds": seeds}
     if "levels" in config["method"] and config["method"].get("trunk_level") is None:
         config["method"] = {**config["method"], "levels": last}
-    commit(folder.path / "config.yaml", yaml.safe_dump(config, sort_keys=False).encode())
+    commit(folder.path / "config.yaml", yaml_text(config).encode())
     facts = {
         "key": experiment.key,
         "seeds": seeds,
@@ -254,6 +254,8 @@ def write_config(experiment: Experiment, folder: RunFolder, command: list[str]) 
         "device": experiment.config["device"],
         "threads": experiment.config["threads"],
         "data": experiment.data.fingerprint(),
+        "classes": list(experiment.data.names),
+        "data_notes": list(experiment.data.notes),
         **environment(),
     }
     line = {"command": command, "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}

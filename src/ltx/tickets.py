@@ -8,11 +8,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from ltx.errors import BadInput
 from ltx.experiment import Experiment
-from ltx.store import Damaged, RunFolder, unpack
+from ltx.files import Damaged, read_yaml, unpack
+from ltx.schema import check_trusted
+from ltx.store import RunFolder, belongs
 from ltx.tensors import Tensors, under
 
 if TYPE_CHECKING:
@@ -51,11 +51,15 @@ class Run:
     """A run's directory, read."""
 
     path: Path
+    trust: bool = False
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """The whole config."""
-        return yaml.safe_load((self.path / "config.yaml").read_text())
+        """The whole config. Raises BadInput where its file is damaged."""
+        try:
+            return read_yaml(self.path / "config.yaml")
+        except Damaged as error:
+            raise BadInput(f"{error}; running the same command again writes it anew.") from error
 
     @cached_property
     def summary(self) -> pd.DataFrame:
@@ -72,20 +76,26 @@ class Run:
         return pd.DataFrame([row for folder in RunFolder(self.path).seeds() for row in folder.records()])
 
     def ticket(self, seed: int = 0, level: int | None = None) -> Ticket:
-        """Return the ticket of a seed and level, the last finished level unless told. Raises BadInput."""
-        folder = RunFolder(self.path).seed(seed)
-        finished = sorted(folder.path.glob("level_*.safetensors"))
-        path = finished[-1] if level is None and finished else folder.level_path(level or 0)
-        if path not in finished:
-            there = ", ".join(f"{p.parent.name}/{p.stem}" for p in sorted(self.path.glob("seed_*/level_*.safetensors")))
-            raise BadInput(
-                f"{self.path} has no finished level {level or 0} of seed {seed}. There are: {there or 'none'}."
-            )
+        """Return the ticket of a seed and level, the last finished level unless told. Raises BadInput.
+
+        Its network and method are those that the run's config names; see `open_run` for code outside ltx.
+        """
+        run = RunFolder(self.path)
+        folder = run.seed(seed)
+        finished = folder.levels()
+        chosen = finished[-1] if level is None and finished else level or 0
+        if chosen not in finished:
+            there = ", ".join(f"{f.path.name}/level_{n:02d}" for f in run.seeds() for n in f.levels())
+            raise BadInput(f"{self.path} has no finished level {chosen} of seed {seed}. There are: {there or 'none'}.")
+        config = self.path / "config.yaml"
+        check_trusted(self.config, self.trust, (), config, f"ltx.open_run({str(self.path)!r}, trust=True)")
+        experiment = Experiment.of(copy.deepcopy(self.config))
+        path = folder.level_path(chosen)
         try:
             tensors, meta = unpack(path)
+            belongs(path, meta, {**experiment.identity(seed), "level": chosen})
         except Damaged as error:
             raise BadInput(f"{error}; running the same command again computes it anew.") from error
-        experiment = Experiment.of(copy.deepcopy(self.config))
         end, mask, score = under("end", tensors), under("mask", tensors), under("score", tensors)
         names = [name for name, _ in experiment.network(device="meta").named_parameters()]
         weights = experiment.method.effective({name: end[name] for name in names}, score, mask)
@@ -93,9 +103,13 @@ class Run:
         return Ticket(experiment, weights, mask, under("begin", tensors), end, score, meta["row"]["density"])
 
 
-def open_run(path: str | Path) -> Run:
-    """Open a run's directory, outputs/runs/<key>. Raises BadInput where there is none."""
+def open_run(path: str | Path, trust: bool = False) -> Run:
+    """Open a run's directory, outputs/runs/<key>. Raises BadInput where there is none.
+
+    A config can name a class outside ltx. Its module is imported, which executes it, only with trust=True; tables and
+    config need no code.
+    """
     path = Path(path)
     if not (path / "config.yaml").is_file():
         raise BadInput(f"{path} is no run's directory: it has no config.yaml.")
-    return Run(path)
+    return Run(path, trust)

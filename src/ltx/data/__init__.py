@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ltx.arrays import arrays
 from ltx.errors import BadInput
 from ltx.streams import Streams, generator
 
@@ -30,13 +31,18 @@ class Split:
 
 @dataclass(frozen=True)
 class Dataset:
-    """The three splits as a run sees them; `augment` changes a training batch with draws from a generator."""
+    """The three splits as a run sees them; `augment` changes a training batch with draws from a generator.
+
+    names: of the classes, as the labels were given. notes: what was changed of what the user gave, in words.
+    """
 
     train: Split
     val: Split
     test: Split
     classes: int
     augment: Augment | None = None
+    names: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -52,16 +58,15 @@ class Dataset:
 
 
 def assemble(
-    parts: Mapping[str, tuple], split_seed: int, val: float = 0.1, test: float = 0.2, augment: Augment | None = None
+    parts: object, split_seed: int, val: float = 0.1, test: float = 0.2, augment: Augment | None = None
 ) -> Dataset:
-    """Make a Dataset of {"train": (x, y)[, "val": ...][, "test": ...]}, arrays or tensors.
+    """Make a Dataset of {"train": (x, y)[, "val": ...][, "test": ...]}; see `arrays` for what x and y may be.
 
     A missing validation or test part is taken from train: a share (below 1) or a count of examples, chosen by
     `split_seed` alone, so that all seeds of a run share it. Raises BadInput naming what does not fit.
     """
-    if "train" not in parts:
-        raise BadInput(f"A data set needs a 'train' part, got {sorted(parts)}.")
-    splits = {name: _split(name, *pair) for name, pair in parts.items()}
+    found = arrays(parts)
+    splits = {name: Split(x.contiguous(), y.contiguous()) for name, (x, y) in found.parts.items()}
     train = splits["train"]
     order = torch.from_numpy(generator("split", split_seed).permutation(len(train.y)))
     for name, share in (("test", test), ("val", val)):
@@ -72,17 +77,8 @@ def assemble(
             chosen, order = order[:size], order[size:]
             splits[name] = Split(train.x[chosen], train.y[chosen])
     splits["train"] = Split(train.x[order], train.y[order]) if len(order) < len(train.y) else train
-    classes = 1 + max(int(split.y.max()) for split in splits.values())
-    return Dataset(splits["train"], splits["val"], splits["test"], classes, augment)
-
-
-def _split(name: str, x: Tensor | np.ndarray, y: Tensor | np.ndarray) -> Split:
-    xs, ys = torch.as_tensor(x).float(), torch.as_tensor(y).long()
-    if len(xs) != len(ys) or not len(xs) or ys.ndim != 1:
-        raise BadInput(f"The {name} part needs one label per example, got x {tuple(xs.shape)} and y {tuple(ys.shape)}.")
-    if not torch.isfinite(xs).all() or ys.min() < 0:
-        raise BadInput(f"The {name} part holds values that are not finite, or negative labels.")
-    return Split(xs.contiguous(), ys.contiguous())
+    names = tuple(found.names)
+    return Dataset(splits["train"], splits["val"], splits["test"], len(names), augment, names, found.notes)
 
 
 def with_random_labels(data: Dataset, seed: int) -> Dataset:
