@@ -14,7 +14,7 @@ SOURCE = Path(ltx.__file__).parent
 # From the bottom up: a module imports from its own row and those above it here.
 ROWS = (
     ("errors", "streams", "tensors", "masks", "analysis"),
-    ("files", "arrays"),
+    ("files", "arrays", "signals"),
     ("models", "data", "methods", "optim"),
     ("schema",),
     ("experiment",),

@@ -112,7 +112,7 @@ def test_a_waiter_that_died_while_taking_over_holds_up_nobody(folder, monkeypatc
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("pathlib.Path.read_bytes", killed)
+        patch.setattr("ltx.lock.content", killed)
         patch.setattr("pathlib.Path.unlink", lambda *_, **__: None)
         quick(folder).take_over(DEAD)
     lock, since = quick(folder), time.monotonic()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ltx.errors import BadInput, Failed, forget_notices, nearest, notice, printable
+from ltx.signals import interruptible
 
 HELP = """\
 ltx runs experiments on the Lottery Ticket Hypothesis.
@@ -41,16 +43,51 @@ VALUED = {"--cfg": "job", "-c": "job", "--package": "PACKAGE", "-p": "PACKAGE", 
 VALUED |= {"--config-dir": "DIR", "-cd": "DIR"}
 
 
+class Output(io.TextIOWrapper):
+    """Standard output that nobody need read: a closed pipe is as good as a reader, and any other fault is kept."""
+
+    fault: OSError | None = None
+
+    def write(self, text: str) -> int:
+        try:
+            return super().write(text)
+        except OSError as error:
+            self.leave(error)
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            super().flush()
+        except OSError as error:
+            self.leave(error)
+
+    def leave(self, error: OSError) -> None:
+        """Write to nowhere from now on."""
+        if not isinstance(error, BrokenPipeError):
+            self.fault = error
+        os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
+
+
 def entry() -> None:
     """Be the console script."""
-    sys.exit(main(sys.argv[1:]))
+    given = sys.stdout
+    assert isinstance(given, io.TextIOWrapper)
+    encoding, terminal = given.encoding, given.isatty()
+    out = sys.stdout = Output(given.detach(), encoding, "replace", line_buffering=terminal)
+    code = main(sys.argv[1:])
+    out.flush()
+    if out.fault is not None:
+        print(f"ltx: what it said could not be written ({out.fault.strerror}).", file=sys.stderr)
+    end_workers()
+    sys.exit(code if out.fault is None else code or 3)
 
 
 def main(argv: list[str]) -> int:
     """Run one command and return its exit code: 0 done, 2 bad input, 3 something failed, 130 interrupted."""
     forget_notices()
     try:
-        return dispatch(argv)
+        with interruptible(end_workers):
+            return dispatch(argv)
     except BadInput as error:
         print(f"ltx: {error}", file=sys.stderr)
         return 2
@@ -60,9 +97,12 @@ def main(argv: list[str]) -> int:
     except KeyboardInterrupt:
         print("ltx: interrupted; the same command continues.", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # `ltx status | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+
+
+def end_workers() -> None:
+    """Kill what this process has started; level files are whole at any moment."""
+    if "ltx.launch" in sys.modules:
+        sys.modules["ltx.launch"].cool_down()
 
 
 def dispatch(argv: list[str]) -> int:
@@ -154,12 +194,11 @@ def execute(points: list[list[str]], folders: list[str], command: list[str], dry
 
         print("\n".join(map(dry_run, experiments)), end="")
         return 0
-    from ltx import launch, sweep
+    from ltx import sweep
 
     several = len(experiments) > 1
     place = sweep.folder(experiments, name)
-    with launch.terminated_as_interrupt():
-        outcome = sweep.run(experiments, command, *((place.name, place.name) if several else (None, "")))
+    outcome = sweep.run(experiments, command, *((place.name, place.name) if several else (None, "")))
     written = True
     if several:
         written = show_sweep(outcome, points, place)
@@ -226,8 +265,7 @@ def figure(arguments: list[str]) -> int:
     plan(words[0], overrides)
     if "workers=0" not in overrides:
         launch.warm_up()
-    with launch.terminated_as_interrupt():
-        code, result = make(words[0], overrides, ["ltx", "figure", *arguments])
+    code, result = make(words[0], overrides, ["ltx", "figure", *arguments])
     if not code:
         print("\n".join(result["lines"]))
         print(f"figure: {result['path']}")

@@ -8,7 +8,6 @@ import sys
 import sysconfig
 import traceback
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 
 _noticed: set[str] = set()
 
@@ -52,14 +51,8 @@ def described(error: BaseException) -> str:
 
 def is_the_users(filename: str) -> bool:
     """Tell whether a file is neither ltx's own, nor Python's, nor an installed library's."""
-    path = Path(filename)
-    ours = path.is_relative_to(Path(__file__).parent)
-    return (
-        path.is_file()
-        and not ours
-        and not {"site-packages", "dist-packages"} & {*path.parts}
-        and (not path.is_relative_to(sysconfig.get_path("stdlib")))
-    )
+    libraries = (__file__.removesuffix("errors.py"), sysconfig.get_path("stdlib"), "<")
+    return not filename.startswith(libraries) and "-packages" not in filename
 
 
 def printable(text: str) -> str:

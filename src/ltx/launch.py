@@ -6,16 +6,22 @@ import contextlib
 import importlib
 import multiprocessing
 import os
+import shutil
 import signal
+import tempfile
 import threading
 import time
 import traceback
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
+from pathlib import Path
 from typing import Any
 
+from ltx.files import process_lives
+
 CONTEXT = multiprocessing.get_context("forkserver")
+FOLDER = "ltx-fork-server-"
 PRELOAD = ["ltx.levels", "ltx.methods.imp", "ltx.models.mlp", "ltx.data.digits", "sklearn.datasets"]
 
 
@@ -37,6 +43,7 @@ def warm_up() -> None:
     from multiprocessing import forkserver
 
     CONTEXT.set_forkserver_preload(PRELOAD)
+    own_folder()
     if threading.current_thread() is not threading.main_thread():
         forkserver.ensure_running()
         return
@@ -45,6 +52,37 @@ def warm_up() -> None:
         forkserver.ensure_running()
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def own_folder() -> None:
+    """Let multiprocessing keep its sockets in a folder that says whose it is, and remove those of dead processes.
+
+    What multiprocessing itself would make (pymp-*) tells nobody whether its process lives, and is left by a kill -9.
+    """
+    from multiprocessing import process, util
+
+    config = process.current_process()._config  # type: ignore[attr-defined]  # where multiprocessing.util looks first
+    if "tempdir" in config:
+        return
+    for path in Path(tempfile.gettempdir()).glob(f"{FOLDER}*-*"):
+        pid = path.name.removeprefix(FOLDER).partition("-")[0]
+        if pid.isdigit() and not process_lives(int(pid)):
+            shutil.rmtree(path, ignore_errors=True)
+    folder = tempfile.mkdtemp(prefix=f"{FOLDER}{os.getpid()}-")
+    config["tempdir"] = folder
+    util.Finalize(None, shutil.rmtree, args=[folder], kwargs={"ignore_errors": True}, exitpriority=-100)
+
+
+def cool_down() -> None:
+    """End the fork server, which may still be importing, and its workers. Call when the process is about to end."""
+    from multiprocessing import forkserver
+
+    for child in multiprocessing.active_children():
+        child.kill()
+    pid = getattr(forkserver._forkserver, "_forkserver_pid", None)
+    if pid is not None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def cores() -> int:
@@ -87,9 +125,10 @@ def run(next_job: Callable[[], Job | None], finished: Callable[[], bool], worker
     jobs here, one after another. Closing the iterator ends the workers.
     """
     CONTEXT.set_forkserver_preload(PRELOAD)
+    own_folder()
     alive: dict[Connection, tuple[Any, Job]] = {}
     try:
-        while alive or not finished():
+        while not finished() or alive:
             while len(alive) < max(1, workers) and not finished() and (job := next_job()) is not None:
                 yield job, "started", None
                 if workers == 0:
@@ -142,20 +181,3 @@ def run_here(job: Job) -> Iterator[Event]:
 def failure(error: BaseException) -> tuple[str, str, bool]:
     """Return the reason, the traceback, and whether the machine rather than the job is to blame."""
     return f"{type(error).__name__}: {error}", "".join(traceback.format_exception(error)), isinstance(error, OSError)
-
-
-@contextlib.contextmanager
-def terminated_as_interrupt() -> Iterator[None]:
-    """Let SIGTERM end this process as Ctrl-C does: workers stopped, finished levels kept, exit 130."""
-
-    def raise_interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, raise_interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

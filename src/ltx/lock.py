@@ -9,9 +9,10 @@ import socket
 import threading
 import time
 import uuid
+from typing import Any
 
-from ltx.errors import Failed, printable
-from ltx.files import Damaged, canonical, commit, content, read_json, set_aside
+from ltx.errors import Failed, notice, printable
+from ltx.files import Damaged, canonical, commit, content, process_lives, read_json, set_aside
 from ltx.store import RunFolder
 
 
@@ -26,13 +27,14 @@ class Lock:
     def __init__(self, folder: RunFolder, wait: bool = True, patience: float = 4.0, beat: float = 0.5):
         self.path, self.wait, self.patience, self.beat = folder.path / "lock", wait, patience, beat
         self.token = uuid.uuid4().hex
-        self.released = threading.Event()
+        self.released, self.lost = threading.Event(), threading.Event()
         self.seen, self.since, self.told = b"", time.monotonic(), False
 
     def beat_text(self, counter: int) -> bytes:
         """Return the lock file's content at a beat."""
-        holder = {"host": socket.gethostname(), "pid": os.getpid(), "token": self.token, "counter": counter}
-        return canonical(holder).encode()
+        return canonical(
+            {**here(), "pid": os.getpid(), "started": started(os.getpid()), "token": self.token} | {"counter": counter}
+        ).encode()
 
     def attempt(self) -> bool:
         """Try once to take the lock, without waiting; a holder is dead after `patience` seconds of attempts."""
@@ -47,12 +49,16 @@ class Lock:
             return False
         if now is None:
             return False
+        if gone(now):
+            self.take_over(now)
+            return False
         if now != self.seen:
             beating, self.seen, self.since = bool(self.seen), now, time.monotonic()
             if beating and not self.told:
                 self.tell(now)
                 self.told = True
         elif time.monotonic() - self.since > self.patience:
+            notice(f"{holder_of(now)} has not moved for {self.patience:g} s; {self.path.parent.name} is taken over.")
             self.take_over(self.seen)
         return False
 
@@ -63,8 +69,7 @@ class Lock:
 
     def tell(self, beat: bytes) -> None:
         """Name the living holder, and wait for it or not."""
-        holder = json.loads(beat)
-        name = f"process {holder['pid']} on {printable(str(holder['host']))}"
+        name = holder_of(beat)
         if not self.wait:
             raise Failed(f"{self.path.parent} is in use by {name}; wait=true waits for it.")
         print(f"ltx: waiting for {name}, which works on {self.path.parent.name}.", flush=True)
@@ -97,8 +102,10 @@ class Lock:
         while not self.released.wait(self.beat):
             counter += 1
             try:
-                if self.mine():
-                    commit(self.path, self.beat_text(counter))
+                if not self.mine():
+                    self.lost.set()
+                    return
+                commit(self.path, self.beat_text(counter))
             except OSError:
                 continue  # a full disk must not end the run: the lock ages and at worst is taken over
 
@@ -111,3 +118,44 @@ class Lock:
 
     def __exit__(self, *exception: object) -> None:
         self.release()
+
+
+def here() -> dict[str, str]:
+    """Return what must be equal for two processes to see each other's numbers: the host, and on Linux the namespace."""
+    try:
+        namespace = os.readlink("/proc/self/ns/pid")
+    except OSError:
+        namespace = ""
+    return {"host": socket.gethostname(), "namespace": namespace}
+
+
+def started(pid: int) -> str:
+    """Return when a process was started, in the system's ticks, so that a number used again is not taken for it."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return ""
+
+
+def gone(beat: bytes) -> bool:
+    """Tell whether a lock's holder was a process of this machine that is no more."""
+    holder = told(beat)
+    if any(holder.get(name) != value for name, value in here().items()) or type(holder.get("pid")) is not int:
+        return False
+    return not process_lives(holder["pid"]) or started(holder["pid"]) != holder.get("started")
+
+
+def told(beat: bytes) -> dict[str, Any]:
+    """Return what a lock file says of its holder, nothing where it is not readable."""
+    try:
+        holder = json.loads(beat)
+    except (ValueError, RecursionError):
+        return {}
+    return holder if isinstance(holder, dict) else {}
+
+
+def holder_of(beat: bytes) -> str:
+    """Name the holder of a lock."""
+    holder = told(beat)
+    return printable(f"process {holder.get('pid', '?')} on {holder.get('host', '?')}")

@@ -190,6 +190,13 @@ class Point:
         """Derive summary, plot and mirror, and release the lock."""
         if self.state != "open":
             return
+        if self.lock.lost.is_set():
+            self.state = "closed"
+            for seed, state in self.seeds.items():
+                if state not in ("done", "failed"):
+                    self.fail(seed, "another process took over its lock while this one stood still")
+            self.failures.setdefault(self.experiment.seeds[0], "another process took over its lock")
+            return
         try:
             self.guarded(self.derive)
         finally:
@@ -216,6 +223,11 @@ class Point:
         """Select the seeds and levels this run asks for."""
         seeds, last = set(self.experiment.seeds), self.experiment.method.last_level
         return [row for row in rows if row["seed"] in seeds and row["level"] <= last]
+
+    @property
+    def lost(self) -> bool:
+        """Whether another process took over while this one stood still: nothing may be written any more."""
+        return self.state == "open" and self.lock.lost.is_set()
 
     def describe(self) -> str:
         """Return the point's state in a word or two."""

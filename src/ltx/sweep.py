@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from ltx import launch
+from ltx.errors import notice
 from ltx.experiment import Experiment
 from ltx.files import commit
 from ltx.report import Progress, Row
@@ -69,6 +70,10 @@ def union(one: Experiment, other: Experiment) -> Experiment:
     return more if seeds == more.seeds else Experiment.of({**more.config, "seeds": seeds})
 
 
+class Lost(Exception):
+    """Another process took over a point of this sweep."""
+
+
 class Schedule:
     """Which job is next: points in order, opened as workers come free; one held elsewhere is tried again later."""
 
@@ -107,7 +112,9 @@ class Schedule:
         return point is not None
 
     def finished(self) -> bool:
-        """Tell whether nothing is left to give out."""
+        """Tell whether nothing is left to give out. Raises Lost where another process took a point over."""
+        if any(point.lost for point in self.points):
+            raise Lost
         return self.stopped or all(point.state == "closed" for point in self.points)
 
 
@@ -135,8 +142,13 @@ def run(experiments: Sequence[Experiment], command: list[str], group: str | None
                 events.close()
     except KeyboardInterrupt:
         interrupted = True
+    except Lost:
+        notice("this process stood still and others took over; it stops here, and the same command continues.")
     for point in points.values():
-        point.close()
+        try:
+            point.close()
+        except KeyboardInterrupt:  # while a picture was drawn, say; the next command draws it
+            interrupted = True
         if not point.rows:
             point.adopt()
     return Outcome(list(experiments), points, interrupted)

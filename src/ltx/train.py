@@ -372,7 +372,8 @@ def train(
 
 def trainer(device: str, options: dict[str, Any]) -> lightning.Trainer:
     """Return a quiet Trainer of one device: records, checkpoints and progress are ours."""
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.ERROR)
+    for name in ("utilities.rank_zero", "trainer.connectors.signal_connector"):  # tips, and "Received SIGTERM"
+        logging.getLogger(f"lightning.pytorch.{name}").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")
     kind, _, number = device.partition(":")
     return lightning.Trainer(
