@@ -165,6 +165,9 @@ def run(arguments: list[str]) -> int:
                 flags += [flag, value]
         else:
             raise BadInput(f"{word} is not a flag of run{nearest(flag, ['--dry-run', *SWITCHES, *VALUED])}")
+    from ltx.config import plain_root
+
+    words = [plain_root(word) for word in words]
     words = [f"hydra.sweeper.zip=[{w.removeprefix('zip=')}]" if w.startswith("zip=") else w for w in words]
     named = [word.partition("=")[2] for word in words if word.lstrip("+").startswith("experiment=")]
     if not (dry or {"workers=0", "--cfg", "-c", "--info", "-i", "--hydra-help"} & {*words, *flags}):
@@ -261,7 +264,9 @@ def figure(arguments: list[str]) -> int:
 
     if len(words) != 1 or words[0].startswith("-"):
         raise BadInput(f"figure takes one NAME{nearest(' '.join(words), names())}")
-    overrides = [word for word in arguments if "=" in word]
+    from ltx.config import plain_root
+
+    overrides = [plain_root(word) for word in arguments if "=" in word]
     plan(words[0], overrides)
     if "workers=0" not in overrides:
         launch.warm_up()
@@ -355,6 +360,8 @@ def complete(arguments: list[str]) -> int:
 
 def output_root(found: dict[str, str]) -> Path:
     """Return the output root."""
+    if found.get("root") == "":
+        raise BadInput("root= is empty; name a folder, or leave it out for outputs.")
     return Path(found.get("root") or os.environ.get("LTX_OUTPUT") or "outputs")
 
 

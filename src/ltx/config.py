@@ -192,6 +192,15 @@ def searches(config: dict[str, Any]) -> bool:
     return method.trains == "extra"
 
 
+def plain_root(word: str) -> str:
+    """Quote the value of `root=DIR` for Hydra, whose grammar knows few characters: any folder's name just works."""
+    key, equals, value = word.partition("=")
+    if key != "root" or not equals or value[:1] in ("'", '"', "$") or not value:
+        return word
+    escaped = value.replace("'", "\\'")  # in quotes a backslash means itself but for one before a quote
+    return f"root='{escaped}'"
+
+
 def key_of(override: str) -> str:
     """Return an override's key."""
     return override.lstrip("+~").partition("=")[0]

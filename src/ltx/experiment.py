@@ -60,6 +60,8 @@ class Experiment:
             target, arguments = checked(group, plain[group])
             plain[group] = {"name": plain[group]["name"], **arguments}
             parts[group] = (target, arguments)
+        if not plain["root"].strip():
+            raise BadInput("root= is empty; name a folder, or leave it out for outputs.")
         seeds = plain["seeds"]
         if isinstance(seeds, list) and len(set(seeds)) < len(seeds):
             raise BadInput(f"seeds={seeds} names a seed twice.")

@@ -6,6 +6,7 @@ import errno
 import os
 import platform
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable
 from functools import cache
@@ -40,14 +41,20 @@ def check_machine(experiment: Experiment) -> None:
             )
         if int(number or 0) >= torch.cuda.device_count():
             raise BadInput(f"device={device}, but there are {torch.cuda.device_count()} CUDA devices, numbered from 0.")
-    place = experiment.directory.absolute()
+    check_root(experiment.directory.absolute(), experiment.config["root"])
+
+
+def check_root(place: Path, root: str) -> None:
+    """Raise BadInput where a run's folder could not be made: it is tried, since permissions do not say it of /proc."""
     try:
         while not place.exists():
             place = place.parent
-    except OSError as error:  # a name too long, say
-        raise BadInput(f"root={experiment.config['root']} cannot be used: {error.strerror}.") from error
-    if not place.is_dir() or not os.access(place, os.W_OK):
-        raise BadInput(f"root={experiment.config['root']} cannot be written: {place} is not a folder one can write to.")
+        if not place.is_dir():
+            raise BadInput(f"root={root} cannot be written: {place} is not a folder.")
+        with tempfile.TemporaryDirectory(prefix=".ltx-", dir=place):
+            return
+    except OSError as error:
+        raise BadInput(f"root={root} cannot be used: {place}: {error.strerror or error}.") from error
 
 
 def missing_levels(experiment: Experiment, folder: SeedFolder, verify: bool = True) -> list[int]:
