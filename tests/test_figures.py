@@ -17,7 +17,9 @@ from matplotlib.figure import Figure
 
 from ltx.analysis.connectivity import errors_along, instability
 from ltx.analysis.intervals import longest_run, mean_interval
-from ltx.figures import decide, decide_consecutive, imp, module, names, plan, sanity
+from ltx.config import compose
+from ltx.experiment import Experiment
+from ltx.figures import Stated, decide, decide_consecutive, imp, module, names, plan, sanity, stated
 
 SMALL = {
     "imp": ("method.levels=8", "optim.steps=10", "seeds=2", "width=.05"),
@@ -40,7 +42,7 @@ def test_the_interval_is_students() -> None:
     [([1, 2, 3], "undecided"), ([2, 2.1, 1.9], "passed"), ([-2, -2.1, -1.9], "failed"), ([], "undecided")],
 )
 def test_a_claim_is_decided_by_its_whole_interval(values: list[float], verdict: str) -> None:
-    claim = decide("a statement", "a source", values)
+    claim = decide(Stated("a statement", "a source", 0.0, 3), values)
     assert claim.verdict == verdict
     assert claim.line().startswith(verdict.upper())
 
@@ -66,7 +68,7 @@ def planted(gaps: list[float]) -> pd.DataFrame:
     ],
 )
 def test_three_consecutive_densities_must_be_won(gaps: list[float], verdict: str) -> None:
-    assert decide_consecutive("s", "s", planted(gaps), ("a", "b"), (0, 0.2)).verdict == verdict
+    assert decide_consecutive(Stated("s", "s", 0.0, 5), planted(gaps), ("a", "b"), (0, 0.2)).verdict == verdict
 
 
 @pytest.mark.parametrize(
@@ -74,7 +76,7 @@ def test_three_consecutive_densities_must_be_won(gaps: list[float], verdict: str
     [([0.002, 0.003, 0.004], "passed"), ([0.02, 0.03, 0.04], "failed"), ([-0.01, 0.03, 0.04], "undecided")],
 )
 def test_a_harmless_loss_is_small_and_a_harmful_one_is_shown(losses: list[float], verdict: str) -> None:
-    claim = sanity.decide_harmless("a statement", losses)
+    claim = sanity.decide_harmless(Stated("a statement", "a source", -0.01, 3), losses)
     assert claim.verdict == verdict and claim.effect == pytest.approx(-sum(losses) / 3)
 
 
@@ -85,8 +87,7 @@ def test_no_density_below_a_fifth_decides_nothing() -> None:
         for seed in range(3)
         for level in range(3)
     ]
-    found = {claim.statement[:16]: claim.verdict for claim in imp.claims(pd.DataFrame(rows))}
-    assert found["ticket - (dense "] == "undecided"
+    assert imp.claims(pd.DataFrame(rows), plan("imp", [])[0])["matching"].verdict == "undecided"
 
 
 @pytest.mark.parametrize(("early", "verdict"), [(300, "passed"), (500, "failed")])
@@ -97,7 +98,7 @@ def test_the_early_stop_is_held_against_the_later_of_both_ends(early: int, verdi
             for level, stop in enumerate([400] * 7 + [early] + [800] * 3):
                 row = {"arm": arm, "seed": seed, "level": level, "density": 0.8**level, "stop": stop + seed * level}
                 rows.append({**row, "test_accuracy": 0.9})
-    claim = next(claim for claim in imp.claims(pd.DataFrame(rows)) if "early stop" in claim.statement)
+    claim = imp.claims(pd.DataFrame(rows), plan("imp", [])[0])["early stop"]
     assert claim.verdict == verdict and claim.effect == 400 - early - 14  # 21 % is level 7; 14 = mean of seed * level
 
 
@@ -119,16 +120,23 @@ def test_every_figure_is_made_small_and_redrawn_without_a_run(
     name: str, ltx: Callable[..., Result], root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = ("figure", name, *SMALL[name], "workers=0")
-    monkeypatch.setattr("ltx.run.save_plot", lambda figure, path: None)  # the runs' own pictures are not looked at
+    monkeypatch.setattr("ltx.run.save_plot", lambda *_: None)  # the runs' own pictures are not looked at
     result = ltx(*words)
     assert result.code == 0, result.err
     place = root / "figures" / name
     assert place.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
     assert place.with_suffix(".pdf").read_bytes().startswith(b"%PDF")
     said = json.loads(place.with_suffix(".json").read_text())
+    fixed = stated(plan(name, [])[0])
+    assert [(c["statement"], c["source"], c["planned"]) for c in said["claims"]] == [
+        (claim.statement, claim.source, claim.n) for claim in fixed.values()
+    ], "what is decided is what the yaml fixed, in its order"
+    assert all(
+        c["threshold"] == f.threshold for c, f in zip(said["claims"], fixed.values(), strict=True) if f.threshold
+    )
     assert said["claims"] and set(said["runs"]) == set(plan(name, list(SMALL[name]))[1])
     for claim in said["claims"]:
-        assert {"statement", "source", "effect", "interval", "n", "threshold", "verdict"} == set(claim)
+        assert {"statement", "source", "effect", "interval", "n", "planned", "threshold", "verdict"} == set(claim)
         assert claim["statement"] in result.out and claim["verdict"] in ("passed", "failed", "undecided")
     assert all((root / "runs" / key / "summary.csv").exists() for key in said["runs"].values())
     rows = list(csv.reader(place.with_suffix(".csv").open()))
@@ -139,11 +147,28 @@ def test_every_figure_is_made_small_and_redrawn_without_a_run(
     assert {path: path.read_bytes() for path in before} == before
 
 
+@pytest.mark.parametrize("name", names())
+def test_claims_are_decided_on_as_many_fresh_seeds_as_the_yaml_fixes(name: str) -> None:
+    spec, arms = plan(name, [])
+    seeds = [Experiment.of(compose(words, [])).seeds for words in arms.values()]
+    assert all(min(own) == 100 and own == list(range(100, 100 + len(own))) for own in seeds)
+    assert max(claim.n for claim in stated(spec).values()) == max(map(len, seeds))
+    assert all(claim.n in map(len, seeds) for claim in stated(spec).values())
+
+
+def test_a_claim_on_other_seeds_than_planned_says_so() -> None:
+    claim = decide(Stated("a statement", "a source", 0.0, 8), [1.0, 1.1, 0.9])
+    assert (
+        "n=3 of 8 planned" in claim.line()
+        and "planned" not in decide(Stated("a statement", "a source", 0.0, 3), [1.0, 1.1, 0.9]).line()
+    )
+
+
 def test_a_failed_claim_stands_on_the_figure_and_still_exits_0(
     ltx: Callable[..., Result], root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    claim = decide("pigs fly", "nobody", [-1.0, -1.1, -0.9])
-    monkeypatch.setattr(module("signs"), "claims", lambda table: [claim])
+    claim = decide(Stated("pigs fly", "nobody", 0.0, 3), [-1.0, -1.1, -0.9])
+    monkeypatch.setattr(module("signs"), "claims", lambda table, spec: {"pigs": claim})
     texts: list[str] = []
     write = Figure.text
 

@@ -25,11 +25,24 @@ from ltx.plots import COLOURS, MARKERS, save_plot
 
 
 @dataclass(frozen=True)
+class Stated:
+    """A claim as conf/figure fixes it before its seeds are run: what is said, by whom, above what, on how many seeds.
+
+    A `threshold` of None is one that the data gives, such as a standard deviation.
+    """
+
+    statement: str
+    source: str
+    threshold: float | None
+    n: int
+
+
+@dataclass(frozen=True)
 class Claim:
     """A statement of a paper, what we measured, and whether it holds here.
 
     `effect` with its 95 % `interval` over `n` seeds is compared with `threshold`: passed where the whole interval is
-    above it, failed where it is below, undecided otherwise.
+    above it, failed where it is below, undecided otherwise. `planned` is the n that was fixed before.
     """
 
     statement: str
@@ -37,22 +50,28 @@ class Claim:
     effect: float
     interval: tuple[float, float]
     n: int
+    planned: int
     threshold: float
     verdict: str
 
     def line(self) -> str:
         """Write the claim as one line."""
         low, high = self.interval
-        text = f"{self.effect:+.4f} [{low:+.4f}, {high:+.4f}], n={self.n}, threshold {self.threshold:+g}"
+        seeds = f"n={self.n}" if self.n == self.planned else f"n={self.n} of {self.planned} planned"
+        text = f"{self.effect:+.4f} [{low:+.4f}, {high:+.4f}], {seeds}, threshold {self.threshold:+.3g}"
         return f"{self.verdict.upper()}: {self.statement} ({self.source}): {text}"
 
 
-def decide(statement: str, source: str, values: Sequence[float], threshold: float = 0.0) -> Claim:
-    """Decide whether the mean of `values`, one per seed, is above `threshold`."""
+def decide(stated: Stated, values: Sequence[float], threshold: float | None = None) -> Claim:
+    """Decide whether the mean of `values`, one per seed, is above the stated threshold, or the one the data gives."""
+    if stated.threshold is not None:
+        threshold = stated.threshold
+    assert threshold is not None, stated.statement
     mean, half = mean_interval(values) if len(values) else (math.nan, math.nan)  # nothing to compare: undecided
     low, high = mean - half, mean + half
     verdict = "passed" if low > threshold else "failed" if high < threshold else "undecided"
-    return Claim(statement, source, mean, (low, high), len(values), threshold, verdict)
+    text, source = stated.statement, stated.source
+    return Claim(text, source, mean, (low, high), len(values), stated.n, threshold, verdict)
 
 
 def paired(table: pd.DataFrame, one: str, other: str, column: str, level: int) -> list[float]:
@@ -68,8 +87,7 @@ def mean_over(table: pd.DataFrame, one: str, other: str, levels: Sequence[int]) 
 
 
 def decide_consecutive(
-    statement: str,
-    source: str,
+    stated: Stated,
     table: pd.DataFrame,
     arms: tuple[str, str],
     densities: tuple[float, float],
@@ -81,11 +99,11 @@ def decide_consecutive(
     mean difference over all of them is shown to be below 0.
     """
     levels = levels_within(table, *densities)
-    claims = [decide(statement, source, paired(table, *arms, "test_accuracy", level)) for level in levels]
+    claims = [decide(stated, paired(table, *arms, "test_accuracy", level)) for level in levels]
     start, length = longest_run([claim.verdict == "passed" for claim in claims])
     if length >= least:
         return min(claims[start : start + length], key=lambda claim: claim.effect)
-    claim = decide(statement, source, mean_over(table, *arms, levels))
+    claim = decide(stated, mean_over(table, *arms, levels))
     return replace(claim, verdict="failed" if claim.verdict == "failed" else "undecided")
 
 
@@ -155,13 +173,27 @@ def plan(name: str, overrides: list[str]) -> tuple[dict[str, Any], dict[str, lis
     values = {key: given.get(key, value) for key, value in spec.get("values", {}).items()}
 
     def filled(words: list[str]) -> list[str]:
-        return [Template(word).substitute(values) for word in words]
+        return [fresh_seeds(Template(word).substitute(values), spec["first_seed"]) for word in words]
 
     return spec, {arm: [*filled(spec["common"]), *filled(words), *overrides] for arm, words in arms.items()}
 
 
+def fresh_seeds(word: str, first: int) -> str:
+    """Return `seeds=N` of a figure's yaml as the N seeds from `first` on: claims are not decided on explored seeds."""
+    key, _, n = word.partition("=")
+    return f"seeds=[{','.join(str(first + i) for i in range(int(n)))}]" if key == "seeds" else word
+
+
+def stated(spec: dict[str, Any]) -> dict[str, Stated]:
+    """Return the claims of a figure's yaml by their names."""
+    return {name: Stated(**{"source": spec["source"], **fixed}) for name, fixed in spec["claims"].items()}
+
+
 def module(name: str) -> Any:
-    """Return the module of a figure: rows(store) -> table, draw(table), claims(table), arms(spec) if a grid."""
+    """Return the module of a figure: rows(store) -> table, draw(table), claims(table, spec), arms(spec) if a grid.
+
+    `claims` decides every claim that the figure's yaml states, by its name.
+    """
     return importlib.import_module(f"ltx.figures.{name.replace('-', '_')}")
 
 
@@ -187,7 +219,7 @@ def make(name: str, overrides: list[str], command: list[str]) -> tuple[int, dict
             raise KeyboardInterrupt
         return outcome.exit_code, {}
     table = module(name).rows(Store(experiments, {arm: outcome.rows(e) for arm, e in experiments.items()}))
-    claims: list[Claim] = module(name).claims(table)
+    claims: list[Claim] = list(module(name).claims(table, spec).values())
     figure = module(name).draw(table)
     place = Path(next(iter(experiments.values())).config["root"]) / "figures" / name
     caption(figure, spec["title"], spec["source"], claims)

@@ -6,9 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from ltx.figures import Claim, Store, curve, decide
-
-SOURCE = "Diffenderfer & Kailkhura 2021"
+from ltx.figures import Claim, Store, curve, decide, stated
 
 
 def arms(spec: dict[str, Any]) -> dict[str, list[str]]:
@@ -81,20 +79,16 @@ def draw(table: pd.DataFrame) -> Any:
     return figure
 
 
-def claims(table: pd.DataFrame) -> list[Claim]:
+def claims(table: pd.DataFrame, spec: dict[str, Any]) -> dict[str, Claim]:
     """Decide the paper's claims, and the founding discussion's: is biprop's ticket the trained one wound back?"""
+    said, result = stated(spec), {}
     half = table[table["nominal"].isin([0.5, 1])]
     accuracy = half.pivot(index="seed", columns=["net", "line", "width"], values="test_accuracy")
-    widths = sorted(half["width"].unique())
-    narrow, wide = widths[0], widths[-1]
-    middle = min(widths, key=lambda width: abs(width - 0.25))
-    result = []
+    narrow, wide = min(spec["widths"]), max(spec["widths"])
     for net, line in (("lenet", "MPT-1/32"), ("convnet", "MPT-1/1")):
-        close = accuracy[net, line, middle] - accuracy[net, "edge-popup", middle]
-        result.append(decide(f"{line} - edge-popup > -0.05 at 50 %, width {middle:g}", SOURCE, close.tolist(), -0.05))
+        close = accuracy[net, line, spec["width"]] - accuracy[net, "edge-popup", spec["width"]]
+        result[f"{line} close"] = decide(said[f"{line} close"], close.tolist())
         gap = {width: accuracy[net, "dense", width] - accuracy[net, line, width] for width in (narrow, wide)}
-        text = f"{line}: gap to dense at width {narrow:g} - at {wide:g} > 0"
-        result.append(decide(text, SOURCE, (gap[narrow] - gap[wide]).tolist()))
+        result[f"{line} gap"] = decide(said[f"{line} gap"], (gap[narrow] - gap[wide]).tolist())
     wound = accuracy["lenet", "MPT-1/32", wide] - accuracy["lenet", "wound back, binarised", wide]
-    text = f"MPT-1/32 - the trained ticket wound back and binarised > 0 at 50 %, width {wide:g}"
-    return [*result, decide(text, "forum discussion", wound.tolist())]
+    return {**result, "wound back": decide(said["wound back"], wound.tolist())}

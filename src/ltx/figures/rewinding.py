@@ -10,7 +10,7 @@ import torch
 from ltx.analysis.connectivity import errors_along, instability
 from ltx.evaluate import calibration, evaluate, reestimate
 from ltx.experiment import Experiment
-from ltx.figures import Claim, Store, curve, decide
+from ltx.figures import Claim, Store, curve, decide, stated
 from ltx.store import RunFolder
 from ltx.tensors import Tensors, under
 
@@ -109,43 +109,22 @@ def draw(table: pd.DataFrame) -> Any:
     return figure
 
 
-def claims(table: pd.DataFrame) -> list[Claim]:
+def claims(table: pd.DataFrame, spec: dict[str, Any]) -> dict[str, Claim]:
     """Decide: in the unstable network accuracy rises with k and instability falls; in the stable one both are flat."""
-    result = []
+    said = stated(spec)
     rewound = table[table["retrain"] == "rewind"]
     unstable = rewound[rewound["setting"] == "unstable"]
     levels = sorted(unstable["level"].unique())[-3:]  # the three sparsest, averaged per seed
     by_k = unstable[unstable["level"].isin(levels)].pivot_table(
         index="seed", columns="k", values=["test_accuracy", "instability"]
     )
-    late = max(k for k in unstable["k"].unique() if k <= 100)
-    gain = by_k["test_accuracy"][late] - by_k["test_accuracy"][0]
-    drop = by_k["instability"][0] - by_k["instability"][late]
-    sparse = "mean of the 3 sparsest levels"
-    result.append(
-        decide(f"unstable: accuracy at k={late} - at k=0 > 0, {sparse}", "Frankle et al. 2020", gain.tolist())
-    )
-    result.append(
-        decide(f"unstable: instability at k=0 - at k={late} > 0, {sparse}", "Frankle et al. 2020", drop.tolist())
-    )
-    result.append(
-        decide(
-            f"unstable: instability at k=0 is above 2 %, {sparse}",
-            "Frankle et al. 2020",
-            by_k["instability"][0].tolist(),
-            STABLE,
-        )
-    )
-    stable = rewound[rewound["setting"] == "stable"]
-    worst = stable.groupby("seed")["instability"].max()
-    result.append(
-        decide(
-            "stable: 2 % - largest instability over k and levels > 0", "Frankle et al. 2020", (STABLE - worst).tolist()
-        )
-    )
-    other = (
-        table[(table["retrain"] == "lr_rewind") & table["level"].isin(levels)].groupby("seed")["test_accuracy"].mean()
-    )
-    text = f"unstable: learning-rate rewinding - weight rewinding to k={late} > -0.005, {sparse}"
-    result.append(decide(text, "Renda et al. 2020", (other - by_k["test_accuracy"][late]).tolist(), -0.005))
-    return result
+    accuracy, instabilities, late = by_k["test_accuracy"], by_k["instability"], spec["late"]
+    worst = rewound[rewound["setting"] == "stable"].groupby("seed")["instability"].max()
+    rate = table[(table["retrain"] == "lr_rewind") & table["level"].isin(levels)]
+    return {
+        "gain": decide(said["gain"], (accuracy[late] - accuracy[0]).tolist()),
+        "drop": decide(said["drop"], (instabilities[0] - instabilities[late]).tolist()),
+        "unstable": decide(said["unstable"], instabilities[0].tolist()),
+        "stable": decide(said["stable"], (STABLE - worst).tolist()),
+        "rate": decide(said["rate"], (rate.groupby("seed")["test_accuracy"].mean() - accuracy[late]).dropna().tolist()),
+    }

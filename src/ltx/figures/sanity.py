@@ -8,9 +8,7 @@ from typing import Any
 import pandas as pd
 
 from ltx.analysis.intervals import mean_interval
-from ltx.figures import Claim, Store, decide, style
-
-SOURCE = "Frankle et al. 2021"
+from ltx.figures import Claim, Stated, Store, decide, stated, style
 
 
 def arms(spec: dict[str, Any]) -> dict[str, list[str]]:
@@ -61,28 +59,26 @@ def draw(table: pd.DataFrame) -> Any:
     return figure
 
 
-def claims(table: pd.DataFrame) -> list[Claim]:
+def claims(table: pd.DataFrame, spec: dict[str, Any]) -> dict[str, Claim]:
     """Decide whether shuffling hurts trained tickets more than those chosen at initialisation, at each density."""
+    said, result = stated(spec), {}
     accuracy = table.pivot(index="seed", columns=["method", "kind", "density"], values="test_accuracy")
-    result = []
-    for density in dict.fromkeys(table["density"]):
+    for density in spec["densities"]:
         loss = {
-            m: accuracy[m, "ticket", density] - accuracy[m, "shuffle", density] for m in dict.fromkeys(table["method"])
+            m: (accuracy[m, "ticket", density] - accuracy[m, "shuffle", density]).dropna()
+            for m in spec["claimed"]["methods"]
         }
-        at = f"at {100 * density:g} %"
-        for trained in ("imp", "edge-popup"):
-            for initial in ("snip", "synflow"):
-                text = f"{at}: loss by shuffling of {trained} - of {initial} > 0"
-                result.append(decide(text, SOURCE, (loss[trained] - loss[initial]).tolist()))
         for initial in ("snip", "synflow"):
-            result.append(
-                decide_harmless(f"{at}: shuffling does not hurt {initial}, accuracy gained", loss[initial].tolist())
-            )
+            for trained in ("imp", "edge-popup"):
+                name = f"{trained} {initial} {density}"
+                result[name] = decide(said[name], (loss[trained] - loss[initial]).tolist())
+            name = f"{initial} {density}"
+            result[name] = decide_harmless(said[name], loss[initial].tolist())
     return result
 
 
-def decide_harmless(statement: str, losses: list[float], tolerated: float = 0.01) -> Claim:
-    """Decide whether a loss of accuracy is none: passed where it is below `tolerated`, failed where it is above 0."""
-    claim = decide(statement, SOURCE, [-loss for loss in losses], -tolerated)
+def decide_harmless(stated: Stated, losses: list[float]) -> Claim:
+    """Decide whether a loss of accuracy is none: passed where it is small enough, failed where it is shown above 0."""
+    claim = decide(stated, [-loss for loss in losses])
     shown = claim.verdict != "passed" and claim.interval[1] < 0
     return replace(claim, verdict="failed") if shown else claim

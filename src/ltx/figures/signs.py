@@ -6,9 +6,8 @@ from typing import Any
 
 import pandas as pd
 
-from ltx.figures import Claim, Store, against_density, curve, decide, decide_consecutive
+from ltx.figures import Claim, Store, against_density, curve, decide, decide_consecutive, stated
 
-SOURCE = "Zhou et al. 2019"
 CHANCE = 0.1
 
 
@@ -34,30 +33,14 @@ def draw(table: pd.DataFrame) -> Any:
     return figure
 
 
-def claims(table: pd.DataFrame) -> list[Claim]:
+def claims(table: pd.DataFrame, spec: dict[str, Any]) -> dict[str, Claim]:
     """Decide the paper's claims."""
-    untrained = table[(table["arm"] == "untrained") & (table["level"] > 0)]
-    best = untrained.groupby("level")["test_accuracy"].mean().idxmax()
-    values = untrained.loc[untrained["level"] == best, "test_accuracy"].tolist()
-    density = 100 * untrained.loc[untrained["level"] == best, "density"].iloc[0]
-    sparse = (0.0, 0.06)
-    return [
-        decide_consecutive(
-            "sign-kept reinit - free reinit > 0 at 3 consecutive densities <= 6 %",
-            *(SOURCE, table, ("sign-kept reinit", "free reinit"), sparse),
-        ),
-        decide_consecutive(
-            "signed constant - free reinit > 0 at 3 consecutive densities <= 6 %",
-            *(SOURCE, table, ("signed constant", "free reinit"), sparse),
-        ),
-        decide_consecutive(
-            "ticket - shuffled mask > 0 at 3 consecutive densities <= 20 %",
-            *(SOURCE, table, ("ticket", "shuffled mask"), (0.0, 0.2)),
-        ),
-        decide(
-            f"untrained ticket (large final) is far above chance: 3 times, at {density:.0f} %",
-            SOURCE,
-            values,
-            3 * CHANCE,
-        ),
-    ]
+    said, sparse = stated(spec), (0.0, 0.06)
+    untrained = table[table["arm"] == "untrained"]
+    at = int((untrained.groupby("level")["density"].first() - spec["untrained_at"]).abs().idxmin())
+    return {
+        "signs": decide_consecutive(said["signs"], table, ("sign-kept reinit", "free reinit"), sparse),
+        "constant": decide_consecutive(said["constant"], table, ("signed constant", "free reinit"), sparse),
+        "shuffle": decide_consecutive(said["shuffle"], table, ("ticket", "shuffled mask"), (0.0, 0.2)),
+        "untrained": decide(said["untrained"], untrained.loc[untrained["level"] == at, "test_accuracy"].tolist()),
+    }
