@@ -118,6 +118,15 @@ def test_temporary_files_of_dead_writers_are_removed_and_those_of_living_ones_st
     assert {path.name for path in folder.iterdir()} == stay
 
 
+def test_the_claim_of_one_that_died_taking_a_lock_over_is_removed_by_the_next_command(ltx: Ltx, finished: Path) -> None:
+    old, new = finished / ".lock.0123456789abcdef", finished / ".lock.fedcba9876543210"
+    for claim in (old, new):
+        claim.write_bytes(b"")
+    os.utime(old, (0, 0))
+    assert ltx("run", *TINY).code == 0
+    assert not old.exists() and new.exists()
+
+
 def test_a_pipe_in_a_files_place_is_no_file_and_nobody_waits_for_a_writer(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(Damaged, match="not a regular file"):

@@ -26,6 +26,7 @@ COLUMNS = (
     *("test_loss", "test_accuracy", "early_stop_step", "early_stop_test_accuracy"),
 )
 LEVEL, SEED = re.compile(r"level_(\d{2,})\.safetensors"), re.compile(r"seed_(\d{3,})")
+CLAIM_SECONDS = 60  # a claim is held for milliseconds
 RECORD = ("step", "split", "loss", "accuracy")  # of a row of the records, beside seed, level and seconds
 
 Meta = dict[str, Any]
@@ -261,6 +262,9 @@ class RunFolder:
             folder.mend()
         tidy(self.path)
         tidy(self.path / "plots")
+        for claim in self.path.glob(".lock.*"):  # of one that died while it took a dead lock over
+            if time.time() - claim.stat().st_mtime > CLAIM_SECONDS:
+                claim.unlink(missing_ok=True)
         for name in self.strays():
             notice(f"{self.path / name} is no level of this run; it is left out.")
 
