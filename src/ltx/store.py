@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
@@ -263,8 +264,9 @@ class RunFolder:
         tidy(self.path)
         tidy(self.path / "plots")
         for claim in self.path.glob(".lock.*"):  # of one that died while it took a dead lock over
-            if time.time() - claim.stat().st_mtime > CLAIM_SECONDS:
-                claim.unlink(missing_ok=True)
+            with contextlib.suppress(FileNotFoundError):  # its owner was faster
+                if time.time() - claim.stat().st_mtime > CLAIM_SECONDS:
+                    claim.unlink()
         for name in self.strays():
             notice(f"{self.path / name} is no level of this run; it is left out.")
 
