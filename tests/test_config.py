@@ -92,6 +92,7 @@ REFUSED = [
     ("method={levels:2}", "method.FIELD=value"),
     ("method.name=imq", "did you mean 'imp'"),
     ("model.name=lenett", "package.module:Class"),
+    ("optim.ga-ma=.1", "optim.ga-ma is not a field of optim=adam; did you mean 'gamma'?"),
     ("method.lvels=2", "did you mean 'levels'"),
     ("method.channels=2", "not a field of method=imp. Known: "),
     ("optim.momentum=.9", "not a field of optim=adam. Known: "),

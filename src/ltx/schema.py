@@ -195,6 +195,8 @@ def refuse(error: ValidationError, prefix: str, whole: str, known_fields: typing
         path = [str(part) for part in e["loc"] if re.fullmatch(r"\w+", str(part)) and part not in TYPE_WORDS]
         name = ".".join([prefix, *path]) if prefix else ".".join(path)
         if e["type"] == "extra_forbidden":
+            path = [str(part) for part in e["loc"]]  # a key that is no word, too
+            name = ".".join([prefix, *path] if prefix else path)
             inner = RunConfig.model_fields[path[0]].annotation if len(path) > 1 and not prefix else None
             offered = getattr(inner, "model_fields", known_fields)
             line = f"{name} is not a field of {path[0] if inner else whole}{nearest(path[-1], offered)}"
