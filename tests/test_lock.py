@@ -135,3 +135,20 @@ def test_a_holder_counts_up_so_that_others_see_it_live(folder):
         second = json.loads((folder.path / "lock").read_bytes())
     assert second["counter"] > first["counter"] and second["token"] == first["token"]
     assert first["pid"] == os.getpid()
+
+
+def test_a_beat_under_way_when_the_lock_is_taken_over_leaves_the_new_holder_its_own(folder, monkeypatch):
+    other = b'{"counter":0,"host":"elsewhere","pid":4242,"token":"another"}'
+    looked = threading.Event()
+
+    def mine(lock):
+        if looked.is_set():
+            return False
+        looked.set()
+        commit(folder.path / "lock", other)  # just after the holder looked
+        return True
+
+    with quick(folder) as lock:
+        monkeypatch.setattr(Lock, "mine", mine)
+        assert looked.wait(5) and lock.lost.wait(5)
+    assert (folder.path / "lock").read_bytes() == other

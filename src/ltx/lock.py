@@ -39,6 +39,7 @@ class Lock:
     def attempt(self) -> bool:
         """Try once to take the lock, without waiting; a holder is dead after `patience` seconds of attempts."""
         if commit(self.path, self.beat_text(0), replace=False):
+            self.file = os.open(self.path, os.O_WRONLY)
             self.thread = threading.Thread(target=self.beats, daemon=True)
             self.thread.start()
             return True
@@ -97,7 +98,10 @@ class Lock:
             return False
 
     def beats(self) -> None:
-        """Count up until released."""
+        """Count up until released, in the file as it was made: one that another process put in its place is left alone.
+
+        The text never gets shorter, so that writing it over the one before leaves nothing of that.
+        """
         counter = 0
         while not self.released.wait(self.beat):
             counter += 1
@@ -105,14 +109,16 @@ class Lock:
                 if not self.mine():
                     self.lost.set()
                     return
-                commit(self.path, self.beat_text(counter))
+                os.pwrite(self.file, self.beat_text(counter), 0)
+                os.fsync(self.file)  # so that other machines see it
             except OSError:
-                continue  # a full disk must not end the run: the lock ages and at worst is taken over
+                continue  # a failing disk must not end the run: the lock ages and at worst is taken over
 
     def release(self) -> None:
         """Stop beating and remove the lock file."""
         self.released.set()
         self.thread.join()
+        os.close(self.file)
         if self.mine():
             self.path.unlink()
 
