@@ -62,8 +62,8 @@ def lenet_step() -> Iterator[Line]:
     import torch
     from reference import lightning_loop
 
+    from ltx.config.spec import Spec
     from ltx.data import Batches, Dataset, Split
-    from ltx.experiment import Experiment
     from ltx.methods import State
     from ltx.streams import Streams
     from ltx.tensors import Tensors
@@ -75,7 +75,7 @@ def lenet_step() -> Iterator[Line]:
     train, val = Split(x[:60000], y[:60000]), Split(x[60000:], y[60000:])
     data, streams = Dataset(train, val, val, 10), Streams(0, 0, 0, 0, 0)
     sgd = ["optim=sgd", "optim.momentum=0", "optim.schedule=constant", "optim.batch=128", f"optim.steps={steps}"]
-    experiment = Experiment.of(composed("method=imp", "method.levels=1", *sgd))
+    spec = Spec.of(composed("method=imp", "method.levels=1", *sgd))
     network = lenet(28 * 28)
     start = {name: tensor.detach().clone() for name, tensor in network.named_parameters()}
     mask = {name: torch.from_numpy(rng.random(start[name].shape) < 0.5) for name in ("fc1.weight", "fc2.weight")}
@@ -84,13 +84,13 @@ def lenet_step() -> Iterator[Line]:
     ends: dict[str, Tensors] = {}
 
     def ours() -> float:
-        seconds, trained, _ = fit(experiment, network, State(start, {}, mask), data, streams, level=1)
+        seconds, trained, _ = fit(spec, network, State(start, {}, mask), data, streams, level=1)
         ends["ltx"] = trained.weights
         return seconds / steps
 
     def plain() -> float:
         network.load_state_dict(start)
-        seconds = timed(lambda: lightning_loop(network, mask, train.x, train.y, batches, experiment.optim.lr))
+        seconds = timed(lambda: lightning_loop(network, mask, train.x, train.y, batches, spec.optim.lr))
         ends["plain"] = {name: tensor.detach().clone() for name, tensor in network.named_parameters()}
         return seconds / steps
 
@@ -130,30 +130,30 @@ def runner_tax() -> Iterator[Line]:
     import torch
     from reference import bare_loop
 
+    from ltx.config.spec import Spec
     from ltx.data import Batches
-    from ltx.evaluate import grid
-    from ltx.experiment import Experiment
     from ltx.methods import State
+    from ltx.training.evaluate import grid
 
     torch.set_num_threads(1)
     steps = 2100
-    experiment = Experiment.of(composed("method=imp", f"optim.steps={steps}"))
-    streams, data = experiment.streams(0), experiment.data
-    network = experiment.network(streams=streams)
+    spec = Spec.of(composed("method=imp", f"optim.steps={steps}"))
+    streams, data = spec.streams(0), spec.data
+    network = spec.network(streams=streams)
     start = {name: tensor.detach().clone() for name, tensor in network.named_parameters()}
     mask = {name: torch.ones_like(start[name], dtype=torch.bool) for name in ("fc1.weight", "fc2.weight")}
-    batches = Batches(data, experiment.optim.batch, streams).indices(0, steps)
+    batches = Batches(data, spec.optim.batch, streams).indices(0, steps)
     train, val, at = (data.train.x, data.train.y), (data.val.x, data.val.y), set(grid(0, steps))
     results: dict[str, Any] = {}
 
     def ours() -> float:
-        seconds, trained, losses = fit(experiment, network, State(start, {}, mask), data, streams, level=0)
+        seconds, trained, losses = fit(spec, network, State(start, {}, mask), data, streams, level=0)
         results["ltx"] = trained.weights, losses
         return seconds / steps
 
     def bare() -> float:
         def loop() -> None:
-            results["bare"] = bare_loop(start, mask, train, val, batches, at, experiment.optim.lr)
+            results["bare"] = bare_loop(start, mask, train, val, batches, at, spec.optim.lr)
 
         return timed(loop) / steps
 
@@ -199,12 +199,12 @@ def sweeps() -> Iterator[Line]:
             """Return a function that runs n LeNet points of so many steps and returns the seconds of the sweep."""
 
             def run() -> float:
-                from ltx import sweep
-                from ltx.experiment import Experiment
+                from ltx.config.spec import Spec
+                from ltx.runs import sweep
 
                 root = f"root={folder}/sweep-{next(numbers)}"
                 words = ["method=dense", f"optim.steps={steps}", f"workers={workers}", root]
-                chosen = [Experiment.of(composed(*words, f"optim.lr={1e-3 + 1e-5 * i}")) for i in range(n)]
+                chosen = [Spec.of(composed(*words, f"optim.lr={1e-3 + 1e-5 * i}")) for i in range(n)]
                 return timed(lambda: sweep.run(chosen, []))
 
             return run
@@ -240,7 +240,7 @@ def command(*words: str | Path) -> Callable[[], float]:
 
 def fill(root: Path, runs: int) -> None:
     """Write the folders of many finished runs, their level files empty: status reads no tensor."""
-    from ltx.store import COLUMNS
+    from ltx.store.folders import COLUMNS
 
     row = ",".join(["0"] * len(COLUMNS))
     summary = "\n".join([",".join(COLUMNS), *[row] * 45]) + "\n"
@@ -258,7 +258,7 @@ def fill(root: Path, runs: int) -> None:
 
 def composed(*overrides: str) -> dict[str, Any]:
     """Return the plain config of these overrides."""
-    from ltx.config import compose
+    from ltx.config.compose import compose
 
     return compose([*overrides, "seeds=1", "device=cpu", "wandb.mode=disabled"], [])
 
@@ -270,12 +270,10 @@ def lenet(inputs: int) -> Any:
     return Model(input_shape=(inputs,), classes=10, width=1.0, hidden=[300, 100], norm=None, bias=True)
 
 
-def fit(
-    experiment: Any, network: Any, state: Any, data: Any, streams: Any, level: int
-) -> tuple[float, Any, list[float]]:
+def fit(spec: Any, network: Any, state: Any, data: Any, streams: Any, level: int) -> tuple[float, Any, list[float]]:
     """Train a level as a worker does, records to a file; return seconds, what it left and the validation losses."""
-    from ltx.store import Records, SeedFolder
-    from ltx.train import Hooks, Plan, train
+    from ltx.store.folders import Records, SeedFolder
+    from ltx.training.fit import Hooks, Plan, train
 
     losses: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
@@ -285,13 +283,11 @@ def fit(
             records.add({"seed": 0, **row} for row in rows)
             losses.extend(row["loss"] for row in rows if row["split"] == "val")
 
-        hooks = Hooks(record, lambda *_: None, lambda *_: None, experiment.config["trainer"]["checkpoint_seconds"])
-        plan = Plan(level, 0, experiment.optim.steps, None if level else 0)
-        options = experiment.config["trainer"]
+        hooks = Hooks(record, lambda *_: None, lambda *_: None, spec.config["trainer"]["checkpoint_seconds"])
+        plan = Plan(level, 0, spec.optim.steps, None if level else 0)
+        options = spec.config["trainer"]
         began = time.perf_counter()
-        trained = train(
-            network, experiment.method, state, plan, experiment.optim, data, streams, hooks, "cpu", options, None
-        )
+        trained = train(network, spec.method, state, plan, spec.optim, data, streams, hooks, "cpu", options, None)
         seconds = time.perf_counter() - began
         records.close()
     return seconds, trained, losses

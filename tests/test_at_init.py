@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.func import functional_call, hessian
 from torch.nn import functional as F
 
-from ltx.config import compose
-from ltx.experiment import Experiment
+from ltx.config.compose import compose
+from ltx.config.spec import Spec
 from ltx.masks import count, keep_top
 from ltx.methods import Context, State, at_init
 from ltx.models import mlp
@@ -26,7 +26,7 @@ Batches = list[tuple[Tensor, Tensor]]
 
 
 def method(criterion: str, **changed: Any) -> at_init.Method:
-    found = Experiment.of(compose(["method=at_init", f"method.criterion={criterion}", "device=cpu"], [])).method
+    found = Spec.of(compose(["method=at_init", f"method.criterion={criterion}", "device=cpu"], [])).method
     assert isinstance(found, at_init.Method)
     return replace(found, **{"exclude": [], "rounds": 1, "batches": 1, **changed})
 

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import torch
 
-from ltx.config import compose
-from ltx.experiment import Experiment
-from ltx.files import unpack
-from ltx.levels import run_seed
+from ltx.config.compose import compose
+from ltx.config.spec import Spec
 from ltx.methods.biprop import binarised
-from ltx.store import RunFolder
+from ltx.runs.levels import run_seed
+from ltx.store.files import unpack
+from ltx.store.folders import RunFolder
 from ltx.tensors import Tensors, cpu, matrices, under
 
 SMALL = ("device=cpu", "model.hidden=[12,8]", "optim.steps=12", "optim.batch=50", "seeds=1")
@@ -34,10 +34,10 @@ KINDS = ("ticket", "untrained", "shuffle", "random", "invert", "own_init", "rein
 File = tuple[Tensors, dict[str, Any]]
 
 
-def control(root: Path, trunk: str, *words: str, seed: int = 0) -> tuple[File, File, Experiment]:
+def control(root: Path, trunk: str, *words: str, seed: int = 0) -> tuple[File, File, Spec]:
     """Train a control, and its trunk where it is not there yet; return both files of that seed (the trunk's seed 0)."""
     typed = [*SMALL, "method=control", f"trunk={{{TRUNKS[trunk]}}}", f"root={root}", *words]
-    found = Experiment.of(compose(typed, []))
+    found = Spec.of(compose(typed, []))
     run_seed(found.config, str(found.directory), seed, lambda kind, value: None)
     assert found.trunk is not None
     files = (RunFolder(found.directory).seed(seed), RunFolder(found.trunk.directory).seed(0))

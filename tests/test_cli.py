@@ -18,7 +18,7 @@ from rich.console import Console
 
 from ltx import open_run
 from ltx.errors import BadInput
-from ltx.report import Progress, table
+from ltx.report.tables import Progress, table
 
 BAD = [
     (["method=imq"], "did you mean 'imp'"),

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ltx.cli import main
-from ltx.complete import SCRIPT
+from ltx.cli.complete import SCRIPT
 
 
 @pytest.mark.parametrize(
@@ -54,5 +54,5 @@ def test_bash_completes_after_an_equals_sign_and_leaves_no_space_after_a_key() -
 
 
 def test_asking_loads_neither_torch_nor_hydra() -> None:
-    code = "import sys, ltx.complete; sys.exit(any(name in sys.modules for name in ('torch', 'hydra')))"
+    code = "import sys, ltx.cli.complete; sys.exit(any(name in sys.modules for name in ('torch', 'hydra')))"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from ltx.config import CONF, choices, compose
+from ltx.config.compose import CONF, choices, compose
+from ltx.config.schema import GROUPS, find
+from ltx.config.spec import Spec
 from ltx.errors import BadInput
-from ltx.experiment import Experiment
-from ltx.schema import GROUPS, find
 
 OWN = '''
 import torch
@@ -42,8 +42,8 @@ class Data:
 '''
 
 
-def experiment(*overrides: str) -> Experiment:
-    return Experiment.of(compose([*overrides], []))
+def spec(*overrides: str) -> Spec:
+    return Spec.of(compose([*overrides], []))
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def test_every_yaml_composes_validates_and_builds(group, name, own):
         overrides += ["data=own", f"data.name={own}:Data", "method=dense"]
     if group == "method" and find(group, name).needs_trunk:
         overrides.append("trunk={method:imp}")
-    built = experiment(*overrides)
+    built = spec(*overrides)
     network = built.network(streams=built.streams(3)).eval()
     logits = network(built.data.val.x[:2])
     assert logits.shape == (2, built.data.classes) and torch.isfinite(logits).all()
@@ -143,7 +143,7 @@ REFUSED = [
 @pytest.mark.parametrize(("override", "said"), REFUSED)
 def test_bad_values_are_refused_with_the_name_and_the_nearest_valid_one(override, said):
     with pytest.raises(BadInput) as refusal:
-        experiment(override)
+        spec(override)
     assert said in str(refusal.value)
     assert "\n" not in str(refusal.value)
 
@@ -152,18 +152,18 @@ def test_bad_values_are_refused_with_the_name_and_the_nearest_valid_one(override
 def test_an_own_class_that_is_not_there_is_named(name, own):
     name = name.replace("MODULE", own)
     with pytest.raises(BadInput, match=f"model.name={name}.*(package.module:Class|did you mean 'Net')"):
-        experiment("model=own", f"model.name={name}")
+        spec("model=own", f"model.name={name}")
 
 
 def test_an_own_class_is_its_own_schema(own):
     base = ("model=own", f"model.name={own}:Net", "data=own", f"data.name={own}:Data", "method=dense")
-    assert experiment(*base, "model.units=7", "width=2").network().first.out_features == 14
+    assert spec(*base, "model.units=7", "width=2").network().first.out_features == 14
     with pytest.raises(BadInput, match=r"model.unit is not a field of .*did you mean 'units'"):
-        experiment(*base, "model.unit=7")
+        spec(*base, "model.unit=7")
     with pytest.raises(BadInput, match=r"model.units=many: input should be a valid integer"):
-        experiment(*base, "model.units=many")
+        spec(*base, "model.units=many")
     with pytest.raises(BadInput, match=r"data.example is not a field of .*did you mean 'examples'"):
-        experiment(*base, "data.example=7")
+        spec(*base, "data.example=7")
 
 
 @pytest.mark.parametrize("group", ["model", "data"])
@@ -171,10 +171,10 @@ def test_the_source_of_an_own_class_is_in_the_key(group, own):
     overrides = ["data=own", f"data.name={own}:Data", "method=dense", "model=mlp"]
     if group == "model":
         overrides[3:] = ["model=own", f"model.name={own}:Net"]
-    before = experiment(*overrides).key
-    assert experiment(*overrides).key == before
+    before = spec(*overrides).key
+    assert spec(*overrides).key == before
     Path(f"{own}.py").write_text(OWN + "# changed\n")
-    assert experiment(*overrides).key != before
+    assert spec(*overrides).key != before
     assert "Data" in before and set(before) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-")
 
 
@@ -184,7 +184,7 @@ def test_a_config_dir_adds_a_yaml(tmp_path):
     (folder / "gentle.yaml").write_text((CONF / "method" / "imp.yaml").read_text().replace("0.2", "0.1"))
     config = compose(["method=gentle"], [str(tmp_path / "mine")])
     assert config["method"]["fraction"] == 0.1
-    assert Experiment.of(config).key == experiment("method.fraction=0.1").key
+    assert Spec.of(config).key == spec("method.fraction=0.1").key
     with pytest.raises(BadInput, match="method=gentel is unknown; did you mean 'gentle'"):
         compose(["method=gentel"], [str(tmp_path / "mine")])
     with pytest.raises(BadInput, match="is not a folder"):
@@ -192,7 +192,7 @@ def test_a_config_dir_adds_a_yaml(tmp_path):
 
 
 def test_the_output_root_comes_from_the_environment_unless_it_is_given(monkeypatch):
-    assert experiment().config["root"] == "outputs"
+    assert spec().config["root"] == "outputs"
     monkeypatch.setenv("LTX_OUTPUT", "/somewhere/else")
-    assert experiment().config["root"] == "/somewhere/else"
-    assert experiment("root=here").config["root"] == "here"
+    assert spec().config["root"] == "/somewhere/else"
+    assert spec("root=here").config["root"] == "here"

@@ -9,25 +9,25 @@ import pytest
 import torch
 import yaml
 
-from ltx.config import compose
+from ltx.config.compose import compose
+from ltx.config.spec import Spec
 from ltx.data import Dataset
 from ltx.errors import BadInput
-from ltx.evaluate import calibration, reestimate
-from ltx.experiment import Experiment
-from ltx.levels import run_seed
-from ltx.store import RunFolder
+from ltx.runs.levels import run_seed
+from ltx.store.folders import RunFolder
 from ltx.tensors import Tensors, under
+from ltx.training.evaluate import calibration, reestimate
 
 BASE = ["width=.1", "optim.steps=12", "optim.batch=20", "seeds=2"]
 TRUNK = "trunk={method:imp,method.levels:2,method.rewind:4}"
 KINDS = ("ticket", "reinit", "reinit_signs", "signed_constant", "shuffle", "random", "data_order", "untrained")
 
 
-def run(root: Path, *words: str, seed: int = 0) -> tuple[RunFolder, Experiment]:
+def run(root: Path, *words: str, seed: int = 0) -> tuple[RunFolder, Spec]:
     """Train one seed of a run in this process."""
-    experiment = Experiment.of(compose([*BASE, *words, f"root={root}"], []))
-    run_seed(experiment.config, str(experiment.directory), seed, lambda kind, value: None)
-    return RunFolder(experiment.directory), experiment
+    spec = Spec.of(compose([*BASE, *words, f"root={root}"], []))
+    run_seed(spec.config, str(spec.directory), seed, lambda kind, value: None)
+    return RunFolder(spec.directory), spec
 
 
 def level(folder: RunFolder, number: int, seed: int = 0) -> tuple[Tensors, dict[str, Any]]:
@@ -110,17 +110,17 @@ def test_an_untrained_ticket_keeps_its_weights_and_gets_statistics_of_its_own(ch
     begin, end = under("begin", tensors), under("end", tensors)
     parameters = [name for name in begin if "running" not in name and "batches" not in name]
     assert all(torch.equal(begin[name], end[name]) for name in parameters)
-    experiment = Experiment.of(compose([*BASE, "model=mlp", "method=dense"], []))
-    network = experiment.network()
+    spec = Spec.of(compose([*BASE, "model=mlp", "method=dense"], []))
+    network = spec.network()
     network.load_state_dict(begin)
-    reestimate(network, {}, calibration(experiment.data, experiment.streams(0)))
+    reestimate(network, {}, calibration(spec.data, spec.streams(0)))
     assert torch.allclose(network.state_dict()["norm1.running_mean"], end["norm1.running_mean"], atol=1e-6)
     assert not torch.allclose(begin["norm1.running_mean"], end["norm1.running_mean"])
 
 
 def test_statistics_are_those_of_the_subset() -> None:
-    experiment = Experiment.of(compose([*BASE, "model=mlp", "method=dense"], []))
-    network, split = experiment.network(streams=experiment.streams(0)), experiment.data.train
+    spec = Spec.of(compose([*BASE, "model=mlp", "method=dense"], []))
+    network, split = spec.network(streams=spec.streams(0)), spec.data.train
     network.train()
     momenta = network.norm1.momentum
     reestimate(network, {}, split)
@@ -132,17 +132,17 @@ def test_statistics_are_those_of_the_subset() -> None:
 
 def test_pretraining_starts_a_method_from_its_trunks_end(tmp_path: Path) -> None:
     words = ("method=imp", "method.levels=1", "trunk={method:dense,data.random_labels:true}")
-    folder, experiment = run(tmp_path, *words)
-    assert experiment.trunk is not None
-    trunk = RunFolder(experiment.trunk.directory)
+    folder, spec = run(tmp_path, *words)
+    assert spec.trunk is not None
+    trunk = RunFolder(spec.trunk.directory)
     assert same(under("end", level(trunk, 0)[0]), under("begin", level(folder, 0)[0]))
-    assert experiment.trunk.config["data"]["random_labels"] is True
-    assert experiment.config["data"]["random_labels"] is None
+    assert spec.trunk.config["data"]["random_labels"] is True
+    assert spec.config["data"]["random_labels"] is None
 
 
 def test_random_labels_permute_training_and_validation_alone() -> None:
     def data(*words: str) -> Dataset:
-        return Experiment.of(compose([*BASE, "method=dense", *words], [])).data
+        return Spec.of(compose([*BASE, "method=dense", *words], [])).data
 
     true, random = data(), data("data.random_labels=true")
     assert torch.equal(true.test.y, random.test.y) and torch.equal(true.train.x, random.train.x)
@@ -152,12 +152,12 @@ def test_random_labels_permute_training_and_validation_alone() -> None:
 
 
 def test_of_pins_seed_and_level_of_a_finished_run(tmp_path: Path) -> None:
-    imp, experiment = run(tmp_path, "method=imp", "method.levels=2", seed=1)
-    (imp.path / "config.yaml").write_text(yaml.safe_dump(experiment.config))
+    imp, spec = run(tmp_path, "method=imp", "method.levels=2", seed=1)
+    (imp.path / "config.yaml").write_text(yaml.safe_dump(spec.config))
     words = [f"of={imp.path.name}:1:2", f"root={tmp_path}", "method=control", "method.kind=ticket", "seeds=1"]
-    control = Experiment.of(compose(words, []))
+    control = Spec.of(compose(words, []))
     assert control.config["width"] == 0.1 and control.optim.steps == 12
-    assert control.trunk is not None and control.trunk.key == experiment.key
+    assert control.trunk is not None and control.trunk.key == spec.key
     run_seed(control.config, str(control.directory), 0, lambda kind, value: None)
     mine, trunk = level(RunFolder(control.directory), 0)[0], level(imp, 2, seed=1)[0]
     assert same(under("mask", mine), under("mask", trunk))
@@ -167,7 +167,7 @@ def test_of_pins_seed_and_level_of_a_finished_run(tmp_path: Path) -> None:
 
 def test_the_key_covers_the_trunk_but_not_its_levels() -> None:
     def key(trunk: str, *words: str) -> str:
-        return Experiment.of(compose([*BASE, "method=control", f"trunk={{{trunk}}}", *words], [])).key
+        return Spec.of(compose([*BASE, "method=control", f"trunk={{{trunk}}}", *words], [])).key
 
     assert key("method:imp,method.levels:2") == key("method:imp,method.levels:5")
     assert key("method:imp,method.levels:2") != key("method:imp,method.levels:2,method.rewind:1")
@@ -177,7 +177,7 @@ def test_the_key_covers_the_trunk_but_not_its_levels() -> None:
 def test_a_control_takes_the_optimiser_of_its_trunk_unless_given() -> None:
     def lr(*words: str) -> float:
         trunk = "trunk={method:imp,optim:sgd,optim.lr:0.5}"
-        return Experiment.of(compose([*BASE, "method=control", trunk, *words], [])).optim.lr
+        return Spec.of(compose([*BASE, "method=control", trunk, *words], [])).optim.lr
 
     assert lr() == 0.5
     assert lr("optim.lr=0.25") == 0.25
@@ -185,10 +185,10 @@ def test_a_control_takes_the_optimiser_of_its_trunk_unless_given() -> None:
 
 @pytest.mark.parametrize("search", ["edge_popup", "biprop", "supermask"])
 def test_over_a_search_a_control_has_an_optimiser_for_weights_and_the_search_its_own(search: str) -> None:
-    alone = Experiment.of(compose(["method=" + search, *BASE], []))
+    alone = Spec.of(compose(["method=" + search, *BASE], []))
     for words in ([], ["optim=adam", "optim.lr=0.01"]):
         for trunk in (f"method:{search}", f"method:{search},optim:sgd"):
-            found = Experiment.of(compose([*BASE, "method=control", f"trunk={{{trunk}}}", *words], []))
+            found = Spec.of(compose([*BASE, "method=control", f"trunk={{{trunk}}}", *words], []))
             assert found.trunk is not None and found.trunk.config["optim"] == alone.config["optim"]
             assert found.config["optim"]["name"] == "adam"
             assert found.optim.lr == (0.01 if words else 1.2e-3) and found.optim.steps == alone.optim.steps
@@ -196,14 +196,14 @@ def test_over_a_search_a_control_has_an_optimiser_for_weights_and_the_search_its
 
 def test_a_trunk_on_another_group_does_not_take_over_fields_it_lacks() -> None:
     words = ["optim=sgd", "optim.momentum=0.5", "trunk={method:imp,optim:adam}"]
-    assert Experiment.of(compose([*BASE, "method=control", *words], [])).trunk.config["optim"]["name"] == "adam"
+    assert Spec.of(compose([*BASE, "method=control", *words], [])).trunk.config["optim"]["name"] == "adam"
 
 
 def test_a_named_experiment_may_hold_the_trunk(tmp_path: Path) -> None:
     (tmp_path / "experiment").mkdir()
     text = "# @package _global_\ntrunk: {method: imp, method.levels: 2}\n"
     (tmp_path / "experiment" / "standing.yaml").write_text(text)
-    found = Experiment.of(compose([*BASE, "method=control", "experiment=standing"], [str(tmp_path)]))
+    found = Spec.of(compose([*BASE, "method=control", "experiment=standing"], [str(tmp_path)]))
     assert found.trunk is not None and found.trunk.method.last_level == 2 and found.trunk.trunk is None
 
 
@@ -225,4 +225,4 @@ def test_a_named_experiment_may_hold_the_trunk(tmp_path: Path) -> None:
 )
 def test_a_wrong_trunk_is_refused_by_name(words: list[str], message: str) -> None:
     with pytest.raises(BadInput, match=message):
-        Experiment.of(compose([*BASE, *words], []))
+        Spec.of(compose([*BASE, *words], []))

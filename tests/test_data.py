@@ -6,15 +6,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-import ltx.evaluate
-from ltx.config import compose
+import ltx.training.evaluate
+from ltx.config.compose import compose
+from ltx.config.spec import Spec
 from ltx.data import Batches, Dataset, Split, assemble, shift
 from ltx.data.digits import MEAN, SD
 from ltx.errors import BadInput
-from ltx.evaluate import evaluate, grid
-from ltx.experiment import Experiment
 from ltx.models import mlp
 from ltx.streams import Streams
+from ltx.training.evaluate import evaluate, grid
 
 SEEDS = {"init": 1, "order": 2, "augment": 3, "mask": 4, "noise": 5}
 STREAMS = Streams(**SEEDS)
@@ -32,7 +32,7 @@ def training(n: int, augment=None) -> Dataset:
 
 
 def digits(*overrides: str) -> Dataset:
-    return Experiment.of(compose(["device=cpu", "method=dense", *overrides], [])).data
+    return Spec.of(compose(["device=cpu", "method=dense", *overrides], [])).data
 
 
 def numbers(x: Tensor) -> list[int]:
@@ -182,7 +182,7 @@ def test_augmentation_leaves_the_data_set_as_it_was():
 
 @pytest.mark.parametrize("chunk", [1, 7, 20, 2048])
 def test_evaluation_is_the_mean_over_examples_with_a_short_last_chunk(chunk: int, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(ltx.evaluate, "CHUNK", chunk)
+    monkeypatch.setattr(ltx.training.evaluate, "CHUNK", chunk)
     network = mlp.Model((1, 4, 4), 3, 1.0, [6], "batch", True)
     x, y = torch.randn(20, 1, 4, 4) * 3, torch.arange(20) % 3
     network.train()(x)  # statistics that are not the initial ones

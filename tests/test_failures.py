@@ -13,8 +13,8 @@ from collections.abc import Callable
 import pytest
 from conftest import LONG, TINY, call, levels, only, results, soon, under_way
 
-import ltx.levels as ltx_levels
-from ltx.train import Diverged
+import ltx.runs.levels as ltx_levels
+from ltx.training.fit import Diverged
 
 
 def test_when_every_seed_diverges_the_run_says_so_and_keeps_why(ltx, root):

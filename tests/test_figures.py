@@ -17,8 +17,8 @@ from matplotlib.figure import Figure
 
 from ltx.analysis.connectivity import errors_along, instability
 from ltx.analysis.intervals import longest_run, mean_interval
-from ltx.config import compose
-from ltx.experiment import Experiment
+from ltx.config.compose import compose
+from ltx.config.spec import Spec
 from ltx.figures import Stated, decide, decide_consecutive, imp, module, names, plan, sanity, stated
 
 SMALL = {
@@ -120,7 +120,7 @@ def test_every_figure_is_made_small_and_redrawn_without_a_run(
     name: str, ltx: Callable[..., Result], root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = ("figure", name, *SMALL[name], "workers=0")
-    monkeypatch.setattr("ltx.run.save_plot", lambda *_: None)  # the runs' own pictures are not looked at
+    monkeypatch.setattr("ltx.runs.point.save_plot", lambda *_: None)  # the runs' own pictures are not looked at
     result = ltx(*words)
     assert result.code == 0, result.err
     place = root / "figures" / name
@@ -142,18 +142,18 @@ def test_every_figure_is_made_small_and_redrawn_without_a_run(
     rows = list(csv.reader(place.with_suffix(".csv").open()))
     assert len(rows) > 2
     before = {path: path.read_bytes() for path in (root / "figures").iterdir() if path.suffix != ".pdf"}
-    monkeypatch.setattr("ltx.levels.run_seed", None)
+    monkeypatch.setattr("ltx.runs.levels.run_seed", None)
     assert ltx(*words).code == 0
     assert {path: path.read_bytes() for path in before} == before
 
 
 @pytest.mark.parametrize("name", names())
 def test_claims_are_decided_on_as_many_fresh_seeds_as_the_yaml_fixes(name: str) -> None:
-    spec, arms = plan(name, [])
-    seeds = [Experiment.of(compose(words, [])).seeds for words in arms.values()]
+    fixed, arms = plan(name, [])
+    seeds = [Spec.of(compose(words, [])).seeds for words in arms.values()]
     assert all(min(own) == 100 and own == list(range(100, 100 + len(own))) for own in seeds)
-    assert max(claim.n for claim in stated(spec).values()) == max(map(len, seeds))
-    assert all(claim.n in map(len, seeds) for claim in stated(spec).values())
+    assert max(claim.n for claim in stated(fixed).values()) == max(map(len, seeds))
+    assert all(claim.n in map(len, seeds) for claim in stated(fixed).values())
 
 
 def test_a_claim_on_other_seeds_than_planned_says_so() -> None:
@@ -168,7 +168,7 @@ def test_a_failed_claim_stands_on_the_figure_and_still_exits_0(
     ltx: Callable[..., Result], root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     claim = decide(Stated("pigs fly", "nobody", 0.0, 3), [-1.0, -1.1, -0.9])
-    monkeypatch.setattr(module("signs"), "claims", lambda table, spec: {"pigs": claim})
+    monkeypatch.setattr(module("signs"), "claims", lambda table, fixed: {"pigs": claim})
     texts: list[str] = []
     write = Figure.text
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from conftest import TINY, Result, call, levels, only, results
 
-from ltx.files import Damaged, commit, content, host, pack, tidy, unpack
-from ltx.store import RunFolder
+from ltx.store.files import Damaged, commit, content, host, pack, tidy, unpack
+from ltx.store.folders import RunFolder
 
 Ltx = Callable[..., Result]
 

@@ -10,18 +10,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import ltx.train
-from ltx.config import compose
+import ltx.training.fit
+from ltx.config.compose import compose
+from ltx.config.spec import Spec
 from ltx.data import Dataset, Split
 from ltx.errors import BadInput
-from ltx.experiment import Experiment
-from ltx.files import unpack
-from ltx.levels import run_seed
 from ltx.masks import keep_top
 from ltx.methods import Context, State
+from ltx.runs.levels import run_seed
+from ltx.store.files import unpack
 from ltx.streams import Streams
 from ltx.tensors import Tensors, under
-from ltx.train import Hooks, Plan, train
+from ltx.training.fit import Hooks, Plan, train
 
 SMALL = ("device=cpu", "model.hidden=[12,8]", "optim.steps=6", "optim.batch=50", "method.levels=3")
 BATCHNORM = ("model=mlp", *SMALL, "optim=sgd", "optim.steps=6", "optim.batch=50", "data.shift=1")
@@ -30,15 +30,15 @@ STREAMS = Streams(init=0, order=0, augment=0, mask=0, noise=0)
 
 def levels(directory: Path, *overrides: str, seed: int = 0) -> list[tuple[Tensors, dict[str, Any]]]:
     """Run one seed and read its level files."""
-    experiment = Experiment.of(compose(["method=imp", *SMALL, *overrides], []))
-    run_seed(experiment.config, str(directory), seed, lambda kind, value: None)
+    spec = Spec.of(compose(["method=imp", *SMALL, *overrides], []))
+    run_seed(spec.config, str(directory), seed, lambda kind, value: None)
     return [unpack(path) for path in sorted(directory.glob(f"seed_{seed:03d}/level_*.safetensors"))]
 
 
 def method(**changed: Any) -> Any:
     """The method of conf/method/imp.yaml with other values."""
-    experiment = Experiment.of(compose(["method=imp", "device=cpu"], []))
-    return replace(experiment.method, **{"exclude": [], **changed})
+    spec = Spec.of(compose(["method=imp", "device=cpu"], []))
+    return replace(spec.method, **{"exclude": [], **changed})
 
 
 def context(init: Tensors, end: Tensors, mask: Tensors, streams: Streams = STREAMS) -> Context:
@@ -200,7 +200,7 @@ def test_the_output_rate_means_the_last_layer_in_whatever_order_a_file_gave_the_
 
 def test_a_rate_for_an_excluded_layer_is_refused():
     with pytest.raises(BadInput, match="out"):
-        Experiment.of(compose(["device=cpu", "method.scope=layer", "method.fraction={output:.1}"], []))
+        Spec.of(compose(["device=cpu", "method.scope=layer", "method.fraction={output:.1}"], []))
 
 
 @pytest.mark.parametrize(
@@ -215,7 +215,7 @@ def test_a_rate_for_an_excluded_layer_is_refused():
 )
 def test_a_method_that_does_not_fit_the_network_is_refused_by_name(override: str, words: str):
     with pytest.raises(BadInput, match=words):
-        Experiment.of(compose(["method=imp", *SMALL, override], []))
+        Spec.of(compose(["method=imp", *SMALL, override], []))
 
 
 def test_a_level_does_not_depend_on_how_many_come_after_it(tmp_path: Path):
@@ -236,7 +236,9 @@ def test_the_early_stop_is_the_smallest_validation_loss_and_null_at_the_last_ste
 ):
     for best in (2, 5, 6):
         calls = iter(range(1, 100))
-        monkeypatch.setattr(ltx.train, "evaluate", lambda *_, calls=calls, best=best: (abs(next(calls) - best), 0.0))
+        monkeypatch.setattr(
+            ltx.training.fit, "evaluate", lambda *_, calls=calls, best=best: (abs(next(calls) - best), 0.0)
+        )
         row = levels(tmp_path / str(best), "method.levels=0")[0][1]["row"]
         assert row["early_stop_step"] == (best if best < 6 else None)
 
@@ -258,7 +260,7 @@ def test_one_step_of_a_masked_layer_and_the_next_mask_done_by_hand():
     weights = {"out.weight": torch.tensor([[1.0, 0.5], [2.0, 9.0]])}
     mask = {"out.weight": torch.tensor([[True, True], [True, False]])}
     one = Split(torch.tensor([[1.0, 2.0]]), torch.tensor([0]))
-    recipe = Experiment.of(compose(["optim=sgd", "optim.schedule=constant", "optim.lr=.5", "optim.batch=1"], [])).optim
+    recipe = Spec.of(compose(["optim=sgd", "optim.schedule=constant", "optim.lr=.5", "optim.batch=1"], [])).optim
     rows: list[dict[str, Any]] = []
     trained = train(
         *(Linear(), method(), State(weights, {}, mask), Plan(0, 0, 1, 0), replace(recipe, steps=1, momentum=0.0)),

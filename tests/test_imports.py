@@ -11,29 +11,25 @@ import ltx
 
 SOURCE = Path(ltx.__file__).parent
 
-# From the bottom up: a module imports from its own row and those above it here.
+# From the bottom up: a room imports from its own row and those above it here.
 ROWS = (
     ("errors", "streams", "tensors", "masks", "analysis"),
-    ("files", "arrays", "signals"),
-    ("models", "data", "methods", "optim"),
-    ("schema",),
-    ("experiment",),
-    ("evaluate", "train", "store"),
-    ("lock", "report", "plots", "log", "levels", "launch", "tickets"),
-    ("run",),
-    ("sweep",),
-    ("estimate", "config"),
-    ("figures",),
-    ("complete",),
+    ("store",),
+    ("models", "data", "methods"),
+    ("training",),
+    ("config",),
+    ("launch", "report"),
+    ("runs",),
+    ("figures", "api"),
     ("cli",),
 )
 DOORS = {
-    "hydra": {"config"},
-    "omegaconf": {"config"},
-    "lightning": {"train"},
-    "wandb": {"log"},
-    "rich": {"report", "cli"},
-    "pydantic": {"schema", "experiment"},
+    "hydra": {"config.compose"},
+    "omegaconf": {"config.compose"},
+    "lightning": {"training.fit"},
+    "wandb": {"report.mirror"},
+    "rich": {"report.tables", "cli.commands"},
+    "pydantic": {"config.schema", "config.spec"},
 }
 
 

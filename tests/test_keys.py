@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import yaml
 
-from ltx.config import choices, compose
-from ltx.experiment import Experiment
-from ltx.schema import GROUPS
+from ltx.config.compose import choices, compose
+from ltx.config.schema import GROUPS
+from ltx.config.spec import Spec
 
 
 @cache
@@ -29,7 +29,7 @@ def key(base: tuple[str, ...] = (), name: str = "", value: str = "") -> str:
         for part in path:
             node = node[part]
         node[last] = yaml.safe_load(value)
-    return Experiment.of(config).key
+    return Spec.of(config).key
 
 
 def flat(node: Any, prefix: str = "") -> dict[str, Any]:
@@ -136,7 +136,7 @@ def words(overrides: tuple[str, ...]) -> str:
 def test_every_field_that_may_change_results_changes_the_key(base):
     before = key(base)
     for name, value in IN_THE_KEY[base].items():
-        assert key(base, name, value) != before, f"{name}={value} is another experiment with the same key"
+        assert key(base, name, value) != before, f"{name}={value} is another run with the same key"
 
 
 @pytest.mark.parametrize("name", OUTSIDE_THE_KEY)
@@ -146,7 +146,7 @@ def test_plumbing_seeds_and_levels_are_outside_the_key(name):
 
 @pytest.mark.parametrize("base", IN_THE_KEY, ids=words)
 def test_every_field_is_known_to_be_in_the_key_or_outside_it(base):
-    fields = {name for name in flat(Experiment.of(composed(*base)).config) if not name.endswith(".name")}
+    fields = {name for name in flat(Spec.of(composed(*base)).config) if not name.endswith(".name")}
     known = {*OUTSIDE_THE_KEY, "trunk", *(name for some in IN_THE_KEY.values() for name in some)}
     assert fields <= known, f"say in this file whether {sorted(fields - known)} change results"
 
@@ -175,7 +175,7 @@ def test_the_key_reads_as_method_model_data_and_width_whatever_way_a_value_is_wr
 
 def test_the_key_is_the_same_in_another_process_order():
     config = composed()
-    assert Experiment.of(dict(reversed(config.items()))).key == Experiment.of(config).key
+    assert Spec.of(dict(reversed(config.items()))).key == Spec.of(config).key
 
 
 PINNED: dict[tuple[str, ...], str] = {
@@ -198,5 +198,5 @@ def test_pinned_keys_stay_as_they_are(overrides):
     assert now == PINNED[overrides], (
         f"The key of {words(overrides)} changed to {now}: runs made before would not be found again. Let a new field "
         "be null where it changes nothing, or keep it outside the key. If results did change, raise NUMERICS in "
-        "src/ltx/experiment.py, pin the new keys here and say so in CHANGELOG.md."
+        "src/ltx/config/spec.py, pin the new keys here and say so in CHANGELOG.md."
     )

@@ -10,9 +10,9 @@ import time
 import pytest
 
 from ltx.errors import Failed
-from ltx.files import commit
-from ltx.lock import Lock
-from ltx.store import RunFolder
+from ltx.store.claims import Lock
+from ltx.store.files import commit
+from ltx.store.folders import RunFolder
 
 DEAD = b'{"counter":7,"host":"elsewhere","pid":4242,"token":"of-a-dead-process"}'
 
@@ -112,7 +112,7 @@ def test_a_waiter_that_died_while_taking_over_holds_up_nobody(folder, monkeypatc
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("ltx.lock.content", killed)
+        patch.setattr("ltx.store.claims.content", killed)
         patch.setattr("pathlib.Path.unlink", lambda *_, **__: None)
         quick(folder).take_over(DEAD)
     lock, since = quick(folder), time.monotonic()

@@ -12,10 +12,10 @@ import pytest
 import wandb
 from conftest import TINY, call, only
 
-from ltx.config import compose
-from ltx.experiment import Experiment
-from ltx.log import Mirror, mode_of
-from ltx.store import RunFolder
+from ltx.config.compose import compose
+from ltx.config.spec import Spec
+from ltx.report.mirror import Mirror, mode_of
+from ltx.store.folders import RunFolder
 
 SECRET = "f00dfeedcafe" * 3 + "beef"
 OFFLINE = (*TINY, "wandb.mode=offline")
@@ -147,9 +147,9 @@ def test_a_wandb_that_fails_is_named_and_the_run_goes_on(ltx, root, monkeypatch)
 
 def test_the_mode_is_as_asked_else_as_the_environment_says_else_online_with_a_key(monkeypatch, tmp_path):
     def mode(*words: str) -> str:
-        experiment = Experiment.of(compose([*words], []))
-        assert Mirror(experiment, RunFolder(tmp_path)).mode == mode_of(experiment)
-        return mode_of(experiment)
+        spec = Spec.of(compose([*words], []))
+        assert Mirror(spec, RunFolder(tmp_path)).mode == mode_of(spec)
+        return mode_of(spec)
 
     monkeypatch.setenv("HOME", str(tmp_path))
     assert mode() == "disabled" and mode("wandb.mode=offline") == "offline"

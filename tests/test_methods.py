@@ -15,15 +15,15 @@ from torch import Tensor
 from torch.func import functional_call, vmap
 
 import ltx
-import ltx.levels as ltx_levels
-from ltx.config import CONF, compose
-from ltx.evaluate import evaluate
-from ltx.experiment import Experiment
-from ltx.files import header, unpack
-from ltx.levels import run_seed
+import ltx.runs.levels as ltx_levels
+from ltx.config.compose import CONF, compose
+from ltx.config.spec import Spec
 from ltx.methods import Method, State
+from ltx.runs.levels import run_seed
+from ltx.store.files import header, unpack
 from ltx.tensors import Tensors, matrices, under
-from ltx.train import Fit, Hooks, Plan
+from ltx.training.evaluate import evaluate
+from ltx.training.fit import Fit, Hooks, Plan
 
 YAMLS = sorted(path.stem for path in Path(CONF, "method").glob("*.yaml") if path.stem != "control")
 BATCHNORM = ("model=mlp", "data.shift=1")
@@ -42,25 +42,25 @@ CASES = {name: (f"method={name}",) for name in YAMLS} | VARIANTS
 SMALL = ("device=cpu", "model.hidden=[12,8]", "optim.steps=12", "optim.batch=50", "seeds=1")
 
 
-def experiment(*words: str) -> Experiment:
+def spec(*words: str) -> Spec:
     """A small run of a case: two levels where the method has levels, a change every 3 steps where it has changes."""
     config = compose([*SMALL, *words], [])
     if config["method"].get("levels"):
         config["method"]["levels"] = 1
     config["method"] |= {name: 3 for name in config["method"] if name.endswith("_every")}
-    return Experiment.of(config)
+    return Spec.of(config)
 
 
 @dataclass(frozen=True)
 class Finished:
     """A run whose first seed is trained."""
 
-    experiment: Experiment
+    spec: Spec
     files: list[Path]
 
     @property
     def method(self) -> Method:
-        return self.experiment.method
+        return self.spec.method
 
     @property
     def levels(self) -> list[tuple[Tensors, dict[str, Any]]]:
@@ -77,7 +77,7 @@ class Finished:
 
 def trained(folder: Path, *words: str) -> Finished:
     """Train the first seed of a case in this process."""
-    found = experiment(*words)
+    found = spec(*words)
     run_seed(found.config, str(folder), 0, lambda kind, value: None)
     return Finished(found, sorted(folder.glob("seed_000/level_*.safetensors")))
 
@@ -112,7 +112,7 @@ def checkpointed(case: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory
 def ticket(run: Finished) -> State:
     """The end of the last level."""
     tensors, _ = run.last
-    parameters = dict(run.experiment.network().named_parameters())
+    parameters = dict(run.spec.network().named_parameters())
     end = under("end", tensors)
     weights = {name: end[name] for name in parameters}
     rest = {name: tensor for name, tensor in end.items() if name not in weights}
@@ -125,7 +125,7 @@ def same(one: Tensors, other: Tensors) -> bool:
 
 def test_the_density_asked_for_is_an_exact_count(run: Finished) -> None:
     tensors, meta = run.last
-    mask, fields = under("mask", tensors), run.experiment.config["method"]
+    mask, fields = under("mask", tensors), run.spec.config["method"]
     sizes = {name: m.numel() for name, m in mask.items()}
     kept = {name: int(m.sum()) for name, m in mask.items()}
     assert meta["row"]["kept"] == sum(kept.values())
@@ -142,7 +142,7 @@ def test_the_density_asked_for_is_an_exact_count(run: Finished) -> None:
 
 
 def test_only_the_declared_tree_is_held_by_the_optimiser(run: Finished) -> None:
-    state, found = ticket(run), run.experiment
+    state, found = ticket(run), run.spec
     hooks = Hooks(lambda *_: None, lambda *_: None, lambda *_: None, 1e9)
     network = found.network()
     fit = Fit(network, run.method, state, Plan(0, 0, 12, 0), found.optim, found.data, found.streams(0), hooks)
@@ -158,14 +158,14 @@ def test_only_the_declared_tree_changes_and_the_file_holds_it(run: Finished, che
     tensors, _ = run.last
     begin, end, score = (under(part, tensors) for part in ("begin", "end", "score"))
     first = load(checkpointed[1][5])
-    weights = matrices(run.experiment.network())
+    weights = matrices(run.spec.network())
     if run.method.trains == "weights":
         assert same(score, under("extra", first)), "scores at initialisation are kept, not trained"
         assert not any(torch.equal(begin[name], end[name]) for name in weights)
         return
     assert score.keys() == under("mask", tensors).keys()
     assert not any(torch.equal(first[f"extra/{name}"], score[name]) for name in score)
-    redrawn = set(score) if run.experiment.config["method"].get("redraw") else set()
+    redrawn = set(score) if run.spec.config["method"].get("redraw") else set()
     for name in weights:
         assert torch.equal(begin[name], end[name]) == (name not in redrawn), name
     affine = {name for name in begin if name.startswith("norm") and name.endswith(("weight", "bias"))}
@@ -174,7 +174,7 @@ def test_only_the_declared_tree_changes_and_the_file_holds_it(run: Finished, che
 
 
 def test_every_score_gets_the_gradient_that_its_weight_gets(run: Finished) -> None:
-    state, found = ticket(run), run.experiment
+    state, found = ticket(run), run.spec
     leaves = state.extra if run.method.trains == "extra" else {n: state.weights[n] for n in state.mask}
     leaves = {name: tensor.clone().requires_grad_() for name, tensor in leaves.items()}
     trees = (state.weights, leaves) if run.method.trains == "extra" else (state.weights | leaves, {})
@@ -244,7 +244,7 @@ def test_the_effective_weights_of_stacked_networks_are_those_of_each(run: Finish
 
 
 def test_the_logits_and_the_row_of_a_file_are_those_of_its_effective_weights(run: Finished) -> None:
-    state, found = ticket(run), run.experiment
+    state, found = ticket(run), run.spec
     seen = run.method.effective(state.weights, state.extra, state.mask)
     network = found.network()
     network.load_state_dict(state.weights | state.buffers)
@@ -281,7 +281,7 @@ def test_methods_of_one_seed_and_law_stand_on_one_initialisation(name: str, tmp_
     words = ("model.init=kaiming_uniform", "model.bias=false", "optim.steps=8", "streams.order=5", "streams.mask=6")
     run = trained(tmp_path, f"method={name}", *words)
     tensors = run.levels[0][0]
-    network = run.experiment.network(streams=experiment("method=dense", *words[:2]).streams(0))
+    network = run.spec.network(streams=spec("method=dense", *words[:2]).streams(0))
     for weight, own in network.named_parameters():
         mask = tensors[f"mask/{weight}"] if f"mask/{weight}" in tensors else torch.ones_like(own, dtype=torch.bool)
         begin = tensors[f"begin/{weight}"]
@@ -289,5 +289,5 @@ def test_methods_of_one_seed_and_law_stand_on_one_initialisation(name: str, tmp_
         reference = own.detach() if run.method.trains == "extra" else own.detach()[mask]
         ratio = scale(kept, reference)
         assert torch.allclose(kept, ratio * reference, rtol=1e-6), "the same draw, up to one constant"
-        scaled = run.experiment.config["method"].get("scale")
-        assert ratio == pytest.approx(run.experiment.config["method"]["density"] ** -0.5 if scaled else 1, abs=1e-6)
+        scaled = run.spec.config["method"].get("scale")
+        assert ratio == pytest.approx(run.spec.config["method"]["density"] ** -0.5 if scaled else 1, abs=1e-6)

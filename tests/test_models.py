@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ltx.config import CONF, compose
-from ltx.experiment import Experiment
+from ltx.config.compose import CONF, compose
+from ltx.config.spec import Spec
 from ltx.models import convnet, initialise, mlp, scaled
 from ltx.streams import Streams
 from ltx.tensors import buffers, fans, matrices
@@ -19,8 +19,8 @@ SEEDS = {"init": 1, "order": 2, "augment": 3, "mask": 4, "noise": 5}
 LAWS = ("glorot_normal", "glorot_uniform", "kaiming_normal", "kaiming_uniform")
 
 
-def experiment(*overrides: str) -> Experiment:
-    return Experiment.of(compose(["device=cpu", "method=dense", *overrides], []))
+def spec(*overrides: str) -> Spec:
+    return Spec.of(compose(["device=cpu", "method=dense", *overrides], []))
 
 
 def drawn(module: nn.Module, law: str = "kaiming_normal", **changed: int) -> dict[str, Tensor]:
@@ -52,9 +52,9 @@ def test_lenet_300_100_on_28x28_has_266610_parameters():
 @pytest.mark.parametrize("width", [0.01, 0.25, 2.0])
 @pytest.mark.parametrize("name", MODELS)
 def test_every_model_of_conf_builds_and_runs_on_digits_at_any_width(name: str, width: float):
-    made = experiment(f"model={name}", f"width={width}")
+    made = spec(f"model={name}", f"width={width}")
     network = made.network(streams=made.streams(0))
-    base = experiment(f"model={name}").network(device="meta")
+    base = spec(f"model={name}").network(device="meta")
     names = matrices(network)
     assert names == matrices(base) and names
     hidden = {n: network.get_parameter(n).shape[0] for n in names[:-1]}
@@ -68,7 +68,7 @@ def test_every_model_of_conf_builds_and_runs_on_digits_at_any_width(name: str, w
 @pytest.mark.parametrize("norm", ["batch", "null"])
 @pytest.mark.parametrize("name", MODELS)
 def test_every_model_runs_with_and_without_batchnorm(name: str, norm: str):
-    made = experiment(f"model={name}", f"model.norm={norm}", "width=0.1")
+    made = spec(f"model={name}", f"model.norm={norm}", "width=0.1")
     network = made.network(streams=made.streams(0))
     assert network(made.data.train.x[:4]).shape == (4, 10)
     names = {n.rsplit(".", 1)[-1] for n in buffers(network)}
@@ -144,8 +144,8 @@ def test_the_same_init_stream_gives_the_same_network_and_the_other_streams_do_no
 
 @pytest.mark.parametrize("init", ["glorot_normal", "null"])
 def test_a_network_is_a_function_of_the_init_stream_even_with_its_own_initialisation(init: str):
-    made = experiment("model.hidden=[6]", f"model.init={init}")
-    pinned = experiment("model.hidden=[6]", f"model.init={init}", "streams.init=0")
+    made = spec("model.hidden=[6]", f"model.init={init}")
+    pinned = spec("model.hidden=[6]", f"model.init={init}", "streams.init=0")
     torch.manual_seed(1)
     first = dict(made.network(streams=made.streams(0)).named_parameters())
     torch.manual_seed(2)

@@ -9,8 +9,8 @@ import pytest
 import torch
 from conftest import LONG, call, only, results, under_way
 
-import ltx.levels as ltx_levels
-from ltx.files import unpack
+import ltx.runs.levels as ltx_levels
+from ltx.store.files import unpack
 
 NET = """
 from torch import nn

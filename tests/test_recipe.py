@@ -9,18 +9,18 @@ from typing import Any
 import pytest
 from torch import nn
 
-from ltx.config import compose
+from ltx.config.compose import compose
+from ltx.config.spec import Spec
 from ltx.errors import BadInput
-from ltx.experiment import Experiment
-from ltx.files import unpack
-from ltx.levels import run_seed
+from ltx.runs.levels import run_seed
+from ltx.store.files import unpack
 from ltx.tensors import under
 
 SMALL = ("device=cpu", "model.hidden=[12,8]", "optim.steps=12", "optim.batch=50", "seeds=1")
 
 
-def experiment(*words: str) -> Experiment:
-    return Experiment.of(compose([*SMALL, *words], []))
+def spec(*words: str) -> Spec:
+    return Spec.of(compose([*SMALL, *words], []))
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def experiment(*words: str) -> Experiment:
 )
 def test_what_contradicts_a_search_is_refused_with_the_remedy(words: tuple[str, ...], message: str) -> None:
     with pytest.raises(BadInput, match=message):
-        experiment(*words)
+        spec(*words)
 
 
 class Net(nn.Sequential):
@@ -62,8 +62,8 @@ class Net(nn.Sequential):
 
 
 def test_a_model_of_the_users_is_held_to_the_same_rules() -> None:
-    def own(*words: str) -> Experiment:
-        return Experiment.of(compose(["device=cpu", "model=own", "model.name=test_recipe:Net", *words], []))
+    def own(*words: str) -> Spec:
+        return Spec.of(compose(["device=cpu", "model=own", "model.name=test_recipe:Net", *words], []))
 
     with pytest.raises(BadInput, match=r"biases contradict .*\(1\.bias would be trained\)"):
         own("method=biprop", "model.affine=false")
@@ -75,8 +75,8 @@ def test_a_model_of_the_users_is_held_to_the_same_rules() -> None:
 
 
 def test_a_convolutional_network_is_held_to_the_same_rules() -> None:
-    def convnet(*words: str) -> Experiment:
-        return Experiment.of(compose(["device=cpu", "model=convnet", *words], []))
+    def convnet(*words: str) -> Spec:
+        return Spec.of(compose(["device=cpu", "model=convnet", *words], []))
 
     with pytest.raises(BadInput, match=r"norm1\.weight.*model\.affine=false"):
         convnet("method=edge_popup", "model.affine=true")
@@ -89,7 +89,7 @@ def test_a_convolutional_network_is_held_to_the_same_rules() -> None:
 def test_dead_layers_are_allowed_when_asked_for(tmp_path: Path) -> None:
     for name in ("edge_popup", "biprop"):
         words = (f"method={name}", "method.density=.005", "method.allow_dead_layers=true")
-        run_seed(experiment(*words).config, str(tmp_path / name), 0, lambda kind, value: None)
+        run_seed(spec(*words).config, str(tmp_path / name), 0, lambda kind, value: None)
         tensors, meta = unpack(tmp_path / name / "seed_000" / "level_00.safetensors")
         kept = {layer: int(mask.sum()) for layer, mask in under("mask", tensors).items()}
         assert kept == {"fc1.weight": 4, "fc2.weight": 0, "out.weight": 0}
@@ -98,11 +98,11 @@ def test_dead_layers_are_allowed_when_asked_for(tmp_path: Path) -> None:
 
 def test_a_method_brings_its_recipe_and_what_is_typed_wins() -> None:
     def parts(*words: str) -> tuple[Any, ...]:
-        config = experiment(*words).config
+        config = spec(*words).config
         return tuple(config[group][name] for group, name in (("model", "init"), ("model", "bias"), ("optim", "name")))
 
     def lr(*words: str) -> float:
-        return experiment(*words).config["optim"]["lr"]
+        return spec(*words).config["optim"]["lr"]
 
     assert parts("method=imp") == ("glorot_normal", True, "adam")
     assert parts("method=edge_popup") == ("signed_constant", False, "sgd")
@@ -111,6 +111,6 @@ def test_a_method_brings_its_recipe_and_what_is_typed_wins() -> None:
     assert lr("method=biprop", "optim=adam") == 1.2e-3, "a rate for SGD is none for Adam"
     assert lr("method=biprop", "optim=sgd") == 1.0, "naming what it is anyway changes nothing"
     assert lr("method=biprop", "optim.lr=.3") == 0.3 and lr("optim.lr=.3", "method=biprop") == 0.3
-    assert experiment("method=edge_popup").config["optim"]["weight_decay"] == 1e-4
-    assert experiment("method=edge_popup", "model=mlp").config["model"]["affine"] is False
-    assert "recipe" not in experiment("method=edge_popup").config["method"]
+    assert spec("method=edge_popup").config["optim"]["weight_decay"] == 1e-4
+    assert spec("method=edge_popup", "model=mlp").config["model"]["affine"] is False
+    assert "recipe" not in spec("method=edge_popup").config["method"]

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 from conftest import LONG, TINY, call, levels, only, results, soon, tree, under_way
 
-import ltx.levels as ltx_levels
-from ltx.files import unpack
+import ltx.runs.levels as ltx_levels
+from ltx.store.files import unpack
 
 
 def times(folder: Path) -> dict[str, int]:

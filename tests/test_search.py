@@ -16,15 +16,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-import ltx.levels as ltx_levels
-from ltx.config import compose
-from ltx.experiment import Experiment
-from ltx.files import unpack
-from ltx.levels import run_seed
+import ltx.runs.levels as ltx_levels
+from ltx.config.compose import compose
+from ltx.config.spec import Spec
 from ltx.masks import straight_through
 from ltx.methods import Context, State
 from ltx.methods.biprop import binarised
 from ltx.models import activate
+from ltx.runs.levels import run_seed
+from ltx.store.files import unpack
 from ltx.streams import Streams
 from ltx.tensors import Tensors, under
 
@@ -34,13 +34,13 @@ STREAMS = Streams(init=0, order=1, augment=2, mask=3, noise=4)
 SHAPES = {"fc1.weight": (40, 30), "out.weight": (10, 40)}
 
 
-def experiment(*words: str) -> Experiment:
-    return Experiment.of(compose([*SMALL, *words], []))
+def spec(*words: str) -> Spec:
+    return Spec.of(compose([*SMALL, *words], []))
 
 
 def method(name: str, **changed: Any) -> Any:
     """The method of a yaml with other values."""
-    return replace(experiment(f"method={name}", "optim.steps=60").method, **changed)
+    return replace(spec(f"method={name}", "optim.steps=60").method, **changed)
 
 
 def normal(seed: int, shapes: dict[str, tuple[int, ...]] = SHAPES, dtype: Any = torch.float32) -> Tensors:
@@ -62,7 +62,7 @@ def start(found: Any, weights: Tensors, streams: Streams = STREAMS) -> State:
 
 def trained(folder: Path, *words: str) -> tuple[Tensors, dict[str, Any]]:
     """Train one seed in this process and read its file."""
-    run_seed(experiment(*words).config, str(folder), 0, lambda kind, value: None)
+    run_seed(spec(*words).config, str(folder), 0, lambda kind, value: None)
     return unpack(folder / "seed_000" / "level_00.safetensors")
 
 
@@ -291,7 +291,7 @@ def test_a_finished_gem_miner_keeps_no_more_than_the_density(every: int, tmp_pat
 def test_a_search_whose_scores_explode_is_reported_as_diverged(tmp_path: Path) -> None:
     for name in ("edge_popup", "biprop"):
         folder = tmp_path / name
-        config = experiment(f"method={name}", "optim.lr=1e20", "optim.steps=420").config  # between two records
+        config = spec(f"method={name}", "optim.lr=1e20", "optim.steps=420").config  # between two records
         run_seed(config, str(folder), 0, lambda kind, value: None)
         assert json.loads((folder / "seed_000" / "failed.json").read_text())["kind"] == "diverged"
 
@@ -313,7 +313,7 @@ def test_the_best_step_is_chosen_and_kept_with_batchnorm_statistics_of_the_ticke
         return made[-1]
 
     monkeypatch.setattr(ltx_levels, "train", kept)
-    found = Experiment.of(compose([*SAMPLED, *words], []))
+    found = Spec.of(compose([*SAMPLED, *words], []))
     run_seed(found.config, str(tmp_path / "run"), 0, lambda kind, value: None)
     best = made[0].best
     mask = {name: tensor.float() for name, tensor in made[0].mask.items()}

@@ -17,12 +17,12 @@ from pathlib import Path
 import pytest
 from conftest import LONG, TINY, only, results, soon, under_way
 
-from ltx import launch
 from ltx.cli import Output
-from ltx.files import commit
-from ltx.lock import Lock, here, started
-from ltx.signals import interruptible
-from ltx.store import RunFolder
+from ltx.launch import local as launch
+from ltx.launch.signals import interruptible
+from ltx.store.claims import Lock, here, started
+from ltx.store.files import commit
+from ltx.store.folders import RunFolder
 
 ENTRY = (sys.executable, "-c", "from ltx.cli import entry; entry()")
 

@@ -13,8 +13,8 @@ import torch
 from conftest import TINY, levels
 from safetensors import safe_open
 
-from ltx.files import Damaged, canonical, commit, digest, pack, unpack
-from ltx.store import Records, RunFolder, SeedFolder
+from ltx.store.files import Damaged, canonical, commit, digest, pack, unpack
+from ltx.store.folders import Records, RunFolder, SeedFolder
 
 CONTRACT = [
     *("seed", "level", "density", "kept", "prunable", "total", "step", "train_loss", "val_loss", "val_accuracy"),
@@ -41,7 +41,7 @@ class HalfFile(io.FileIO):
 def break_at(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let one of the calls of a commit fail."""
     if place == "write":
-        monkeypatch.setattr("ltx.files.open", HalfFile, raising=False)
+        monkeypatch.setattr("ltx.store.files.open", HalfFile, raising=False)
     else:
         function, _, how = place.partition(" ")
         monkeypatch.setattr(os, function, interrupted if how else broken)

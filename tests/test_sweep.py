@@ -15,11 +15,11 @@ from pathlib import Path
 import pytest
 from conftest import Result, levels
 
-from ltx.config import compose
-from ltx.experiment import Experiment
-from ltx.files import commit
-from ltx.report import compared
-from ltx.sweep import Schedule, expand, labels
+from ltx.config.compose import compose
+from ltx.config.spec import Spec
+from ltx.report.tables import compared
+from ltx.runs.sweep import Schedule, expand, labels
+from ltx.store.files import commit
 
 SMALL = ("method.levels=1", "optim.steps=10", "seeds=2")
 Ltx = Callable[..., Result]
@@ -31,8 +31,8 @@ def results(root: Path) -> dict[str, bytes]:
     return levels(root / "runs") | summaries
 
 
-def experiment(*words: str) -> Experiment:
-    return Experiment.of(compose([*words], []))
+def spec(*words: str) -> Spec:
+    return Spec.of(compose([*words], []))
 
 
 def test_a_sweep_is_a_product_with_one_table_and_plot(ltx: Ltx, root: Path) -> None:
@@ -83,26 +83,26 @@ def test_a_finished_sweep_trains_nothing_and_a_larger_one_only_what_is_new(ltx: 
 
 def test_a_trunk_is_run_once_and_before_what_stands_on_it() -> None:
     controls = [
-        experiment("method=control", f"method.kind={kind}", "trunk={method:imp,method.levels:2}", "seeds=2")
+        spec("method=control", f"method.kind={kind}", "trunk={method:imp,method.levels:2}", "seeds=2")
         for kind in ("reinit", "shuffle")
     ]
-    trunk = experiment("method=imp", "method.levels=1", "seeds=3")
+    trunk = spec("method=imp", "method.levels=1", "seeds=3")
     points = expand([*controls, trunk], [], None)
-    assert [p.experiment.config["method"]["name"] for p in points.values()] == ["imp", "control", "control"]
-    merged = points[trunk.key].experiment
+    assert [p.spec.config["method"]["name"] for p in points.values()] == ["imp", "control", "control"]
+    merged = points[trunk.key].spec
     assert merged.seeds == [0, 1, 2] and merged.method.last_level == 2
     assert points[controls[0].key].trunk is points[trunk.key]
 
 
 def test_a_dependant_waits_for_its_own_seed_of_the_trunk(tmp_path: Path) -> None:
-    control = experiment("method=control", "trunk={method:imp,method.levels:1}", "seeds=2", f"root={tmp_path}")
+    control = spec("method=control", "trunk={method:imp,method.levels:1}", "seeds=2", f"root={tmp_path}")
     points = expand([control], [], None)
     schedule = Schedule(points, fail_fast=False)
     trunk, dependant = points.values()
     try:
         jobs = [schedule.next_job() for _ in range(3)]
         assert [job and job.arguments[2] for job in jobs] == [0, 1, None]
-        for level in range(trunk.experiment.method.last_level + 1):
+        for level in range(trunk.spec.method.last_level + 1):
             commit(trunk.folder.seed(1).level_path(level), b"")
         trunk.handle(1, "ended", None)
         job = schedule.next_job()
@@ -116,7 +116,7 @@ def test_a_dependant_waits_for_its_own_seed_of_the_trunk(tmp_path: Path) -> None
 
 def test_labels_name_what_the_points_differ_in() -> None:
     words = [["method=imp", "width=1", "optim.lr=.1"], ["method=imp", "width=2", "optim.lr=.2"]]
-    found = labels([experiment(*w) for w in words], words)
+    found = labels([spec(*w) for w in words], words)
     assert found[0] == {"method": "imp", "model": "lenet", "data": "digits", "width": 1.0, "optim.lr": ".1"}
 
 
@@ -151,8 +151,8 @@ class Net(Model):
             if self.fault == "sys.exit": sys.exit(0)
             if self.fault == "kill": os.kill(os.getpid(), signal.SIGKILL)
             if self.fault == "commit":
-                import ltx.files
-                ltx.files.os.link = lambda *a, **k: os.kill(os.getpid(), signal.SIGKILL)
+                import ltx.store.files
+                ltx.store.files.os.link = lambda *a, **k: os.kill(os.getpid(), signal.SIGKILL)
         return super().forward(x)
 """
 FAULTY = ("model=own", "model.name=faulty_net:Net", "method.levels=2", "optim.steps=20", "width=1,.5", "workers=2")
@@ -300,13 +300,13 @@ def test_two_sweeps_at_once_share_the_work_and_agree(ltx: Ltx, root: Path) -> No
 
 def test_a_killed_parent_takes_its_workers_along_and_loses_nothing(ltx: Ltx, root: Path) -> None:
     patch = """
-import os, signal, ltx.files
+import os, signal, ltx.store.files
 replace, calls = os.replace, []
 def killing(a, b):
     calls.append(str(b).endswith("summary.csv"))
     if sum(calls) == 4: os.kill(os.getpid(), signal.SIGKILL)
     replace(a, b)
-ltx.files.os.replace = killing
+ltx.store.files.os.replace = killing
 """
     parent = start(root, patch)
     parent.communicate(timeout=120)

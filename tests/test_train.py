@@ -13,16 +13,16 @@ from safetensors.torch import load
 from torch import nn
 from torch.nn import functional as F
 
-import ltx.train
+import ltx.training.fit
+from ltx.config.schema import TrainerConfig
 from ltx.data import Batches, Dataset, assemble, shift
-from ltx.files import header, pack
 from ltx.methods import State, dense
 from ltx.models import initialise, mlp
-from ltx.optim import SGD, Adam, AdamW
-from ltx.schema import TrainerConfig
+from ltx.store.files import header, pack
 from ltx.streams import Streams
 from ltx.tensors import Tensors, buffers, cpu, matrices, under
-from ltx.train import Diverged, Hooks, Plan, Trained, train
+from ltx.training.fit import Diverged, Hooks, Plan, Trained, train
+from ltx.training.optim import SGD, Adam, AdamW
 
 STREAMS = Streams(init=1, order=2, augment=3, mask=4, noise=5)
 DENSE = dense.Method()
@@ -124,7 +124,7 @@ def best_at_3(network: mlp.Model, weights: Tensors, split: Any) -> tuple[float, 
 @pytest.fixture(autouse=True)
 def sparse_grid(monkeypatch: pytest.MonkeyPatch) -> None:
     """Validate less often than these short levels would, so that losses wait between records."""
-    monkeypatch.setattr(ltx.train, "grid", lambda first, last: [*(s for s in (3, 8) if first < s < last), last])
+    monkeypatch.setattr(ltx.training.fit, "grid", lambda first, last: [*(s for s in (3, 8) if first < s < last), last])
 
 
 @pytest.mark.parametrize("name", list(RECIPES))
@@ -171,7 +171,7 @@ def test_a_level_resumed_in_the_middle_equals_an_uninterrupted_one(name: str):
 
 
 def test_resuming_keeps_the_best_step_found_before(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(ltx.train, "evaluate", best_at_3)
+    monkeypatch.setattr(ltx.training.fit, "evaluate", best_at_3)
     case = Case(every=0)
     expected = case.train()
     assert expected.best_step == 3 and int(expected.best["norm1.num_batches_tracked"]) == 3
@@ -185,7 +185,7 @@ def test_the_number_of_fused_steps_does_not_change_a_bit(name: str, monkeypatch:
     cases = [Case(RECIPES[name], chunk=chunk) for chunk in (1, 3, 100)]
     first, *others = [case.train() for case in cases]
     assert all(equal(first, other) for other in others)
-    monkeypatch.setattr(ltx.train, "FLUSH", 2)
+    monkeypatch.setattr(ltx.training.fit, "FLUSH", 2)
     assert equal(Case(RECIPES[name]).train(), first)
     assert timeless(cases[0].records) == timeless(cases[1].records) == timeless(cases[2].records)
 
@@ -246,7 +246,7 @@ def scored(**options: Any) -> Case:
 
 
 def test_the_best_scores_are_those_of_the_best_step(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(ltx.train, "evaluate", best_at_3)
+    monkeypatch.setattr(ltx.training.fit, "evaluate", best_at_3)
     trained, short = scored().train(), scored(last=3).train()
     assert trained.best_step == 3 and not same(trained.extra, short.extra)
     assert same(under("extra", trained.best), short.extra)
@@ -263,7 +263,7 @@ def test_scores_resume_by_name_and_leave_the_weights_alone():
 
 @pytest.mark.parametrize("chunk, flush, every", [(1, 64, 1e9), (100, 64, 1e9), (5, 3, 1e9), (100, 64, 0)])
 def test_a_loss_that_is_no_number_stops_the_level_at_its_step(chunk: int, flush: int, every: float, monkeypatch: Any):
-    monkeypatch.setattr(ltx.train, "FLUSH", flush)
+    monkeypatch.setattr(ltx.training.fit, "FLUSH", flush)
     data = blobs(augment=False)
     data.train.x[17] = torch.nan
     at = int((Batches(data, 7, STREAMS).indices(0, 16) == 17).any(1).nonzero()[0])

@@ -11,10 +11,10 @@ import yaml
 from conftest import TINY, only
 
 import ltx as ltx_package
-from ltx.config import compose
+from ltx.config.compose import compose
+from ltx.config.spec import Spec
 from ltx.errors import BadInput
-from ltx.experiment import Experiment
-from ltx.files import yaml_text
+from ltx.store.files import yaml_text
 
 NET = """
 from pathlib import Path
@@ -47,7 +47,7 @@ def planted(ltx: Callable, root: Path, tmp_path: Path, request: pytest.FixtureRe
 def forget(module: str, marker: Path) -> None:
     import sys
 
-    from ltx.experiment import load
+    from ltx.config.spec import load
 
     sys.modules.pop(module)
     load.cache_clear()
@@ -97,7 +97,7 @@ def test_status_show_and_an_opened_runs_tables_import_nothing_and_a_ticket_says_
 
 
 def test_trust_is_no_part_of_a_runs_key():
-    assert Experiment.of(compose(["trust=true"], [])).key == Experiment.of(compose([], [])).key
+    assert Spec.of(compose(["trust=true"], [])).key == Spec.of(compose([], [])).key
 
 
 UNFIT = {

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ltx.arrays import arrays
+from ltx.data.arrays import arrays
 from ltx.errors import BadInput
 from ltx.streams import Streams, generator
 

@@ -17,11 +17,11 @@ import pandas as pd
 import yaml
 
 from ltx.analysis.intervals import longest_run, mean_interval
-from ltx.config import CONF, compose
+from ltx.config.compose import CONF, compose
+from ltx.config.spec import Spec
 from ltx.errors import BadInput, nearest
-from ltx.experiment import Experiment
-from ltx.files import commit
-from ltx.plots import COLOURS, MARKERS, save_plot
+from ltx.report.plots import COLOURS, MARKERS, save_plot
+from ltx.store.files import commit
 
 
 @dataclass(frozen=True)
@@ -115,9 +115,9 @@ def levels_within(table: pd.DataFrame, low: float, high: float) -> list[int]:
 
 @dataclass(frozen=True)
 class Store:
-    """The finished runs of a figure: for every arm its experiment and its summary rows."""
+    """The finished runs of a figure: for every arm its spec and its summary rows."""
 
-    arms: dict[str, Experiment]
+    arms: dict[str, Spec]
     rows: dict[str, list[dict[str, Any]]]
 
     def table(self) -> pd.DataFrame:
@@ -167,15 +167,15 @@ def plan(name: str, overrides: list[str]) -> tuple[dict[str, Any], dict[str, lis
     """Return a figure's specification and the overrides of every arm. Raises BadInput for an unknown name."""
     if name not in names():
         raise BadInput(f"No figure is named {name}{nearest(name, names())}")
-    spec = yaml.safe_load((CONF / "figure" / f"{name.replace('-', '_')}.yaml").read_text())
-    arms = spec["arms"] if "arms" in spec else module(name).arms(spec)
+    fixed = yaml.safe_load((CONF / "figure" / f"{name.replace('-', '_')}.yaml").read_text())
+    arms = fixed["arms"] if "arms" in fixed else module(name).arms(fixed)
     given = {word.partition("=")[0].rpartition(".")[2]: word.partition("=")[2] for word in overrides}
-    values = {key: given.get(key, value) for key, value in spec.get("values", {}).items()}
+    values = {key: given.get(key, value) for key, value in fixed.get("values", {}).items()}
 
     def filled(words: list[str]) -> list[str]:
-        return [fresh_seeds(Template(word).substitute(values), spec["first_seed"]) for word in words]
+        return [fresh_seeds(Template(word).substitute(values), fixed["first_seed"]) for word in words]
 
-    return spec, {arm: [*filled(spec["common"]), *filled(words), *overrides] for arm, words in arms.items()}
+    return fixed, {arm: [*filled(fixed["common"]), *filled(words), *overrides] for arm, words in arms.items()}
 
 
 def fresh_seeds(word: str, first: int) -> str:
@@ -184,9 +184,9 @@ def fresh_seeds(word: str, first: int) -> str:
     return f"seeds=[{','.join(str(first + i) for i in range(int(n)))}]" if key == "seeds" else word
 
 
-def stated(spec: dict[str, Any]) -> dict[str, Stated]:
+def stated(fixed: dict[str, Any]) -> dict[str, Stated]:
     """Return the claims of a figure's yaml by their names."""
-    return {name: Stated(**{"source": spec["source"], **fixed}) for name, fixed in spec["claims"].items()}
+    return {name: Stated(**{"source": fixed["source"], **claim}) for name, claim in fixed["claims"].items()}
 
 
 def module(name: str) -> Any:
@@ -203,14 +203,14 @@ def make(name: str, overrides: list[str], command: list[str]) -> tuple[int, dict
     Writes outputs/figures/NAME.png, .pdf, .csv and .json. A failed claim is a finding: it is printed, on the figure
     too, and the exit code stays 0.
     """
-    from ltx import sweep
-    from ltx.run import check_machine
+    from ltx.runs import sweep
+    from ltx.runs.point import check_machine
 
-    spec, arms = plan(name, overrides)
-    experiments = {arm: Experiment.of(compose(words, [])) for arm, words in arms.items()}
-    for experiment in experiments.values():
-        check_machine(experiment)
-    outcome = sweep.run(list(experiments.values()), command, f"figure-{name}", f"figure {name}")
+    fixed, arms = plan(name, overrides)
+    specs = {arm: Spec.of(compose(words, [])) for arm, words in arms.items()}
+    for spec in specs.values():
+        check_machine(spec)
+    outcome = sweep.run(list(specs.values()), command, f"figure-{name}", f"figure {name}")
     if outcome.exit_code:
         for point in outcome.points.values():
             if point.failures and not outcome.interrupted:
@@ -218,19 +218,19 @@ def make(name: str, overrides: list[str], command: list[str]) -> tuple[int, dict
         if outcome.interrupted:
             raise KeyboardInterrupt
         return outcome.exit_code, {}
-    table = module(name).rows(Store(experiments, {arm: outcome.rows(e) for arm, e in experiments.items()}))
-    claims: list[Claim] = list(module(name).claims(table, spec).values())
+    table = module(name).rows(Store(specs, {arm: outcome.rows(e) for arm, e in specs.items()}))
+    claims: list[Claim] = list(module(name).claims(table, fixed).values())
     figure = module(name).draw(table)
-    place = Path(next(iter(experiments.values())).config["root"]) / "figures" / name
-    caption(figure, spec["title"], spec["source"], claims)
+    place = Path(next(iter(specs.values())).config["root"]) / "figures" / name
+    caption(figure, fixed["title"], fixed["source"], claims)
     for suffix in ("png", "pdf"):
         save_plot(figure, place.with_suffix(f".{suffix}"))
     commit(place.with_suffix(".csv"), table.to_csv(index=False).encode())
     result = {
         "figure": name,
         "path": str(place.with_suffix(".png")),
-        "source": spec["source"],
-        "runs": {arm: experiment.key for arm, experiment in experiments.items()},
+        "source": fixed["source"],
+        "runs": {arm: spec.key for arm, spec in specs.items()},
         "claims": [json.loads(json.dumps(asdict(claim)).replace("NaN", "null")) for claim in claims],
     }
     commit(place.with_suffix(".json"), json.dumps(result, indent=1).encode())

@@ -11,19 +11,19 @@ from ltx.figures import Claim, Store, curve, decide, stated
 CHANCE = 0.1
 
 
-def arms(spec: dict[str, Any]) -> dict[str, list[str]]:
+def arms(fixed: dict[str, Any]) -> dict[str, list[str]]:
     """Return the overrides of every arm; its first word says the panel."""
     search, found = "method=edge_popup", {}
-    for density in spec["densities"]:
-        words = [search, f"width={spec['width']}", f"method.density={density}"]
+    for density in fixed["densities"]:
+        words = [search, f"width={fixed['width']}", f"method.density={density}"]
         found[f"density signed constant {density}"] = words
         found[f"density normal {density}"] = [*words, "model.init=kaiming_normal"]
-    for width in spec["widths"]:
+    for width in fixed["widths"]:
         found[f"width edge-popup {width}"] = [search, f"width={width}"]
         found[f"width dense {width}"] = ["method=dense", f"width={width}"]
-    for width in spec["kept_widths"]:
+    for width in fixed["kept_widths"]:
         a, b = max(1, round(300 * width)), max(1, round(100 * width))
-        words = [search, f"width={width}", f"method.density={spec['kept'] / (64 * a + a * b + 10 * b):.6f}"]
+        words = [search, f"width={width}", f"method.density={fixed['kept'] / (64 * a + a * b + 10 * b):.6f}"]
         found[f"kept plain {width}"] = words
         found[f"kept annealed {width}"] = [*words, "method.anneal=true"]
     return found
@@ -32,13 +32,11 @@ def arms(spec: dict[str, Any]) -> dict[str, list[str]]:
 def rows(store: Store) -> pd.DataFrame:
     """Return a row per arm and seed: panel, line of the panel, width, density, kept, accuracy and loss."""
     found = []
-    for arm, experiment in store.arms.items():
+    for arm, spec in store.arms.items():
         panel, _, rest = arm.partition(" ")
         for row in store.rows[arm]:
             values = {name: row[name] for name in ("seed", "density", "kept", "test_accuracy", "test_loss")}
-            found.append(
-                {"panel": panel, "line": rest.rpartition(" ")[0], "width": experiment.config["width"], **values}
-            )
+            found.append({"panel": panel, "line": rest.rpartition(" ")[0], "width": spec.config["width"], **values})
     return pd.DataFrame(found)
 
 
@@ -72,9 +70,9 @@ def draw(table: pd.DataFrame) -> Any:
     return figure
 
 
-def claims(table: pd.DataFrame, spec: dict[str, Any]) -> dict[str, Claim]:
+def claims(table: pd.DataFrame, fixed: dict[str, Any]) -> dict[str, Claim]:
     """Decide the paper's claims; what happens at a fixed kept count is drawn, and claimed only at the paper's scale."""
-    said = stated(spec)
+    said = stated(fixed)
     by = table[table["panel"] == "density"].assign(density=lambda t: t["density"].round(2))
     accuracy = by.pivot(index="seed", columns=["line", "density"], values="test_accuracy")
     constant, normal = accuracy["signed constant"], accuracy["normal"]
@@ -83,8 +81,8 @@ def claims(table: pd.DataFrame, spec: dict[str, Any]) -> dict[str, Claim]:
     width = table[table["panel"] == "width"].pivot(index="seed", columns=["line", "width"], values="test_accuracy")
     gap = width["dense"] - width["edge-popup"]
     return {
-        "interior": decide(said["interior"], (constant[spec["interior"]] - ends).tolist()),
-        "ends": decide(said["ends"], (spec["near_chance"] - ends).tolist()),
+        "interior": decide(said["interior"], (constant[fixed["interior"]] - ends).tolist()),
+        "ends": decide(said["ends"], (fixed["near_chance"] - ends).tolist()),
         "constant": decide(said["constant"], (constant[middle] - normal[middle]).mean(axis=1).tolist()),
         "gap": decide(said["gap"], (gap[min(gap.columns)] - gap[max(gap.columns)]).tolist()),
     }

@@ -49,17 +49,17 @@ def draw(table: pd.DataFrame) -> Any:
     return figure
 
 
-def claims(table: pd.DataFrame, spec: dict[str, Any]) -> dict[str, Claim]:
+def claims(table: pd.DataFrame, fixed: dict[str, Any]) -> dict[str, Claim]:
     """Decide the paper's claims."""
-    said = stated(spec)
+    said = stated(fixed)
     ticket = table[table["arm"] == "ticket"]
     accuracy = ticket.pivot(index="seed", columns="level", values="test_accuracy")
     stops = ticket.pivot(index="seed", columns="level", values="stop")
-    inside = nearest_level(ticket, spec["earliest"])
+    inside = nearest_level(ticket, fixed["earliest"])
     ends = (0, stops.columns[-1])
     earlier = [decide(said["early stop"], (stops[end] - stops[inside]).tolist()) for end in ends]
     sparse = levels_within(table, 0, 0.2)
-    dense, level = accuracy[0], nearest_level(ticket, spec["matching"])
+    dense, level = accuracy[0], nearest_level(ticket, fixed["matching"])
     gap = accuracy[level] - dense if level in sparse else dense.iloc[:0]
     return {
         "random mask": decide_consecutive(said["random mask"], table, ("ticket", "random mask"), (0, 0.2)),

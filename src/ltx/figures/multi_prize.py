@@ -9,21 +9,21 @@ import pandas as pd
 from ltx.figures import Claim, Store, curve, decide, stated
 
 
-def arms(spec: dict[str, Any]) -> dict[str, list[str]]:
+def arms(fixed: dict[str, Any]) -> dict[str, list[str]]:
     """Return the overrides of every arm: `NET LINE at WIDTH DENSITY`."""
     lines = {
         "lenet edge-popup": ["method=edge_popup"],
         "lenet MPT-1/32": ["method=biprop"],
         "convnet edge-popup": ["method=edge_popup", "model=convnet"],
-        "convnet MPT-1/1": spec["binary"],
+        "convnet MPT-1/1": fixed["binary"],
     }
     dense = {"lenet dense": ["method=dense"], "convnet dense": ["method=dense", "model=convnet"]}
     found = {}
     for line, words in lines.items():
-        places = [(spec["width"], d) for d in spec["densities"]] + [(w, 0.5) for w in spec["widths"]]
+        places = [(fixed["width"], d) for d in fixed["densities"]] + [(w, 0.5) for w in fixed["widths"]]
         for width, density in dict.fromkeys(places):
             found[f"{line} at {width} {density}"] = [*words, f"width={width}", f"method.density={density}"]
-    for width in spec["widths"]:
+    for width in fixed["widths"]:
         for line, words in dense.items():
             found[f"{line} at {width} 1"] = [*words, f"width={width}"]
         bridge = [
@@ -31,7 +31,7 @@ def arms(spec: dict[str, Any]) -> dict[str, list[str]]:
             "method.kind=untrained",
             "method.binarise=true",
             "method.trunk_level=1",
-            spec["bridge"],
+            fixed["bridge"],
         ]
         found[f"lenet wound back, binarised at {width} 0.5"] = [*bridge, f"width={width}"]
     return found
@@ -79,14 +79,14 @@ def draw(table: pd.DataFrame) -> Any:
     return figure
 
 
-def claims(table: pd.DataFrame, spec: dict[str, Any]) -> dict[str, Claim]:
+def claims(table: pd.DataFrame, fixed: dict[str, Any]) -> dict[str, Claim]:
     """Decide the paper's claims, and the founding discussion's: is biprop's ticket the trained one wound back?"""
-    said, result = stated(spec), {}
+    said, result = stated(fixed), {}
     half = table[table["nominal"].isin([0.5, 1])]
     accuracy = half.pivot(index="seed", columns=["net", "line", "width"], values="test_accuracy")
-    narrow, wide = min(spec["widths"]), max(spec["widths"])
+    narrow, wide = min(fixed["widths"]), max(fixed["widths"])
     for net, line in (("lenet", "MPT-1/32"), ("convnet", "MPT-1/1")):
-        close = accuracy[net, line, spec["width"]] - accuracy[net, "edge-popup", spec["width"]]
+        close = accuracy[net, line, fixed["width"]] - accuracy[net, "edge-popup", fixed["width"]]
         result[f"{line} close"] = decide(said[f"{line} close"], close.tolist())
         gap = {width: accuracy[net, "dense", width] - accuracy[net, line, width] for width in (narrow, wide)}
         result[f"{line} gap"] = decide(said[f"{line} gap"], (gap[narrow] - gap[wide]).tolist())

@@ -8,27 +8,27 @@ import pandas as pd
 import torch
 
 from ltx.analysis.connectivity import errors_along, instability
-from ltx.evaluate import calibration, evaluate, reestimate
-from ltx.experiment import Experiment
+from ltx.config.spec import Spec
 from ltx.figures import Claim, Store, curve, decide, stated
-from ltx.store import RunFolder
+from ltx.store.folders import RunFolder
 from ltx.tensors import Tensors, under
+from ltx.training.evaluate import calibration, evaluate, reestimate
 
 STABLE = 0.02  # Frankle et al. 2020, section 3: stable is an instability below 2 %
 
 
-def arms(spec: dict[str, Any]) -> dict[str, list[str]]:
+def arms(fixed: dict[str, Any]) -> dict[str, list[str]]:
     """Return the overrides of every arm: `SETTING k=K`, its `copy` in another data order, and the variants."""
     result = {}
-    for setting, steps in spec["rewind"].items():
+    for setting, steps in fixed["rewind"].items():
         for k in steps:
-            words = [*spec["settings"][setting]]
+            words = [*fixed["settings"][setting]]
             result[f"{setting} k={k}"] = [*words, "method=imp", "method.fraction=$fraction", f"method.rewind={k}"]
             trunk = f"trunk={{method:imp,method.levels:$levels,method.fraction:$fraction,method.rewind:{k}}}"
             result[f"{setting} k={k} copy"] = [*words, "method=control", "method.kind=data_order", trunk]
-    for variant in spec["variants"]:
+    for variant in fixed["variants"]:
         result[f"unstable {variant}"] = [
-            *spec["settings"]["unstable"],
+            *fixed["settings"]["unstable"],
             "method=imp",
             "method.fraction=$fraction",
             f"method.retrain={variant}",
@@ -39,29 +39,29 @@ def arms(spec: dict[str, Any]) -> dict[str, list[str]]:
 def rows(store: Store) -> pd.DataFrame:
     """Return a row per setting, retraining, rewinding step, seed and level, with instability where there is a copy."""
     found = []
-    for arm, experiment in store.arms.items():
+    for arm, spec in store.arms.items():
         if arm.endswith("copy"):
             continue
         setting, _, kind = arm.partition(" ")
         copy = store.arms.get(f"{arm} copy")
         for row in store.rows[arm]:
             values: dict[str, Any] = {"setting": setting, "retrain": "rewind" if kind.startswith("k=") else kind}
-            values["k"] = experiment.method.anchor_step
+            values["k"] = spec.method.anchor_step
             values |= {name: row[name] for name in ("seed", "level", "density", "test_accuracy")}
             if copy is not None:
-                values["instability"] = measure(experiment, copy, row["seed"], row["level"])
+                values["instability"] = measure(spec, copy, row["seed"], row["level"])
             found.append(values)
     return pd.DataFrame(found)
 
 
-def measure(experiment: Experiment, copy: Experiment, seed: int, level: int) -> float:
+def measure(spec: Spec, copy: Spec, seed: int, level: int) -> float:
     """Return the instability in test error between a ticket's two trainings, statistics estimated anew on the line."""
-    streams = experiment.streams(seed)
-    network = experiment.network()
-    data = experiment.data
+    streams = spec.streams(seed)
+    network = spec.network()
+    data = spec.data
     subset = calibration(data, streams)
 
-    def effective(run: Experiment) -> Tensors:
+    def effective(run: Spec) -> Tensors:
         found = RunFolder(run.directory).seed(seed).read_level(level, run.identity(seed))
         assert found is not None, f"level {level} of seed {seed} of {run.key}"
         end, mask = under("end", found[0]), under("mask", found[0])
@@ -75,7 +75,7 @@ def measure(experiment: Experiment, copy: Experiment, seed: int, level: int) -> 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return instability(errors_along(effective(experiment), effective(copy), error))
+        return instability(errors_along(effective(spec), effective(copy), error))
     finally:
         torch.set_num_threads(threads)
 
@@ -109,16 +109,16 @@ def draw(table: pd.DataFrame) -> Any:
     return figure
 
 
-def claims(table: pd.DataFrame, spec: dict[str, Any]) -> dict[str, Claim]:
+def claims(table: pd.DataFrame, fixed: dict[str, Any]) -> dict[str, Claim]:
     """Decide: in the unstable network accuracy rises with k and instability falls; in the stable one both are flat."""
-    said = stated(spec)
+    said = stated(fixed)
     rewound = table[table["retrain"] == "rewind"]
     unstable = rewound[rewound["setting"] == "unstable"]
     levels = sorted(unstable["level"].unique())[-3:]  # the three sparsest, averaged per seed
     by_k = unstable[unstable["level"].isin(levels)].pivot_table(
         index="seed", columns="k", values=["test_accuracy", "instability"]
     )
-    accuracy, instabilities, late = by_k["test_accuracy"], by_k["instability"], spec["late"]
+    accuracy, instabilities, late = by_k["test_accuracy"], by_k["instability"], fixed["late"]
     worst = rewound[rewound["setting"] == "stable"].groupby("seed")["instability"].max()
     rate = table[(table["retrain"] == "lr_rewind") & table["level"].isin(levels)]
     return {

@@ -11,14 +11,14 @@ from ltx.analysis.intervals import mean_interval
 from ltx.figures import Claim, Stated, Store, decide, stated, style
 
 
-def arms(spec: dict[str, Any]) -> dict[str, list[str]]:
+def arms(fixed: dict[str, Any]) -> dict[str, list[str]]:
     """Return the overrides of every arm: `METHOD KIND DENSITY`; tickets of all methods are trained by Adam."""
     found = {}
-    claimed = spec["claimed"]
-    for density, level in zip(spec["densities"], spec["levels"], strict=True):
-        for method, trunk in spec["trunks"].items():
+    claimed = fixed["claimed"]
+    for density, level in zip(fixed["densities"], fixed["levels"], strict=True):
+        for method, trunk in fixed["trunks"].items():
             chosen = "" if method == "imp" else f",method.density:{density}"
-            for kind in spec["kinds"]:
+            for kind in fixed["kinds"]:
                 words = ["method=control", "optim=adam", f"method.kind={kind}", f"trunk={{{trunk}{chosen}}}"]
                 words.append(f"method.trunk_level={level if method == 'imp' else 0}")
                 more = method in claimed["methods"] and kind in claimed["kinds"]
@@ -59,14 +59,14 @@ def draw(table: pd.DataFrame) -> Any:
     return figure
 
 
-def claims(table: pd.DataFrame, spec: dict[str, Any]) -> dict[str, Claim]:
+def claims(table: pd.DataFrame, fixed: dict[str, Any]) -> dict[str, Claim]:
     """Decide whether shuffling hurts trained tickets more than those chosen at initialisation, at each density."""
-    said, result = stated(spec), {}
+    said, result = stated(fixed), {}
     accuracy = table.pivot(index="seed", columns=["method", "kind", "density"], values="test_accuracy")
-    for density in spec["densities"]:
+    for density in fixed["densities"]:
         loss = {
             m: (accuracy[m, "ticket", density] - accuracy[m, "shuffle", density]).dropna()
-            for m in spec["claimed"]["methods"]
+            for m in fixed["claimed"]["methods"]
         }
         for initial in ("snip", "synflow"):
             for trained in ("imp", "edge-popup"):

@@ -33,11 +33,11 @@ def draw(table: pd.DataFrame) -> Any:
     return figure
 
 
-def claims(table: pd.DataFrame, spec: dict[str, Any]) -> dict[str, Claim]:
+def claims(table: pd.DataFrame, fixed: dict[str, Any]) -> dict[str, Claim]:
     """Decide the paper's claims."""
-    said, sparse = stated(spec), (0.0, 0.06)
+    said, sparse = stated(fixed), (0.0, 0.06)
     untrained = table[table["arm"] == "untrained"]
-    at = int((untrained.groupby("level")["density"].first() - spec["untrained_at"]).abs().idxmin())
+    at = int((untrained.groupby("level")["density"].first() - fixed["untrained_at"]).abs().idxmin())
     return {
         "signs": decide_consecutive(said["signs"], table, ("sign-kept reinit", "free reinit"), sparse),
         "constant": decide_consecutive(said["constant"], table, ("signed constant", "free reinit"), sparse),

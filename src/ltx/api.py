@@ -8,11 +8,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ltx.config.schema import check_trusted
+from ltx.config.spec import Spec
 from ltx.errors import BadInput
-from ltx.experiment import Experiment
-from ltx.files import Damaged, read_yaml, unpack
-from ltx.schema import check_trusted
-from ltx.store import RunFolder, belongs
+from ltx.store.files import Damaged, read_yaml, unpack
+from ltx.store.folders import RunFolder, belongs
 from ltx.tensors import Tensors, under
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ class Ticket:
     mask: bool, of the prunable parameters. score: empty where the method has none. density: kept / prunable.
     """
 
-    experiment: Experiment
+    spec: Spec
     weights: Tensors
     mask: Tensors
     begin: Tensors
@@ -40,7 +40,7 @@ class Ticket:
         """Return the network with the ticket's weights and statistics, in eval mode: no mask or score in forward."""
         import torch
 
-        network = self.experiment.network()
+        network = self.spec.network()
         with torch.no_grad():
             network.load_state_dict(self.end | self.weights)
         return network.eval()
@@ -89,18 +89,18 @@ class Run:
             raise BadInput(f"{self.path} has no finished level {chosen} of seed {seed}. There are: {there or 'none'}.")
         config = self.path / "config.yaml"
         check_trusted(self.config, self.trust, (), config, f"ltx.open_run({str(self.path)!r}, trust=True)")
-        experiment = Experiment.of(copy.deepcopy(self.config))
+        spec = Spec.of(copy.deepcopy(self.config))
         path = folder.level_path(chosen)
         try:
             tensors, meta = unpack(path)
-            belongs(path, meta, {**experiment.identity(seed), "level": chosen})
+            belongs(path, meta, {**spec.identity(seed), "level": chosen})
         except Damaged as error:
             raise BadInput(f"{error}; running the same command again computes it anew.") from error
         end, mask, score = under("end", tensors), under("mask", tensors), under("score", tensors)
-        names = [name for name, _ in experiment.network(device="meta").named_parameters()]
-        weights = experiment.method.effective({name: end[name] for name in names}, score, mask)
+        names = [name for name, _ in spec.network(device="meta").named_parameters()]
+        weights = spec.method.effective({name: end[name] for name in names}, score, mask)
         weights = {name: tensor.detach() for name, tensor in weights.items()}
-        return Ticket(experiment, weights, mask, under("begin", tensors), end, score, meta["row"]["density"])
+        return Ticket(spec, weights, mask, under("begin", tensors), end, score, meta["row"]["density"])
 
 
 def open_run(path: str | Path, trust: bool = False) -> Run:

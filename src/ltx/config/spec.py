@@ -1,4 +1,4 @@
-"""One experiment: a plain config made typed, checked, named and built. Needs no Hydra: workers get the plain dict."""
+"""The spec of a run: a plain config made typed, checked, named and built. No Hydra: workers get the plain dict."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from ltx.config.schema import GROUPS, RunConfig, checked, find, refuse
 from ltx.errors import BadInput, of_the_users
-from ltx.schema import GROUPS, RunConfig, checked, find, refuse
 
 if typing.TYPE_CHECKING:
     from torch import nn
 
     from ltx.data import Dataset
     from ltx.methods import Method
-    from ltx.optim import SGD, Adam
     from ltx.streams import Streams
+    from ltx.training.optim import SGD, Adam
 
 NUMERICS = 2  # raise it when the code's results change: old runs then keep their keys, new ones get others
 PLUMBING = ("root", "device", "threads", "workers", "wandb", "retry_failed", "fail_fast", "wait", "trust", "seeds")
 
 
 @dataclass(frozen=True)
-class Experiment:
+class Spec:
     """A validated run: `config` is canonical (typed, resolved, plain), everything else derives from it.
 
     `trunk` is the run this one stands on, if any; its whole config is part of this one's.
@@ -39,10 +39,10 @@ class Experiment:
     config: dict[str, Any]
     method: Method
     optim: SGD | Adam
-    trunk: Experiment | None
+    trunk: Spec | None
 
     @classmethod
-    def of(cls, config: dict[str, Any]) -> Experiment:
+    def of(cls, config: dict[str, Any]) -> Spec:
         """Validate a plain config. Raises BadInput; touches no file of the user's."""
         try:
             valid = RunConfig(**config)
@@ -67,9 +67,9 @@ class Experiment:
             raise BadInput(f"seeds={seeds} names a seed twice.")
         method_class, method_arguments = parts["method"]
         optim_class, optim_arguments = parts["optim"]
-        experiment = cls(plain, method_class(**method_arguments), optim_class(**optim_arguments), trunk)
-        experiment.check()
-        return experiment
+        spec = cls(plain, method_class(**method_arguments), optim_class(**optim_arguments), trunk)
+        spec.check()
+        return spec
 
     def check(self) -> None:
         """Raise BadInput where parts that are valid alone do not fit together."""

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ltx.errors import notice
-from ltx.files import Damaged, commit, content, header, side_file, tidy, unpack
-from ltx.files import set_aside as put_aside
+from ltx.store.files import Damaged, commit, content, header, side_file, tidy, unpack
+from ltx.store.files import set_aside as put_aside
 
 if TYPE_CHECKING:
     from ltx.tensors import Tensors

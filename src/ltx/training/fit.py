@@ -20,10 +20,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ltx.data import Batches, Dataset
-from ltx.evaluate import calibration, evaluate, grid, reestimate
 from ltx.masks import NotANumber
 from ltx.methods import Method, State
-from ltx.optim import SGD, Adam
 from ltx.streams import Streams
 from ltx.tensors import (
     Tensors,
@@ -37,6 +35,8 @@ from ltx.tensors import (
     set_generators,
     under,
 )
+from ltx.training.evaluate import calibration, evaluate, grid, reestimate
+from ltx.training.optim import SGD, Adam
 
 FLUSH = 64  # steps whose losses and logits wait on the device before they are summed
 

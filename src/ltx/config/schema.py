@@ -88,7 +88,7 @@ def known(group: str) -> list[str]:
     """Name what a group's folder of modules offers; the file is the registry."""
     if group == "optim":
         return ["adam", "adamw", "sgd"]
-    folder = Path(__file__).parent / {"data": "data", "model": "models", "method": "methods"}[group]
+    folder = Path(__file__).parents[1] / {"data": "data", "model": "models", "method": "methods"}[group]
     return sorted(path.stem for path in folder.glob("*.py") if path.stem != "__init__")
 
 
@@ -101,7 +101,7 @@ def find(group: str, name: object) -> Callable[..., Any]:
     if name not in known(group):
         raise BadInput(f"{group}.name={name} is unknown{nearest(name, known(group))} Your own: package.module:Class.")
     if group == "optim":
-        from ltx.optim import OPTIMISERS
+        from ltx.training.optim import OPTIMISERS
 
         return OPTIMISERS[str(name)]
     package = {"model": "models", "method": "methods", "data": "data"}[group]

@@ -1,36 +1,15 @@
-"""The command line: the first word is the command, the rest `key=value`."""
+"""The commands: each takes the words behind it and returns its exit code."""
 
 from __future__ import annotations
 
-import io
 import os
 import re
 import sys
 from pathlib import Path
 from typing import Any
 
-from ltx.errors import BadInput, Failed, forget_notices, nearest, notice, printable
-from ltx.signals import interruptible
+from ltx.errors import BadInput, nearest, notice, printable
 
-HELP = """\
-ltx runs experiments on the Lottery Ticket Hypothesis.
-
-  ltx run method=imp width=4        train, prune and rewind one sweep point; the same command resumes or extends it
-  ltx run ... --dry-run             its config, what is done already, estimated minutes and disk; writes nothing
-  ltx run ... --cfg job --resolve   its config as yaml
-  ltx run -m width=1,2,4 method=imp,dense   a sweep: all points on one pool of workers; zip=width,optim.lr in step
-  ltx run experiment=NAME           a named sweep, conf/experiment/NAME.yaml
-  ltx figure NAME                   redraw a paper's figure and check its claims; runs what is missing
-  ltx list [methods|models|data|optim|experiments|figures] [width=4]   what can be named, with sizes
-  ltx status [KEY...] [--json]      every run under the output root
-  ltx show RUN                      a run's config, table and plots; RUN is a key or a directory
-  eval "$(ltx complete)"            tab completion for bash; put it in ~/.bashrc
-  ltx --version
-
-Any value of a config can be set: ltx run model=convnet optim=sgd optim.lr=0.05 method.levels=20 seeds=5.
-Every command takes root=DIR (default outputs, or LTX_OUTPUT). --config-dir DIR adds yaml files of your own to `run`.
-"""
-COMMANDS = ("run", "figure", "list", "status", "show", "complete")
 LISTED = {"methods": "method", "models": "model", "data": "data", "optim": "optim"}
 LISTED |= {"experiments": "experiment", "figures": "figure"}
 SWITCHES = (
@@ -41,88 +20,6 @@ SWITCHES = (
 )  # Hydra's own, before every key=value: argparse wants it so
 VALUED = {"--cfg": "job", "-c": "job", "--package": "PACKAGE", "-p": "PACKAGE", "--info": "all", "-i": "all"}
 VALUED |= {"--config-dir": "DIR", "-cd": "DIR"}
-
-
-class Output(io.TextIOWrapper):
-    """Standard output that nobody need read: a closed pipe is as good as a reader, and any other fault is kept."""
-
-    fault: OSError | None = None
-
-    def write(self, text: str) -> int:
-        try:
-            return super().write(text)
-        except OSError as error:
-            self.leave(error)
-            return len(text)
-
-    def flush(self) -> None:
-        try:
-            super().flush()
-        except OSError as error:
-            self.leave(error)
-
-    def leave(self, error: OSError) -> None:
-        """Write to nowhere from now on."""
-        if not isinstance(error, BrokenPipeError):
-            self.fault = error
-        os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
-
-
-def entry() -> None:
-    """Be the console script."""
-    given = sys.stdout
-    assert isinstance(given, io.TextIOWrapper)
-    encoding, terminal = given.encoding, given.isatty()
-    out = sys.stdout = Output(given.detach(), encoding, "replace", line_buffering=terminal)
-    code = main(sys.argv[1:])
-    out.flush()
-    if out.fault is not None:
-        print(f"ltx: what it said could not be written ({out.fault.strerror}).", file=sys.stderr)
-    end_workers()
-    sys.exit(code if out.fault is None else code or 3)
-
-
-def main(argv: list[str]) -> int:
-    """Run one command and return its exit code: 0 done, 2 bad input, 3 something failed, 130 interrupted."""
-    forget_notices()
-    try:
-        with interruptible(end_workers):
-            return dispatch(argv)
-    except BadInput as error:
-        print(f"ltx: {error}", file=sys.stderr)
-        return 2
-    except Failed as error:
-        print(f"ltx: {error}", file=sys.stderr)
-        return 3
-    except KeyboardInterrupt:
-        print("ltx: interrupted; the same command continues.", file=sys.stderr)
-        return 130
-
-
-def end_workers() -> None:
-    """Kill what this process has started; level files are whole at any moment."""
-    if "ltx.launch" in sys.modules:
-        sys.modules["ltx.launch"].cool_down()
-
-
-def dispatch(argv: list[str]) -> int:
-    """Call the command that the first word names."""
-    if not argv or argv[0] in ("-h", "--help", "help"):
-        print(HELP, end="")
-        return 0
-    command, rest = argv[0], argv[1:]
-    if command == "--version":
-        from importlib.metadata import version
-
-        print(f"ltx {version('ltx')}")
-        return 0
-    if command not in COMMANDS:
-        raise BadInput(f"'{command}' is not a command{nearest(command, COMMANDS)}")
-    if {"-h", "--help"} & set(rest):
-        print(HELP, end="")
-        return 0
-    called = {"run": run, "figure": figure, "list": list_names, "status": status, "show": show, "complete": complete}
-    return called[command](rest)
 
 
 def options(arguments: list[str], flags: tuple[str, ...], keys: tuple[str, ...]) -> tuple[list[str], dict[str, str]]:
@@ -165,19 +62,19 @@ def run(arguments: list[str]) -> int:
                 flags += [flag, value]
         else:
             raise BadInput(f"{word} is not a flag of run{nearest(flag, ['--dry-run', *SWITCHES, *VALUED])}")
-    from ltx.config import plain_root
+    from ltx.config.compose import plain_root
 
     words = [plain_root(word) for word in words]
     words = [f"hydra.sweeper.zip=[{w.removeprefix('zip=')}]" if w.startswith("zip=") else w for w in words]
     named = [word.partition("=")[2] for word in words if word.lstrip("+").startswith("experiment=")]
     if not (dry or {"workers=0", "--cfg", "-c", "--info", "-i", "--hydra-help"} & {*words, *flags}):
-        from ltx import launch
+        from ltx.launch import local as launch
 
         launch.warm_up()
 
     points, code = [words], 0
     if flags or named:
-        from ltx.config import hydra_main
+        from ltx.config.compose import hydra_main
 
         points, code = hydra_main([*flags, *words], folders)
     return execute(points, folders, ["ltx", "run", *arguments], dry, named[0] if named else None) if points else code
@@ -185,23 +82,23 @@ def run(arguments: list[str]) -> int:
 
 def execute(points: list[list[str]], folders: list[str], command: list[str], dry: bool, name: str | None) -> int:
     """Compose and check all points, train what is missing and show what came out."""
-    from ltx.config import compose
-    from ltx.experiment import Experiment
-    from ltx.run import check_machine
+    from ltx.config.compose import compose
+    from ltx.config.spec import Spec
+    from ltx.runs.point import check_machine
 
-    experiments = [Experiment.of(compose(overrides, folders)) for overrides in points]
-    for experiment in experiments:
-        check_machine(experiment)
+    specs = [Spec.of(compose(overrides, folders)) for overrides in points]
+    for spec in specs:
+        check_machine(spec)
     if dry:
-        from ltx.estimate import dry_run
+        from ltx.runs.estimate import dry_run
 
-        print("\n".join(map(dry_run, experiments)), end="")
+        print("\n".join(map(dry_run, specs)), end="")
         return 0
-    from ltx import sweep
+    from ltx.runs import sweep
 
-    several = len(experiments) > 1
-    place = sweep.folder(experiments, name)
-    outcome = sweep.run(experiments, command, *((place.name, place.name) if several else (None, "")))
+    several = len(specs) > 1
+    place = sweep.folder(specs, name)
+    outcome = sweep.run(specs, command, *((place.name, place.name) if several else (None, "")))
     written = True
     if several:
         written = show_sweep(outcome, points, place)
@@ -219,12 +116,12 @@ def show_point(outcome: Any) -> None:
     """Print the table per level, the plot and the run directory."""
     from rich.console import Console
 
-    from ltx.report import table
+    from ltx.report.tables import table
 
-    experiment = outcome.asked[0]
-    point, rows = outcome.points[experiment.key], outcome.rows(experiment)
+    spec = outcome.asked[0]
+    point, rows = outcome.points[spec.key], outcome.rows(spec)
     if rows:
-        Console(highlight=False).print(table(rows, experiment.key))
+        Console(highlight=False).print(table(rows, spec.key))
         print(f"plot: {point.folder.path / 'plots' / 'levels.png'}")
     print(f"run:  {point.folder.path}" + ("" if point.trained or point.failures else " (nothing was left to train)"))
 
@@ -233,10 +130,10 @@ def show_sweep(outcome: Any, overrides: list[list[str]], place: Path) -> bool:
     """Print the sweep's table, and write it as CSV, plot and wandb parent run; return whether that went well."""
     from rich.console import Console
 
-    from ltx import sweep
-    from ltx.log import mirror_sweep
-    from ltx.plots import draw_sweep, save_plot
-    from ltx.report import sweep_table
+    from ltx.report.mirror import mirror_sweep
+    from ltx.report.plots import draw_sweep, save_plot
+    from ltx.report.tables import sweep_table
+    from ltx.runs import sweep
 
     labels, rows = sweep.labels(outcome.asked, overrides), [outcome.rows(e) for e in outcome.asked]
     states = [outcome.points[e.key].describe() for e in outcome.asked]
@@ -259,12 +156,12 @@ def show_sweep(outcome: Any, overrides: list[list[str]], place: Path) -> bool:
 def figure(arguments: list[str]) -> int:
     """Make a figure, print its claims and where it is."""
     words = [word for word in arguments if "=" not in word]
-    from ltx import launch
     from ltx.figures import make, names, plan
+    from ltx.launch import local as launch
 
     if len(words) != 1 or words[0].startswith("-"):
         raise BadInput(f"figure takes one NAME{nearest(' '.join(words), names())}")
-    from ltx.config import plain_root
+    from ltx.config.compose import plain_root
 
     overrides = [plain_root(word) for word in arguments if "=" in word]
     plan(words[0], overrides)
@@ -279,7 +176,7 @@ def figure(arguments: list[str]) -> int:
 
 def list_names(arguments: list[str]) -> int:
     """Print what can be named."""
-    from ltx.config import listing
+    from ltx.config.compose import listing
 
     words, found = options(arguments, (), ("width", "root", "data"))
     for word in words:
@@ -295,8 +192,8 @@ def status(arguments: list[str]) -> int:
     """Print the state of every run, or of those named."""
     from rich.console import Console
 
-    from ltx.report import clock, counted, status_table, to_json, under_way
-    from ltx.report import status as status_of
+    from ltx.report.tables import clock, counted, status_table, to_json, under_way
+    from ltx.report.tables import status as status_of
 
     words, found = options(arguments, ("--json",), ("root",))
     runs = output_root(found) / "runs"
@@ -325,9 +222,9 @@ def show(arguments: list[str]) -> int:
     """Print a run's config, table and plots."""
     from rich.console import Console
 
-    from ltx.files import Damaged, text
-    from ltx.report import table
-    from ltx.store import RunFolder
+    from ltx.report.tables import table
+    from ltx.store.files import Damaged, text
+    from ltx.store.folders import RunFolder
 
     words, found = options(arguments, (), ("root",))
     if len(words) != 1:
@@ -351,10 +248,10 @@ def show(arguments: list[str]) -> int:
 
 def complete(arguments: list[str]) -> int:
     """Print the words that may stand at the end of a line, or the script that makes bash ask for them."""
-    from ltx.complete import SCRIPT
-    from ltx.complete import complete as words_for
+    from ltx.cli.complete import SCRIPT
+    from ltx.cli.complete import complete as words_for
 
-    print("\n".join(words_for(arguments[0], COMMANDS, (*LISTED,), output_root({}))) if arguments else SCRIPT)
+    print("\n".join(words_for(arguments[0], (*COMMANDS,), (*LISTED,), output_root({}))) if arguments else SCRIPT)
     return 0
 
 
@@ -372,7 +269,7 @@ def is_key(name: str) -> bool:
 
 def find_run(name: str, found: dict[str, str]) -> Path:
     """Return the directory a key or path means. Raises BadInput naming the nearest run."""
-    from ltx.store import RunFolder
+    from ltx.store.folders import RunFolder
 
     runs = output_root(found) / "runs"
     for path in (runs / name, Path(name)):
@@ -380,3 +277,6 @@ def find_run(name: str, found: dict[str, str]) -> Path:
             return path
     known = [path.name for path in runs.iterdir() if is_key(path.name)] if runs.is_dir() else []
     raise BadInput(f"No run is named {name} under {runs}{nearest(name, known)}")
+
+
+COMMANDS = {"run": run, "figure": figure, "list": list_names, "status": status, "show": show, "complete": complete}

@@ -10,13 +10,13 @@ from typing import Any
 
 import yaml
 
+from ltx.config.schema import GROUPS, RunConfig, check_trusted, find
+from ltx.config.spec import Spec
 from ltx.errors import BadInput, nearest
-from ltx.experiment import Experiment
-from ltx.files import Damaged, read_yaml
-from ltx.schema import GROUPS, RunConfig, check_trusted, find
+from ltx.store.files import Damaged, read_yaml
 
-PACKAGED = Path(__file__).parent / "conf"
-CONF = PACKAGED if PACKAGED.is_dir() else Path(__file__).resolve().parents[2] / "conf"  # wheel, else checkout
+PACKAGED = Path(__file__).parents[1] / "conf"
+CONF = PACKAGED if PACKAGED.is_dir() else Path(__file__).resolve().parents[3] / "conf"  # wheel, else checkout
 
 
 def choices(group: str, extra: list[str]) -> list[str]:
@@ -59,7 +59,7 @@ def checked_override(text: str, extra: list[str]) -> str:
     if head == "hydra" or key.startswith("hydra/") or override.is_delete():
         return text
     if head not in (*RunConfig.model_fields, "of", *CHOICES):
-        raise BadInput(f"'{head}' is not a key of a run{nearest(head, [*RunConfig.model_fields, 'of', 'experiment'])}")
+        raise BadInput(f"'{head}' is not a key of a run{nearest(head, [*RunConfig.model_fields, 'of', 'spec'])}")
     if dot:
         return "++" + text.lstrip("+")
     if head in CHOICES:
@@ -172,7 +172,7 @@ def standing_on(of: str, overrides: list[str], config_dirs: list[str]) -> dict[s
         trunk = read_yaml(place / "config.yaml")
         typed = [word.partition("=")[2] for word in overrides if key_of(word).endswith("name")]
         check_trusted(trunk, plain["trust"] is True, typed, place / "config.yaml", "trust=true")
-        if Experiment.of({**trunk, "seeds": 1}).key != place.name and place.parent.name == "runs":
+        if Spec.of({**trunk, "seeds": 1}).key != place.name and place.parent.name == "runs":
             raise Damaged(f"{place / 'config.yaml'} is another run's")
     except Damaged as error:
         raise BadInput(f"of={name}: {error}; running its own command again writes it anew.") from error
@@ -269,15 +269,15 @@ def listing(group: str, width: str, data: str) -> str:
 
 def sizes(model: str, width: str, data: str) -> str:
     """Return a model's hidden channels, parameters and prunable weights at a width on a data set."""
-    from ltx.experiment import Experiment
+    from ltx.config.spec import Spec
     from ltx.tensors import matrices
 
-    experiment = Experiment.of(compose([f"model={model}", f"width={width}", f"data={data}", "method=dense"], []))
-    network = experiment.network(device="meta")
+    spec = Spec.of(compose([f"model={model}", f"width={width}", f"data={data}", "method=dense"], []))
+    network = spec.network(device="meta")
     names = matrices(network)
     units = "-".join(str(network.get_parameter(name).shape[0]) for name in names)
     parameters = sum(p.numel() for p in network.parameters())
     prunable = sum(network.get_parameter(name).numel() for name in names)
-    shape = "x".join(map(str, experiment.data.input_shape))
-    place = f"at width {experiment.config['width']:g} on {data} {shape}"
+    shape = "x".join(map(str, spec.data.input_shape))
+    place = f"at width {spec.config['width']:g} on {data} {shape}"
     return f"{place}: {units}, {parameters:,} parameters, {prunable:,} prunable"

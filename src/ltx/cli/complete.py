@@ -7,8 +7,8 @@ from typing import Any
 
 import yaml
 
-from ltx.config import CHOICES, CONF, choices
-from ltx.schema import GROUPS
+from ltx.config.compose import CHOICES, CONF, choices
+from ltx.config.schema import GROUPS
 
 # bash takes what follows the last "=" for the word, so the rest is cut off the candidates.
 SCRIPT = """\

@@ -12,8 +12,8 @@ import uuid
 from typing import Any
 
 from ltx.errors import Failed, notice, printable
-from ltx.files import Damaged, canonical, commit, content, process_lives, read_json, set_aside
-from ltx.store import RunFolder
+from ltx.store.files import Damaged, canonical, commit, content, process_lives, read_json, set_aside
+from ltx.store.folders import RunFolder
 
 
 class Lock:

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from ltx.analysis.intervals import mean_interval
-from ltx.files import Damaged, canonical, commit, content
-from ltx.report import Row, by_level, compared
+from ltx.report.tables import Row, by_level, compared
+from ltx.store.files import Damaged, canonical, commit, content
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")  # Okabe & Ito: for all eyes
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")

@@ -18,11 +18,11 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from ltx.files import process_lives
+from ltx.store.files import process_lives
 
 CONTEXT = multiprocessing.get_context("forkserver")
 FOLDER = "ltx-fork-server-"
-PRELOAD = ["ltx.levels", "ltx.methods.imp", "ltx.models.mlp", "ltx.data.digits", "sklearn.datasets"]
+PRELOAD = ["ltx.runs.levels", "ltx.methods.imp", "ltx.models.mlp", "ltx.data.digits", "sklearn.datasets"]
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,16 +15,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ltx.config.spec import Spec
 from ltx.data import Batches, Split
-from ltx.evaluate import calibration, evaluate, reestimate
-from ltx.experiment import Experiment
-from ltx.files import commit, pack
 from ltx.masks import count
 from ltx.methods import Context, State, layer, masked
-from ltx.store import FORMAT, RECORD, Records, RunFolder, SeedFolder
+from ltx.store.files import commit, pack
+from ltx.store.folders import FORMAT, RECORD, Records, RunFolder, SeedFolder
 from ltx.streams import Streams
 from ltx.tensors import Tensors, buffers, cpu, matrices, prefixed, seeded, under
-from ltx.train import Diverged, Hooks, Plan, Trained, train
+from ltx.training.evaluate import calibration, evaluate, reestimate
+from ltx.training.fit import Diverged, Hooks, Plan, Trained, train
 
 Report = Callable[[str, Any], None]
 
@@ -40,8 +40,8 @@ def run_seed(config: dict[str, Any], directory: str, seed: int, report: Report) 
     folder.forget_failure()
     try:
         try:
-            loop = LevelLoop(Experiment.of(config), folder, report)
-            for level in range(loop.experiment.method.last_level + 1):
+            loop = LevelLoop(Spec.of(config), folder, report)
+            for level in range(loop.spec.method.last_level + 1):
                 if loop.tensors(level) is None:
                     loop.train(level)
         except SystemExit as stopped:
@@ -64,24 +64,24 @@ def run_seed(config: dict[str, Any], directory: str, seed: int, report: Report) 
 class LevelLoop:
     """One seed's levels."""
 
-    def __init__(self, experiment: Experiment, folder: SeedFolder, report: Report):
-        self.experiment, self.folder, self.report = experiment, folder, report
-        self.method, self.data, self.options = experiment.method, experiment.data, experiment.config["trainer"]
+    def __init__(self, spec: Spec, folder: SeedFolder, report: Report):
+        self.spec, self.folder, self.report = spec, folder, report
+        self.method, self.data, self.options = spec.method, spec.data, spec.config["trainer"]
         self.trunk = None
-        if experiment.trunk is not None:
-            pinned = experiment.config["method"].get("trunk_seed")
-            trunk_run = RunFolder(folder.path.parents[1] / experiment.trunk.key)
+        if spec.trunk is not None:
+            pinned = spec.config["method"].get("trunk_seed")
+            trunk_run = RunFolder(folder.path.parents[1] / spec.trunk.key)
             seed = folder.seed if pinned is None else pinned
-            self.trunk = LevelLoop(experiment.trunk, trunk_run.seed(seed), lambda kind, value: None)
-        self.device = pick_device(experiment.config["device"])
-        self.streams = experiment.streams(folder.seed)
-        self.network = experiment.network(streams=self.streams)
+            self.trunk = LevelLoop(spec.trunk, trunk_run.seed(seed), lambda kind, value: None)
+        self.device = pick_device(spec.config["device"])
+        self.streams = spec.streams(folder.seed)
+        self.network = spec.network(streams=self.streams)
         self.matrices = matrices(self.network)
         self.total = sum(self.network.get_parameter(name).numel() for name in self.matrices)
         self.init = State(cpu(dict(self.network.named_parameters())), cpu(buffers(self.network)), {})
         if self.trunk is not None and not self.method.needs_trunk:
             self.init = self.pretrained(self.trunk)
-        self.identity = {"format": FORMAT, **experiment.identity(folder.seed)}
+        self.identity = {"format": FORMAT, **spec.identity(folder.seed)}
         self.read: dict[int, tuple[Tensors, dict[str, Any]]] = {}
 
     def pretrained(self, trunk: LevelLoop) -> State:
@@ -97,7 +97,7 @@ class LevelLoop:
     def redrawn(self) -> Tensors:
         """Draw the model's initialisation another time."""
         streams = replace(self.streams, init=Streams.other(self.streams.init))
-        return self.scaled(cpu(dict(self.experiment.network(streams=streams).named_parameters())))
+        return self.scaled(cpu(dict(self.spec.network(streams=streams).named_parameters())))
 
     def scaled(self, weights: Tensors) -> Tensors:
         """Return initial weights at the scale of the trunk's method, which a control takes over."""
@@ -140,15 +140,15 @@ class LevelLoop:
 
     def train(self, level: int) -> None:
         """Train one level, from its checkpoint if it was under way, and commit its file."""
-        method, steps = self.method, self.experiment.optim.steps
+        method, steps = self.method, self.spec.optim.steps
         anchor = self.state(0, "anchor") if level else self.init
         parent = method.parent(level)
         previous = self.init if parent == level else self.state(parent, "end")
         prunable = method.prunable(self.matrices)
         trunk = self.trunk_state if self.trunk is not None else None
-        batches = Batches(self.data, self.experiment.optim.batch, self.streams)
+        batches = Batches(self.data, self.spec.optim.batch, self.streams)
         batch = partial(training_batch, batches)
-        network = self.experiment.network()
+        network = self.spec.network()
         init = replace(self.init, weights=self.scaled(self.init.weights))
         context = Context(prunable, init, anchor, previous, self.streams, self.redrawn, network, batch, trunk)
         with self.seeded("start", level):
@@ -172,7 +172,7 @@ class LevelLoop:
 
         hooks = Hooks(record, self.progress(level), checkpoint, self.options["checkpoint_seconds"])
         trained = train(
-            *(self.network, method, begin, plan, self.experiment.optim, self.data, method.streams(self.streams), hooks),
+            *(self.network, method, begin, plan, self.spec.optim, self.data, method.streams(self.streams), hooks),
             *(self.device, self.options, resume),
         )
         mask = method.ticket_mask(trained.extra, trained.mask)

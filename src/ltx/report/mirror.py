@@ -11,10 +11,10 @@ from typing import Any
 from urllib.parse import urlparse
 
 from ltx.analysis.intervals import mean_interval
-from ltx.experiment import Experiment
-from ltx.files import set_aside
-from ltx.report import by_level
-from ltx.store import COLUMNS, RunFolder, SeedFolder
+from ltx.config.spec import Spec
+from ltx.report.tables import by_level
+from ltx.store.files import set_aside
+from ltx.store.folders import COLUMNS, RunFolder, SeedFolder
 
 METRICS = ("train_loss", "val_loss", "val_accuracy", "test_loss", "test_accuracy", "early_stop_test_accuracy")
 
@@ -30,13 +30,13 @@ def has_key() -> bool:
         return False
 
 
-def mode_of(experiment: Experiment) -> str:
+def mode_of(spec: Spec) -> str:
     """Return online, offline or disabled: as asked, else the environment's, else online with a key."""
-    asked = experiment.config["wandb"]["mode"]
+    asked = spec.config["wandb"]["mode"]
     return asked or os.environ.get("WANDB_MODE") or ("online" if has_key() else "offline")
 
 
-def begin(experiment: Experiment, mode: str, place: Path, name: str, group: str, job_type: str, tags: list[str]) -> Any:
+def begin(spec: Spec, mode: str, place: Path, name: str, group: str, job_type: str, tags: list[str]) -> Any:
     """Begin a wandb run in `place`, replacing the one there; a wandb that fails is named, and None returned."""
     os.environ.setdefault("WANDB_SILENT", "true")
     import wandb
@@ -45,7 +45,7 @@ def begin(experiment: Experiment, mode: str, place: Path, name: str, group: str,
     if os.path.lexists(mirror) and (mirror.is_symlink() or not mirror.is_dir()):
         set_aside(mirror, f"{mirror} is not a folder")
     shutil.rmtree(mirror, ignore_errors=True)
-    options = experiment.config["wandb"]
+    options = spec.config["wandb"]
     settings = wandb.Settings(silent=True, console="off", x_disable_meta=True, x_disable_stats=True, disable_git=True)
     settings.x_save_requirements = False  # listing every installed package takes 0.1 s; the manifest has the versions
     try:
@@ -54,7 +54,7 @@ def begin(experiment: Experiment, mode: str, place: Path, name: str, group: str,
             **{**arguments, "project": options["project"], "entity": options["entity"], "mode": mode},
             dir=str(place),
             settings=settings,
-            config={name: value for name, value in experiment.config.items() if name not in ("root", "wandb")},
+            config={name: value for name, value in spec.config.items() if name not in ("root", "wandb")},
             reinit="create_new",
         )
     except wandb.Error as error:
@@ -62,12 +62,12 @@ def begin(experiment: Experiment, mode: str, place: Path, name: str, group: str,
         return None
 
 
-def mirror_sweep(experiment: Experiment, place: Path, table: Sequence[dict[str, Any]], plot: Path) -> None:
+def mirror_sweep(spec: Spec, place: Path, table: Sequence[dict[str, Any]], plot: Path) -> None:
     """Keep a sweep's table and plot in a wandb run of their own, in the group of its points."""
-    mode = mode_of(experiment)
+    mode = mode_of(spec)
     if mode == "disabled":
         return
-    run = begin(experiment, mode, place, place.name, experiment.config["wandb"]["group"] or place.name, "sweep", [])
+    run = begin(spec, mode, place, place.name, spec.config["wandb"]["group"] or place.name, "sweep", [])
     if run is None:
         return
     import wandb
@@ -85,9 +85,9 @@ class Mirror:
     chunk. A run that is extended replaces its mirror: offline runs cannot be resumed.
     """
 
-    def __init__(self, experiment: Experiment, folder: RunFolder, group: str | None = None):
-        self.experiment, self.folder, self.group = experiment, folder, group
-        self.mode = mode_of(experiment)
+    def __init__(self, spec: Spec, folder: RunFolder, group: str | None = None):
+        self.spec, self.folder, self.group = spec, folder, group
+        self.mode = mode_of(spec)
         self.run: Any = None
         self.logged: set[tuple[int, int]] = set()
 
@@ -95,16 +95,16 @@ class Mirror:
         """Begin the wandb run and replay what is finished. A wandb that fails is named and left out."""
         if self.mode == "disabled" or self.run is not None:
             return
-        config, key = self.experiment.config, self.experiment.key
+        config, key = self.spec.config, self.spec.key
         tags = [str(config[group]["name"])[:64] for group in ("model", "data")]
         group = config["wandb"]["group"] or self.group or key
-        self.run = begin(self.experiment, self.mode, self.folder.path, key, group, config["method"]["name"], tags)
+        self.run = begin(self.spec, self.mode, self.folder.path, key, group, config["method"]["name"], tags)
         if self.run is None:
             self.mode = "disabled"
             return
         self.run.define_metric("level")
         self.run.define_metric("*", step_metric="level")
-        for seed in sorted({*self.experiment.seeds, *(folder.seed for folder in self.folder.seeds())}):
+        for seed in sorted({*self.spec.seeds, *(folder.seed for folder in self.folder.seeds())}):
             self.run.define_metric(f"seed_{seed}/step")
             self.run.define_metric(f"seed_{seed}/*", step_metric=f"seed_{seed}/step")
         for folder in self.folder.seeds():
@@ -126,7 +126,7 @@ class Mirror:
         prefix = f"seed_{row['seed']}"
         for step, values in sorted(steps.items()):
             axes = {
-                "step": row["level"] * self.experiment.optim.steps + step,
+                "step": row["level"] * self.spec.optim.steps + step,
                 "level": row["level"],
                 "level_step": step,
             }

@@ -21,8 +21,8 @@ from rich.table import Table
 
 from ltx.analysis.intervals import mean_interval
 from ltx.errors import printable
-from ltx.files import Damaged, commit, process_lives, side_file, text
-from ltx.store import RunFolder
+from ltx.store.files import Damaged, commit, process_lives, side_file, text
+from ltx.store.folders import RunFolder
 
 Row = dict[str, Any]
 

@@ -14,21 +14,21 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from ltx import launch
+from ltx.config.spec import Spec
 from ltx.errors import BadInput, Failed, notice
-from ltx.experiment import Experiment
-from ltx.files import commit, set_aside, yaml_text
-from ltx.lock import Lock
-from ltx.log import Mirror
-from ltx.plots import draw, drawn_rows, is_picture, save_plot
-from ltx.store import RunFolder, SeedFolder
+from ltx.launch import local as launch
+from ltx.report.mirror import Mirror
+from ltx.report.plots import draw, drawn_rows, is_picture, save_plot
+from ltx.store.claims import Lock
+from ltx.store.files import commit, set_aside, yaml_text
+from ltx.store.folders import RunFolder, SeedFolder
 
 SPACE = "No space left on the device; make room and run the same command again"
 
 
-def check_machine(experiment: Experiment) -> None:
+def check_machine(spec: Spec) -> None:
     """Raise BadInput where this machine cannot do what is asked, before anything is written."""
-    device = experiment.config["device"]
+    device = spec.config["device"]
     kind, _, number = device.partition(":")
     if kind not in ("auto", "cpu", "cuda") or (number and not number.isdigit()):
         raise BadInput(f"device={device} is unknown. Known: auto, cpu, cuda, cuda:N")
@@ -41,7 +41,7 @@ def check_machine(experiment: Experiment) -> None:
             )
         if int(number or 0) >= torch.cuda.device_count():
             raise BadInput(f"device={device}, but there are {torch.cuda.device_count()} CUDA devices, numbered from 0.")
-    check_root(experiment.directory.absolute(), experiment.config["root"])
+    check_root(spec.directory.absolute(), spec.config["root"])
 
 
 def check_root(place: Path, root: str) -> None:
@@ -57,34 +57,32 @@ def check_root(place: Path, root: str) -> None:
         raise BadInput(f"root={root} cannot be used: {place}: {error.strerror or error}.") from error
 
 
-def missing_levels(experiment: Experiment, folder: SeedFolder, verify: bool = True) -> list[int]:
+def missing_levels(spec: Spec, folder: SeedFolder, verify: bool = True) -> list[int]:
     """List the levels of a seed that are missing; with `verify`, a damaged one is set aside and missing too."""
-    levels = range(experiment.method.last_level + 1)
+    levels = range(spec.method.last_level + 1)
     if not verify:
         there = folder.levels()
         return [level for level in levels if level not in there]
-    identity = experiment.identity(folder.seed)
+    identity = spec.identity(folder.seed)
     return [n for n in levels if folder.read_level(n, identity) is None]
 
 
-def level_steps(experiment: Experiment, level: int) -> tuple[int, int]:
+def level_steps(spec: Spec, level: int) -> tuple[int, int]:
     """Return the first step and the number of optimiser steps of a level, for progress and estimates."""
-    first = experiment.method.anchor_step if level else 0
-    return first, max(0, experiment.method.steps(level, experiment.optim.steps) - first)
+    first = spec.method.anchor_step if level else 0
+    return first, max(0, spec.method.steps(level, spec.optim.steps) - first)
 
 
 class Point:
     """A run being worked on: opened under its lock, its missing seeds given out as jobs, closed when they ended."""
 
-    def __init__(
-        self, experiment: Experiment, command: list[str], group: str | None = None, trunk: Point | None = None
-    ):
-        self.experiment, self.command, self.trunk = experiment, command, trunk
-        self.folder = RunFolder(experiment.directory)
-        self.mirror = Mirror(experiment, self.folder, group)
-        self.lock = Lock(self.folder, wait=experiment.config["wait"])
+    def __init__(self, spec: Spec, command: list[str], group: str | None = None, trunk: Point | None = None):
+        self.spec, self.command, self.trunk = spec, command, trunk
+        self.folder = RunFolder(spec.directory)
+        self.mirror = Mirror(spec, self.folder, group)
+        self.lock = Lock(self.folder, wait=spec.config["wait"])
         self.state = "waiting"  # then open, then done, failed or interrupted
-        self.seeds = dict.fromkeys(experiment.seeds, "unknown")  # then done, failed, missing, running
+        self.seeds = dict.fromkeys(spec.seeds, "unknown")  # then done, failed, missing, running
         self.missing: dict[int, list[int]] = {}
         self.failures: dict[int, str] = {}
         self.rows: list[dict[str, Any]] = []
@@ -101,7 +99,7 @@ class Point:
                 if state != "done":
                     self.fail(seed, reason)
             if self.state != "closed":
-                self.failures.setdefault(self.experiment.seeds[0], reason)
+                self.failures.setdefault(self.spec.seeds[0], reason)
 
     def open(self) -> bool:
         """Take the lock if it is free and find what is missing; return whether the point is open now."""
@@ -121,23 +119,23 @@ class Point:
 
     def begin(self) -> None:
         """Write config and manifest and sort the seeds into done, failed before, and missing."""
-        for note in self.experiment.data.notes:
-            notice(f"{self.experiment.config['data']['name']}: {note}.")
+        for note in self.spec.data.notes:
+            notice(f"{self.spec.config['data']['name']}: {note}.")
         for seed, state in self.seeds.items():
             if state == "failed":
                 continue
             path = self.folder.seed(seed).path
             if os.path.lexists(path) and not path.is_dir():
                 set_aside(path, f"{path} is not a folder")
-            levels, failure = missing_levels(self.experiment, self.folder.seed(seed)), self.folder.seed(seed).failure()
+            levels, failure = missing_levels(self.spec, self.folder.seed(seed)), self.folder.seed(seed).failure()
             if not levels:
                 self.seeds[seed] = "done"
-            elif failure and not self.experiment.config["retry_failed"]:
+            elif failure and not self.spec.config["retry_failed"]:
                 self.fail(seed, failure["reason"])
             else:
                 self.missing[seed], self.seeds[seed], self.trained = levels, "missing", True
         self.folder.mend()
-        write_config(self.experiment, self.folder, self.command)
+        write_config(self.spec, self.folder, self.command)
 
     def fail(self, seed: int, reason: str) -> None:
         """Note that a seed failed; what is finished of it stays."""
@@ -149,15 +147,15 @@ class Point:
             if state != "missing":
                 continue
             if self.trunk is not None:
-                pinned = self.experiment.config["method"].get("trunk_seed")
+                pinned = self.spec.config["method"].get("trunk_seed")
                 ready = self.trunk.seeds.get(seed if pinned is None else pinned, "done")
                 if ready == "failed":
-                    self.fail(seed, f"its trunk {self.trunk.experiment.key} failed")
+                    self.fail(seed, f"its trunk {self.trunk.spec.key} failed")
                 if ready != "done":
                     continue
             self.seeds[seed] = "running"
-            arguments = (self.experiment.config, str(self.folder.path.absolute()), seed)
-            return launch.Job(f"{self.experiment.key} seed {seed}", "ltx.levels:run_seed", arguments)
+            arguments = (self.spec.config, str(self.folder.path.absolute()), seed)
+            return launch.Job(f"{self.spec.key} seed {seed}", "ltx.runs.levels:run_seed", arguments)
         return None
 
     def handle(self, seed: int, kind: str, value: Any) -> str:
@@ -167,18 +165,18 @@ class Point:
             self.guarded(lambda: self.level(seed, value))
         elif kind == "diverged":
             self.fail(seed, value["reason"])
-            said = f"{self.experiment.key} seed {seed} diverged: {value['reason']}"
+            said = f"{self.spec.key} seed {seed} diverged: {value['reason']}"
         elif kind == "failed":
             reason, trace, system = value
             self.fail(seed, SPACE if f"[Errno {errno.ENOSPC}]" in reason else reason)
-            said = f"{self.experiment.key} seed {seed} failed: " + (reason if system else f"\n{trace}")
+            said = f"{self.spec.key} seed {seed} failed: " + (reason if system else f"\n{trace}")
         elif kind in ("killed", "ended") and self.seeds[seed] == "running":
-            if not missing_levels(self.experiment, self.folder.seed(seed), verify=False):
+            if not missing_levels(self.spec, self.folder.seed(seed), verify=False):
                 self.seeds[seed] = "done"
             else:
                 how = "ended without finishing" if kind == "ended" else f"was killed (exit {value})"
                 self.fail(seed, f"its worker {how}; the same command continues it")
-                said = f"{self.experiment.key} seed {seed}: {self.failures[seed]}"
+                said = f"{self.spec.key} seed {seed}: {self.failures[seed]}"
         return said
 
     def level(self, seed: int, row: dict[str, Any]) -> None:
@@ -202,7 +200,7 @@ class Point:
             for seed, state in self.seeds.items():
                 if state not in ("done", "failed"):
                     self.fail(seed, "another process took over its lock while this one stood still")
-            self.failures.setdefault(self.experiment.seeds[0], "another process took over its lock")
+            self.failures.setdefault(self.spec.seeds[0], "another process took over its lock")
             return
         try:
             self.guarded(self.derive)
@@ -214,7 +212,7 @@ class Point:
         """Take over what is on disk, where the point was never opened."""
         self.rows = self.asked(self.folder.rows())
         for seed, state in self.seeds.items():
-            if state == "unknown" and not missing_levels(self.experiment, self.folder.seed(seed), verify=False):
+            if state == "unknown" and not missing_levels(self.spec, self.folder.seed(seed), verify=False):
                 self.seeds[seed] = "done"
 
     def derive(self) -> None:
@@ -223,12 +221,12 @@ class Point:
         self.rows = self.asked(rows)
         plot = self.folder.path / "plots" / "levels.png"
         if rows and not is_picture(plot, drawn_rows(rows)):
-            save_plot(draw(rows, self.experiment.key), plot, drawn_rows(rows))
+            save_plot(draw(rows, self.spec.key), plot, drawn_rows(rows))
         self.mirror.finish(rows)
 
     def asked(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Select the seeds and levels this run asks for."""
-        seeds, last = set(self.experiment.seeds), self.experiment.method.last_level
+        seeds, last = set(self.spec.seeds), self.spec.method.last_level
         return [row for row in rows if row["seed"] in seeds and row["level"] <= last]
 
     @property
@@ -251,30 +249,30 @@ class Point:
         what = f"{diverged} of {n} diverged" if diverged == len(lines) else f"{len(lines)} of {n} failed"
         kept = len(self.asked(self.folder.rows()))
         return (
-            f"{self.experiment.key}: {what}. {'; '.join(lines)}. {kept} finished levels are kept in "
+            f"{self.spec.key}: {what}. {'; '.join(lines)}. {kept} finished levels are kept in "
             f"{self.folder.path}. The same command continues what was interrupted; retry_failed=true tries again "
             "what diverged or raised."
         )
 
 
-def write_config(experiment: Experiment, folder: RunFolder, command: list[str]) -> None:
+def write_config(spec: Spec, folder: RunFolder, command: list[str]) -> None:
     """Write config.yaml and manifest.json; seeds and extents are the union of what was ever asked."""
     manifest = folder.manifest()
-    seeds = sorted({*manifest["seeds"], *experiment.seeds})
-    last = max(manifest["last_level"], experiment.method.last_level)
-    config = {**experiment.config, "seeds": seeds}
+    seeds = sorted({*manifest["seeds"], *spec.seeds})
+    last = max(manifest["last_level"], spec.method.last_level)
+    config = {**spec.config, "seeds": seeds}
     if "levels" in config["method"] and config["method"].get("trunk_level") is None:
         config["method"] = {**config["method"], "levels": last}
     commit(folder.path / "config.yaml", yaml_text(config).encode())
     facts = {
-        "key": experiment.key,
+        "key": spec.key,
         "seeds": seeds,
         "last_level": last,
-        "device": experiment.config["device"],
-        "threads": experiment.config["threads"],
-        "data": experiment.data.fingerprint(),
-        "classes": list(experiment.data.names),
-        "data_notes": list(experiment.data.notes),
+        "device": spec.config["device"],
+        "threads": spec.config["threads"],
+        "data": spec.data.fingerprint(),
+        "classes": list(spec.data.names),
+        "data_notes": list(spec.data.notes),
         **environment(),
     }
     line = {"command": command, "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
@@ -288,7 +286,7 @@ def write_config(experiment: Experiment, folder: RunFolder, command: list[str]) 
 def environment() -> dict[str, Any]:
     """Return versions, machine and the commit of the checkout ltx runs from (None for an installed package)."""
     names = ("ltx", "torch", "lightning", "numpy", "hydra-core", "wandb")
-    here, git = Path(__file__).resolve().parents[2], None
+    here, git = Path(__file__).resolve().parents[3], None
     if (here / ".git").exists():
         try:
             options: Any = {"text": True, "stderr": subprocess.DEVNULL, "cwd": here}

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from ltx import launch
+from ltx.config.spec import Spec
 from ltx.errors import notice
-from ltx.experiment import Experiment
-from ltx.files import commit
-from ltx.report import Progress, Row
-from ltx.run import Point, level_steps, missing_levels
-from ltx.store import COLUMNS
+from ltx.launch import local as launch
+from ltx.report.tables import Progress, Row
+from ltx.runs.point import Point, level_steps, missing_levels
+from ltx.store.files import commit
+from ltx.store.folders import COLUMNS
 
 NAMED = ("method", "model", "data", "width")
 
@@ -26,7 +26,7 @@ NAMED = ("method", "model", "data", "width")
 class Outcome:
     """What a sweep ended with: the points asked for, in their order, their rows, and whether it was interrupted."""
 
-    asked: list[Experiment]
+    asked: list[Spec]
     points: dict[str, Point]
     interrupted: bool
 
@@ -35,39 +35,39 @@ class Outcome:
         """0 done, 3 something failed, 130 interrupted."""
         return 130 if self.interrupted else 3 if any(p.failures for p in self.points.values()) else 0
 
-    def rows(self, experiment: Experiment) -> list[Row]:
-        """Return the summary rows an asked experiment asks for."""
-        seeds, last = set(experiment.seeds), experiment.method.last_level
-        rows = self.points[experiment.key].rows
+    def rows(self, spec: Spec) -> list[Row]:
+        """Return the summary rows that a spec asks for."""
+        seeds, last = set(spec.seeds), spec.method.last_level
+        rows = self.points[spec.key].rows
         return [row for row in rows if row["seed"] in seeds and row["level"] <= last]
 
 
-def expand(experiments: Sequence[Experiment], command: list[str], group: str | None) -> dict[str, Point]:
+def expand(specs: Sequence[Spec], command: list[str], group: str | None) -> dict[str, Point]:
     """Return the points to work on by key, trunks first; the same run asked for twice is one with both extents."""
-    merged: dict[str, Experiment] = {}
+    merged: dict[str, Spec] = {}
 
-    def add(experiment: Experiment) -> None:
-        if experiment.trunk is not None:
-            pinned = experiment.config["method"].get("trunk_seed")
-            seeds = experiment.seeds if pinned is None else [pinned]
-            plumbing = {name: experiment.config[name] for name in ("root", "wait", "retry_failed", "wandb", "workers")}
-            add(Experiment.of({**experiment.trunk.config, **plumbing, "seeds": seeds}))
-        known = merged.get(experiment.key)
-        merged[experiment.key] = experiment if known is None else union(known, experiment)
+    def add(spec: Spec) -> None:
+        if spec.trunk is not None:
+            pinned = spec.config["method"].get("trunk_seed")
+            seeds = spec.seeds if pinned is None else [pinned]
+            plumbing = {name: spec.config[name] for name in ("root", "wait", "retry_failed", "wandb", "workers")}
+            add(Spec.of({**spec.trunk.config, **plumbing, "seeds": seeds}))
+        known = merged.get(spec.key)
+        merged[spec.key] = spec if known is None else union(known, spec)
 
-    for experiment in experiments:
-        add(experiment)
+    for spec in specs:
+        add(spec)
     points: dict[str, Point] = {}
-    for key, experiment in merged.items():
-        points[key] = Point(experiment, command, group, points[experiment.trunk.key] if experiment.trunk else None)
+    for key, spec in merged.items():
+        points[key] = Point(spec, command, group, points[spec.trunk.key] if spec.trunk else None)
     return points
 
 
-def union(one: Experiment, other: Experiment) -> Experiment:
+def union(one: Spec, other: Spec) -> Spec:
     """Return the run with the seeds and the levels of both."""
     more = one if one.method.last_level >= other.method.last_level else other
     seeds = sorted({*one.seeds, *other.seeds})
-    return more if seeds == more.seeds else Experiment.of({**more.config, "seeds": seeds})
+    return more if seeds == more.seeds else Spec.of({**more.config, "seeds": seeds})
 
 
 class Lost(Exception):
@@ -118,22 +118,22 @@ class Schedule:
         return self.stopped or all(point.state == "closed" for point in self.points)
 
 
-def run(experiments: Sequence[Experiment], command: list[str], group: str | None = None, title: str = "") -> Outcome:
+def run(specs: Sequence[Spec], command: list[str], group: str | None = None, title: str = "") -> Outcome:
     """Train what is missing of all experiments and derive their files; failures stay with their points."""
-    points = expand(experiments, command, group)
-    schedule = Schedule(points, experiments[0].config["fail_fast"])
+    points = expand(specs, command, group)
+    schedule = Schedule(points, specs[0].config["fail_fast"])
     interrupted = False
     try:
         plans = {key: planned(point) for key, point in points.items()}
         jobs, total = {key: jobs for key, (jobs, _) in plans.items()}, sum(steps for _, steps in plans.values())
-        folder = Path(experiments[0].config["root"]) / "progress"
-        with Progress(title or experiments[0].key, total, jobs, folder) as progress:
-            events = launch.run(schedule.next_job, schedule.finished, workers(experiments[0]))
+        folder = Path(specs[0].config["root"]) / "progress"
+        with Progress(title or specs[0].key, total, jobs, folder) as progress:
+            events = launch.run(schedule.next_job, schedule.finished, workers(specs[0]))
             try:
                 for job, kind, value in events:
                     point, seed = schedule.jobs[job]
                     said = point.handle(seed, kind, value)
-                    progress.event(job.name, kind, value, partial(level_steps, point.experiment))
+                    progress.event(job.name, kind, value, partial(level_steps, point.spec))
                     if said:
                         progress.say(said)
                     if kind in ("started", "progress"):
@@ -151,29 +151,29 @@ def run(experiments: Sequence[Experiment], command: list[str], group: str | None
             interrupted = True
         if not point.rows:
             point.adopt()
-    return Outcome(list(experiments), points, interrupted)
+    return Outcome(list(specs), points, interrupted)
 
 
 def planned(point: Point) -> tuple[int, int]:
     """Count the jobs and the optimiser steps of the levels whose files are not there and are not known to fail."""
-    retry, folder = point.experiment.config["retry_failed"], point.folder
-    seeds = [seed for seed in point.experiment.seeds if retry or not folder.seed(seed).failure()]
-    left = [missing_levels(point.experiment, folder.seed(seed), verify=False) for seed in seeds]
-    return sum(map(bool, left)), sum(level_steps(point.experiment, level)[1] for levels in left for level in levels)
+    retry, folder = point.spec.config["retry_failed"], point.folder
+    seeds = [seed for seed in point.spec.seeds if retry or not folder.seed(seed).failure()]
+    left = [missing_levels(point.spec, folder.seed(seed), verify=False) for seed in seeds]
+    return sum(map(bool, left)), sum(level_steps(point.spec, level)[1] for levels in left for level in levels)
 
 
-def workers(experiment: Experiment) -> int:
+def workers(spec: Spec) -> int:
     """Return how many worker processes to use: one a core on CPUs, one a device on GPUs, unless the config says."""
-    asked = experiment.config["workers"]
+    asked = spec.config["workers"]
     if asked is not None:
         return asked
     import torch
 
-    gpu = experiment.config["device"] != "cpu" and torch.cuda.is_available()
-    return 1 if gpu else max(1, launch.cores() // experiment.config["threads"])
+    gpu = spec.config["device"] != "cpu" and torch.cuda.is_available()
+    return 1 if gpu else max(1, launch.cores() // spec.config["threads"])
 
 
-def labels(experiments: Sequence[Experiment], overrides: Sequence[Sequence[str]]) -> list[Row]:
+def labels(specs: Sequence[Spec], overrides: Sequence[Sequence[str]]) -> list[Row]:
     """Return per point its method, model, data and width, and every other override in which the points differ."""
     given = [dict(word.lstrip("+").split("=", 1) for word in words if "=" in word) for words in overrides]
     keys = dict.fromkeys(key for values in given for key in values)
@@ -182,14 +182,14 @@ def labels(experiments: Sequence[Experiment], overrides: Sequence[Sequence[str]]
         {group: e.config[group]["name"] for group in NAMED[:3]}
         | {"width": e.config["width"]}
         | {key: values.get(key) for key in differing}
-        for e, values in zip(experiments, given, strict=True)
+        for e, values in zip(specs, given, strict=True)
     ]
 
 
-def folder(experiments: Sequence[Experiment], name: str | None) -> Path:
+def folder(specs: Sequence[Spec], name: str | None) -> Path:
     """Return the sweep's folder: its name, or a digest of the points' keys."""
-    digest = hashlib.sha256(" ".join(sorted(e.key for e in experiments)).encode()).hexdigest()[:8]
-    return Path(experiments[0].config["root"]) / "sweeps" / (name or f"sweep-{digest}")
+    digest = hashlib.sha256(" ".join(sorted(e.key for e in specs)).encode()).hexdigest()[:8]
+    return Path(specs[0].config["root"]) / "sweeps" / (name or f"sweep-{digest}")
 
 
 def write(outcome: Outcome, points: Sequence[Row], place: Path) -> list[Row]:

@@ -1,0 +1,1 @@
+"""What is missing of a run or a sweep, and doing it."""
