@@ -6,6 +6,7 @@ import csv
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,9 @@ from ltx.analysis.connectivity import errors_along, instability
 from ltx.analysis.intervals import longest_run, mean_interval
 from ltx.config.compose import compose
 from ltx.config.spec import Spec
-from ltx.figures import Stated, decide, decide_consecutive, imp, module, names, plan, sanity, stated
+from ltx.figures import imp, module, names, sanity
+from ltx.figures.arms import Finished, Store, plan
+from ltx.figures.claims import Stated, decide, decide_consecutive, levels_within, nearest_level, stated
 
 SMALL = {
     "imp": ("method.levels=8", "optim.steps=10", "seeds=2", "width=.05"),
@@ -134,7 +137,7 @@ def test_every_figure_is_made_small_and_redrawn_without_a_run(
     assert all(
         c["threshold"] == f.threshold for c, f in zip(said["claims"], fixed.values(), strict=True) if f.threshold
     )
-    assert said["claims"] and set(said["runs"]) == set(plan(name, list(SMALL[name]))[1])
+    assert said["claims"] and list(said["runs"]) == [arm.name for arm in plan(name, list(SMALL[name]))[1]]
     for claim in said["claims"]:
         assert {"statement", "source", "effect", "interval", "n", "planned", "threshold", "verdict"} == set(claim)
         assert claim["statement"] in result.out and claim["verdict"] in ("passed", "failed", "undecided")
@@ -150,10 +153,69 @@ def test_every_figure_is_made_small_and_redrawn_without_a_run(
 @pytest.mark.parametrize("name", names())
 def test_claims_are_decided_on_as_many_fresh_seeds_as_the_yaml_fixes(name: str) -> None:
     fixed, arms = plan(name, [])
-    seeds = [Spec.of(compose(words, [])).seeds for words in arms.values()]
+    seeds = [Spec.of(compose(arm.words, [])).seeds for arm in arms]
     assert all(min(own) == 100 and own == list(range(100, 100 + len(own))) for own in seeds)
     assert max(claim.n for claim in stated(fixed).values()) == max(map(len, seeds))
     assert all(claim.n in map(len, seeds) for claim in stated(fixed).values())
+
+
+def finished(name: str) -> Store:
+    """Return a figure's arms with made-up rows, each arm's accuracy its own."""
+    arms = []
+    for index, arm in enumerate(plan(name, list(SMALL[name]))[1]):
+        row: dict[str, Any] = {
+            "seed": 100,
+            "level": 0,
+            "density": 0.5,
+            "kept": 50,
+            "total": 100,
+            "step": 10,
+            "early_stop_step": 5,
+        }
+        row |= {"test_accuracy": index / 100, "test_loss": 1.0, "layers": []}
+        arms.append(Finished(arm, Spec.of(compose(arm.words, [])), [row]))
+    return Store(arms)
+
+
+@pytest.mark.parametrize("name", names())
+def test_the_facts_of_an_arm_decide_its_rows_and_its_name_does_not(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if name == "rewinding":
+        monkeypatch.setattr(module(name), "measure", lambda spec, copy, seed, level: int(copy.key[-8:], 16))
+    store = finished(name)
+    renamed = [replace(done, arm=replace(done.arm, name=f"arm {i}")) for i, done in enumerate(store.arms)]
+    table = module(name).rows(store)
+    pd.testing.assert_frame_equal(module(name).rows(Store(renamed)), table)
+    shown = [done for done in store.arms if not done.arm.facts.get("copy")]
+    assert len(table) == len(shown)
+    for done, (_, row) in zip(shown, table.iterrows(), strict=True):
+        assert all(row[fact] == value for fact, value in done.arm.facts.items() if fact in table)
+
+
+@pytest.mark.parametrize("name", names())
+def test_no_two_arms_of_a_figure_share_a_name_or_all_facts(name: str) -> None:
+    arms = plan(name, [])[1]
+    assert len({arm.name for arm in arms}) == len(arms)
+    if name != "edge-popup":  # its lines are told apart by the densities and widths of their runs
+        assert len({tuple(arm.facts.items()) for arm in arms}) == len(arms)
+
+
+def test_a_rewound_ticket_is_measured_against_its_own_copy(monkeypatch: pytest.MonkeyPatch) -> None:
+    pairs = []
+
+    def measure(spec: Spec, copy: Spec, seed: int, level: int) -> float:
+        pairs.append((spec, copy))
+        return 0.0
+
+    monkeypatch.setattr(module("rewinding"), "measure", measure)
+    table = module("rewinding").rows(finished("rewinding"))
+    assert len(pairs) == 6 and all(copy.trunk.key == spec.key for spec, copy in pairs)
+    assert table["instability"].isna().tolist() == (table["retrain"] == "lr_rewind").tolist()
+
+
+def test_levels_are_found_by_their_density() -> None:
+    table = planted([0.0] * 5)  # densities 1, .5, .25, .125, .0625
+    assert levels_within(table, 0.1, 0.5) == [1, 2, 3]
+    assert [nearest_level(table, density) for density in (0.9, 0.3, 0.0)] == [0, 2, 4]
 
 
 def test_a_claim_on_other_seeds_than_planned_says_so() -> None:

@@ -156,7 +156,8 @@ def show_sweep(outcome: Any, overrides: list[list[str]], place: Path) -> bool:
 def figure(arguments: list[str]) -> int:
     """Make a figure, print its claims and where it is."""
     words = [word for word in arguments if "=" not in word]
-    from ltx.figures import make, names, plan
+    from ltx.figures import names
+    from ltx.figures.arms import plan
     from ltx.launch import local as launch
 
     if len(words) != 1 or words[0].startswith("-"):
@@ -167,6 +168,8 @@ def figure(arguments: list[str]) -> int:
     plan(words[0], overrides)
     if "workers=0" not in overrides:
         launch.warm_up()
+    from ltx.figures.make import make
+
     code, result = make(words[0], overrides, ["ltx", "figure", *arguments])
     if not code:
         print("\n".join(result["lines"]))

@@ -5,79 +5,84 @@ from __future__ import annotations
 from typing import Any
 
 import pandas as pd
+from matplotlib.figure import Figure
 
-from ltx.figures import Claim, Store, curve, decide, stated
+from ltx.figures.arms import Arm, Store
+from ltx.figures.claims import Claim, decide, stated
+from ltx.figures.drawing import CHANCE, against_width, curve, grid_and_legend, reference
 
-CHANCE = 0.1
 
+def arms(fixed: dict[str, Any]) -> list[Arm]:
+    """Return the arms of the three panels: over density, over width, and over width at a fixed kept count."""
+    search, found = "method=edge_popup", []
 
-def arms(fixed: dict[str, Any]) -> dict[str, list[str]]:
-    """Return the overrides of every arm; its first word says the panel."""
-    search, found = "method=edge_popup", {}
+    def add(panel: str, line: str, at: float, words: list[str]) -> None:
+        found.append(Arm(f"{panel} {line} {at}", words, {"panel": panel, "line": line}))
+
     for density in fixed["densities"]:
         words = [search, f"width={fixed['width']}", f"method.density={density}"]
-        found[f"density signed constant {density}"] = words
-        found[f"density normal {density}"] = [*words, "model.init=kaiming_normal"]
+        add("density", "signed constant", density, words)
+        add("density", "normal", density, [*words, "model.init=kaiming_normal"])
     for width in fixed["widths"]:
-        found[f"width edge-popup {width}"] = [search, f"width={width}"]
-        found[f"width dense {width}"] = ["method=dense", f"width={width}"]
+        add("width", "edge-popup", width, [search, f"width={width}"])
+        add("width", "dense", width, ["method=dense", f"width={width}"])
     for width in fixed["kept_widths"]:
         a, b = max(1, round(300 * width)), max(1, round(100 * width))
         words = [search, f"width={width}", f"method.density={fixed['kept'] / (64 * a + a * b + 10 * b):.6f}"]
-        found[f"kept plain {width}"] = words
-        found[f"kept annealed {width}"] = [*words, "method.anneal=true"]
+        add("kept", "plain", width, words)
+        add("kept", "annealed", width, [*words, "method.anneal=true"])
     return found
 
 
 def rows(store: Store) -> pd.DataFrame:
     """Return a row per arm and seed: panel, line of the panel, width, density, kept, accuracy and loss."""
     found = []
-    for arm, spec in store.arms.items():
-        panel, _, rest = arm.partition(" ")
-        for row in store.rows[arm]:
+    for done in store.arms:
+        for row in done.rows:
             values = {name: row[name] for name in ("seed", "density", "kept", "test_accuracy", "test_loss")}
-            found.append({"panel": panel, "line": rest.rpartition(" ")[0], "width": spec.config["width"], **values})
+            found.append({**done.arm.facts, "width": done.spec.config["width"], **values})
     return pd.DataFrame(found)
 
 
-def draw(table: pd.DataFrame) -> Any:
-    """Draw accuracy over density, accuracy over width, and accuracy and loss over width at a fixed kept count."""
-    from matplotlib.figure import Figure
+def over_density(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of the first panel, their exact densities rounded to those that were asked for."""
+    return table[table["panel"] == "density"].assign(density=lambda found: found["density"].round(2))
 
+
+def draw(table: pd.DataFrame) -> Figure:
+    """Draw accuracy over density, accuracy over width, and accuracy and loss over width at a fixed kept count."""
     figure = Figure(figsize=(9, 6.5))
     axes = figure.subplots(2, 2).ravel()
-    width = table.loc[table["panel"] == "density", "width"].iloc[0]
+    first = over_density(table)
+    width = first["width"].iloc[0]
     dense = table[(table["line"] == "dense") & (table["width"] == width)]["test_accuracy"].mean()
-    for index, (line, group) in enumerate(table[table["panel"] == "density"].groupby("line", sort=False)):
-        group = group.assign(density=group["density"].round(2))
+    for index, (line, group) in enumerate(first.groupby("line", sort=False)):
         curve(axes[0], group, "density", "test_accuracy", str(line), index, 100)
-    axes[0].axhline(dense, color="#555555", ls="--", lw=0.8, label="dense")
-    axes[0].axhline(CHANCE, color="#555555", ls=":", lw=0.8, label="chance")
+    reference(axes[0], dense, "dense")
+    reference(axes[0], CHANCE, "chance", ":")
     axes[0].set(xlabel=f"density at width {width:g}: weights kept, %", ylabel="test accuracy")
-    panels = (("width", "test_accuracy", axes[1]), ("kept", "test_accuracy", axes[2]), ("kept", "test_loss", axes[3]))
-    for panel, column, ax in panels:
-        for index, (line, group) in enumerate(table[table["panel"] == panel].groupby("line", sort=False)):
+    kept = table.loc[table["panel"] == "kept", "kept"].median()
+    same_count = f"{kept:.0f} weights kept at every width"
+    for ax, panel, column, where in (
+        (axes[1], "width", "test_accuracy", "density 50 %"),
+        (axes[2], "kept", "test_accuracy", same_count),
+        (axes[3], "kept", "test_loss", same_count),
+    ):
+        shown = table[table["panel"] == panel]
+        for index, (line, group) in enumerate(shown.groupby("line", sort=False)):
             curve(ax, group, "width", column, str(line), index)
-        kept = table.loc[table["panel"] == "kept", "kept"].median()
-        where = "density 50 %" if panel == "width" else f"{kept:.0f} weights kept at every width"
-        ax.set(xscale="log", xlabel=f"width, {where}", ylabel=column.replace("_", " "))
-        ticks = sorted(table.loc[table["panel"] == panel, "width"].unique())
-        ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-        ax.minorticks_off()
-    for ax in axes:
-        ax.grid(alpha=0.3)
-        ax.legend(fontsize=7)
+        against_width(ax, shown["width"], f"width, {where}", column.replace("_", " "))
+    grid_and_legend(axes)
     return figure
 
 
 def claims(table: pd.DataFrame, fixed: dict[str, Any]) -> dict[str, Claim]:
     """Decide the paper's claims; what happens at a fixed kept count is drawn, and claimed only at the paper's scale."""
     said = stated(fixed)
-    by = table[table["panel"] == "density"].assign(density=lambda t: t["density"].round(2))
-    accuracy = by.pivot(index="seed", columns=["line", "density"], values="test_accuracy")
+    accuracy = over_density(table).pivot(index="seed", columns=["line", "density"], values="test_accuracy")
     constant, normal = accuracy["signed constant"], accuracy["normal"]
     ends = constant[[constant.columns.min(), constant.columns.max()]].max(axis=1)
-    middle = [d for d in constant.columns if 0.2 <= d <= 0.9]
+    middle = [density for density in constant.columns if 0.2 <= density <= 0.9]
     width = table[table["panel"] == "width"].pivot(index="seed", columns=["line", "width"], values="test_accuracy")
     gap = width["dense"] - width["edge-popup"]
     return {

@@ -6,10 +6,13 @@ from typing import Any
 
 import pandas as pd
 import torch
+from matplotlib.figure import Figure
 
 from ltx.analysis.connectivity import errors_along, instability
 from ltx.config.spec import Spec
-from ltx.figures import Claim, Store, curve, decide, stated
+from ltx.figures.arms import Arm, Store
+from ltx.figures.claims import Claim, decide, stated
+from ltx.figures.drawing import curve, reference
 from ltx.store.folders import RunFolder
 from ltx.tensors import Tensors, under
 from ltx.training.evaluate import calibration, evaluate, reestimate
@@ -17,41 +20,46 @@ from ltx.training.evaluate import calibration, evaluate, reestimate
 STABLE = 0.02  # Frankle et al. 2020, section 3: stable is an instability below 2 %
 
 
-def arms(fixed: dict[str, Any]) -> dict[str, list[str]]:
-    """Return the overrides of every arm: `SETTING k=K`, its `copy` in another data order, and the variants."""
-    result = {}
+def arms(fixed: dict[str, Any]) -> list[Arm]:
+    """Return an arm per setting and rewinding step k, each followed by its copy in another data order; the variants."""
+    found = []
+    imp = ["method=imp", "method.fraction=$fraction"]
     for setting, steps in fixed["rewind"].items():
+        network = fixed["settings"][setting]
         for k in steps:
-            words = [*fixed["settings"][setting]]
-            result[f"{setting} k={k}"] = [*words, "method=imp", "method.fraction=$fraction", f"method.rewind={k}"]
+            facts = {"setting": setting, "retrain": "rewind", "k": k}
+            found.append(Arm(f"{setting} k={k}", [*network, *imp, f"method.rewind={k}"], {**facts, "copy": False}))
             trunk = f"trunk={{method:imp,method.levels:$levels,method.fraction:$fraction,method.rewind:{k}}}"
-            result[f"{setting} k={k} copy"] = [*words, "method=control", "method.kind=data_order", trunk]
+            words = [*network, "method=control", "method.kind=data_order", trunk]
+            found.append(Arm(f"{setting} k={k} copy", words, {**facts, "copy": True}))
     for variant in fixed["variants"]:
-        result[f"unstable {variant}"] = [
-            *fixed["settings"]["unstable"],
-            "method=imp",
-            "method.fraction=$fraction",
-            f"method.retrain={variant}",
-        ]
-    return result
+        words = [*fixed["settings"]["unstable"], *imp, f"method.retrain={variant}"]
+        facts = {"setting": "unstable", "retrain": variant, "k": 0, "copy": False}
+        found.append(Arm(f"unstable {variant}", words, facts))
+    return found
 
 
 def rows(store: Store) -> pd.DataFrame:
     """Return a row per setting, retraining, rewinding step, seed and level, with instability where there is a copy."""
     found = []
-    for arm, spec in store.arms.items():
-        if arm.endswith("copy"):
+    copies = {pair(done.arm): done.spec for done in store.arms if done.arm.facts["copy"]}
+    for done in store.arms:
+        if done.arm.facts["copy"]:
             continue
-        setting, _, kind = arm.partition(" ")
-        copy = store.arms.get(f"{arm} copy")
-        for row in store.rows[arm]:
-            values: dict[str, Any] = {"setting": setting, "retrain": "rewind" if kind.startswith("k=") else kind}
-            values["k"] = spec.method.anchor_step
+        copy = copies.get(pair(done.arm))
+        for row in done.rows:
+            values = {name: done.arm.facts[name] for name in ("setting", "retrain")}
+            values["k"] = done.spec.method.anchor_step
             values |= {name: row[name] for name in ("seed", "level", "density", "test_accuracy")}
             if copy is not None:
-                values["instability"] = measure(spec, copy, row["seed"], row["level"])
+                values["instability"] = measure(done.spec, copy, row["seed"], row["level"])
             found.append(values)
     return pd.DataFrame(found)
+
+
+def pair(arm: Arm) -> tuple[str | float, ...]:
+    """Return the facts that an arm shares with its copy alone."""
+    return tuple(arm.facts[name] for name in ("setting", "retrain", "k"))
 
 
 def measure(spec: Spec, copy: Spec, seed: int, level: int) -> float:
@@ -80,10 +88,8 @@ def measure(spec: Spec, copy: Spec, seed: int, level: int) -> float:
         torch.set_num_threads(threads)
 
 
-def draw(table: pd.DataFrame) -> Any:
+def draw(table: pd.DataFrame) -> Figure:
     """Draw accuracy above, instability below, against the rewinding step; a column per setting, a line per density."""
-    from matplotlib.figure import Figure
-
     figure = Figure(figsize=(8.5, 6))
     axes = figure.subplots(2, 2, sharex="col", sharey="row")
     for column, (setting, group) in enumerate(table.groupby("setting", sort=False)):
@@ -96,16 +102,15 @@ def draw(table: pd.DataFrame) -> Any:
         for index, (kind, part) in enumerate(others.groupby("retrain")):
             mean = part["test_accuracy"].mean()
             text = f"{kind} at {100 * part['density'].iloc[0]:.2g} %"
-            axes[0][column].axhline(mean, color="#555555", ls=("--", ":")[index % 2], lw=1, label=text)
-        axes[1][column].axhline(STABLE, color="#555555", ls="--", lw=0.8, label="2 %: stable below")
+            reference(axes[0][column], mean, text, ("--", ":")[index % 2], 1)
+        reference(axes[1][column], STABLE, "2 %: stable below")
         axes[0][column].set_title(f"{setting} network", fontsize=9)
         axes[1][column].set_xlabel("rewinding step k")
     axes[0][0].set_ylabel("test accuracy")
     axes[1][0].set_ylabel("instability (test error)")
-    for row in axes:
-        for ax in row:
-            ax.grid(alpha=0.3)
-            ax.legend(fontsize=6, title="density", title_fontsize=6)
+    for ax in axes.ravel():
+        ax.grid(alpha=0.3)
+        ax.legend(fontsize=6, title="density", title_fontsize=6)
     return figure
 
 

@@ -6,41 +6,39 @@ from dataclasses import replace
 from typing import Any
 
 import pandas as pd
+from matplotlib.figure import Figure
 
 from ltx.analysis.intervals import mean_interval
-from ltx.figures import Claim, Stated, Store, decide, stated, style
+from ltx.figures.arms import Arm, Store
+from ltx.figures.claims import Claim, Stated, decide, stated
+from ltx.figures.drawing import style
 
 
-def arms(fixed: dict[str, Any]) -> dict[str, list[str]]:
-    """Return the overrides of every arm: `METHOD KIND DENSITY`; tickets of all methods are trained by Adam."""
-    found = {}
+def arms(fixed: dict[str, Any]) -> list[Arm]:
+    """Return an arm per density, method and kind of control; tickets of all methods are trained by Adam."""
+    found = []
     claimed = fixed["claimed"]
     for density, level in zip(fixed["densities"], fixed["levels"], strict=True):
         for method, trunk in fixed["trunks"].items():
+            # IMP reaches the density at a level of its own; the other methods are asked for it, at their only level.
             chosen = "" if method == "imp" else f",method.density:{density}"
             for kind in fixed["kinds"]:
                 words = ["method=control", "optim=adam", f"method.kind={kind}", f"trunk={{{trunk}{chosen}}}"]
                 words.append(f"method.trunk_level={level if method == 'imp' else 0}")
-                more = method in claimed["methods"] and kind in claimed["kinds"]
-                found[f"{method} {kind} {density}"] = [*words, *([f"seeds={claimed['seeds']}"] if more else [])]
+                if method in claimed["methods"] and kind in claimed["kinds"]:
+                    words.append(f"seeds={claimed['seeds']}")
+                facts = {"method": method, "kind": kind, "density": float(density)}
+                found.append(Arm(f"{method} {kind} {density}", words, facts))
     return found
 
 
 def rows(store: Store) -> pd.DataFrame:
-    """Return a row per method, kind, density and seed."""
-    found = []
-    for arm in store.arms:
-        method, kind, density = arm.split()
-        for row in store.rows[arm]:
-            values = {key: row[key] for key in ("seed", "kept", "total", "test_accuracy", "test_loss")}
-            found.append({"method": method, "kind": kind, "density": float(density), **values})
-    return pd.DataFrame(found)
+    """Return a row per method, kind, density asked for, and seed."""
+    return store.table(["seed", "kept", "total", "test_accuracy", "test_loss"])
 
 
-def draw(table: pd.DataFrame) -> Any:
+def draw(table: pd.DataFrame) -> Figure:
     """Draw the accuracy of every method and kind, a panel per density."""
-    from matplotlib.figure import Figure
-
     densities = list(dict.fromkeys(table["density"]))
     figure = Figure(figsize=(9, 3 + 1.5 * len(densities)))
     axes = figure.subplots(len(densities), 1, squeeze=False)[:, 0]

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pandas as pd
+from matplotlib.figure import Figure
 
-from ltx.figures import Claim, Store, against_density, curve, decide, decide_consecutive, stated
-
-CHANCE = 0.1
+from ltx.figures.arms import Store
+from ltx.figures.claims import Claim, decide, decide_consecutive, nearest_level, stated
+from ltx.figures.drawing import CHANCE, against_density, curve, grid_and_legend, reference
 
 
 def rows(store: Store) -> pd.DataFrame:
@@ -16,20 +17,16 @@ def rows(store: Store) -> pd.DataFrame:
     return store.table()
 
 
-def draw(table: pd.DataFrame) -> Any:
+def draw(table: pd.DataFrame) -> Figure:
     """Draw trained arms above, the untrained ticket below."""
-    from matplotlib.figure import Figure
-
     figure = Figure(figsize=(7.5, 6))
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
     for index, (arm, group) in enumerate(table.groupby("arm", sort=False)):
         curve(bottom if arm == "untrained" else top, group, "density", "test_accuracy", str(arm), index, 100)
-    bottom.axhline(CHANCE, color="#555555", ls="--", lw=0.8, label="chance")
+    reference(bottom, CHANCE, "chance")
     top.set_ylabel("test accuracy, trained")
     against_density(bottom, "test accuracy, untrained")
-    for axes in (top, bottom):
-        axes.grid(alpha=0.3)
-        axes.legend(fontsize=7)
+    grid_and_legend((top, bottom))
     return figure
 
 
@@ -37,10 +34,10 @@ def claims(table: pd.DataFrame, fixed: dict[str, Any]) -> dict[str, Claim]:
     """Decide the paper's claims."""
     said, sparse = stated(fixed), (0.0, 0.06)
     untrained = table[table["arm"] == "untrained"]
-    at = int((untrained.groupby("level")["density"].first() - fixed["untrained_at"]).abs().idxmin())
+    at = untrained["level"] == nearest_level(untrained, fixed["untrained_at"])
     return {
         "signs": decide_consecutive(said["signs"], table, ("sign-kept reinit", "free reinit"), sparse),
         "constant": decide_consecutive(said["constant"], table, ("signed constant", "free reinit"), sparse),
         "shuffle": decide_consecutive(said["shuffle"], table, ("ticket", "shuffled mask"), (0.0, 0.2)),
-        "untrained": decide(said["untrained"], untrained.loc[untrained["level"] == at, "test_accuracy"].tolist()),
+        "untrained": decide(said["untrained"], untrained.loc[at, "test_accuracy"].tolist()),
     }
