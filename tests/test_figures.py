@@ -20,7 +20,7 @@ from ltx.analysis.connectivity import errors_along, instability
 from ltx.analysis.intervals import longest_run, mean_interval
 from ltx.config.compose import compose
 from ltx.config.spec import Spec
-from ltx.figures import imp, module, names, sanity
+from ltx.figures import edge_popup, imp, module, names, sanity
 from ltx.figures.arms import Finished, Store, plan
 from ltx.figures.claims import Stated, decide, decide_consecutive, levels_within, nearest_level, stated
 
@@ -210,6 +210,18 @@ def test_a_rewound_ticket_is_measured_against_its_own_copy(monkeypatch: pytest.M
     table = module("rewinding").rows(finished("rewinding"))
     assert len(pairs) == 6 and all(copy.trunk.key == spec.key for spec, copy in pairs)
     assert table["instability"].isna().tolist() == (table["retrain"] == "lr_rewind").tolist()
+
+
+def test_a_fixed_kept_count_is_that_count_in_every_network() -> None:
+    fixed, arms = plan("edge-popup", [])
+    for arm in arms:
+        if arm.facts["panel"] == "kept":
+            spec = Spec.of(compose(arm.words, []))
+            kept = spec.method.density * edge_popup.prunable(arm.words)
+            assert kept == pytest.approx(fixed["kept"], rel=1e-3), arm.name
+    # LeNet at width 0.25 on 8x8 images: 64 -> 75 -> 25 -> 10.
+    assert edge_popup.prunable(["method=edge_popup", "width=.25"]) == 64 * 75 + 75 * 25 + 25 * 10
+    assert edge_popup.prunable(["method=edge_popup", "width=.25", "model.hidden=[40]"]) == 64 * 10 + 10 * 10
 
 
 def test_levels_are_found_by_their_density() -> None:

@@ -7,9 +7,12 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
+from ltx.config.compose import compose
+from ltx.config.spec import Spec
 from ltx.figures.arms import Arm, Store
 from ltx.figures.claims import Claim, decide, stated
 from ltx.figures.drawing import CHANCE, against_width, curve, grid_and_legend, reference
+from ltx.tensors import matrices
 
 
 def arms(fixed: dict[str, Any]) -> list[Arm]:
@@ -27,11 +30,18 @@ def arms(fixed: dict[str, Any]) -> list[Arm]:
         add("width", "edge-popup", width, [search, f"width={width}"])
         add("width", "dense", width, ["method=dense", f"width={width}"])
     for width in fixed["kept_widths"]:
-        a, b = max(1, round(300 * width)), max(1, round(100 * width))
-        words = [search, f"width={width}", f"method.density={fixed['kept'] / (64 * a + a * b + 10 * b):.6f}"]
+        network = [search, f"width={width}"]
+        words = [*network, f"method.density={fixed['kept'] / prunable(network):.6f}"]
         add("kept", "plain", width, words)
         add("kept", "annealed", width, [*words, "method.anneal=true"])
     return found
+
+
+def prunable(words: list[str]) -> int:
+    """Return how many weights a run with these overrides chooses from; the network is built without its values."""
+    spec = Spec.of(compose(words, []))
+    network = spec.network(device="meta")
+    return sum(network.get_parameter(name).numel() for name in spec.method.prunable(matrices(network)))
 
 
 def rows(store: Store) -> pd.DataFrame:
