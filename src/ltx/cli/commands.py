@@ -62,7 +62,7 @@ def run(arguments: list[str]) -> int:
                 flags += [flag, value]
         else:
             raise BadInput(f"{word} is not a flag of run{nearest(flag, ['--dry-run', *SWITCHES, *VALUED])}")
-    from ltx.config.compose import plain_root
+    from ltx.config.words import plain_root
 
     words = [plain_root(word) for word in words]
     words = [f"hydra.sweeper.zip=[{w.removeprefix('zip=')}]" if w.startswith("zip=") else w for w in words]
@@ -162,7 +162,7 @@ def figure(arguments: list[str]) -> int:
 
     if len(words) != 1 or words[0].startswith("-"):
         raise BadInput(f"figure takes one NAME{nearest(' '.join(words), names())}")
-    from ltx.config.compose import plain_root
+    from ltx.config.words import plain_root
 
     overrides = [plain_root(word) for word in arguments if "=" in word]
     plan(words[0], overrides)

@@ -10,13 +10,12 @@ from typing import Any
 
 import yaml
 
-from ltx.config.schema import GROUPS, RunConfig, check_trusted, find
+from ltx.config import trunk
+from ltx.config.schema import CONF, GROUPS, RunConfig, check_trusted
 from ltx.config.spec import Spec
+from ltx.config.words import key_of
 from ltx.errors import BadInput, nearest
 from ltx.store.files import Damaged, read_yaml
-
-PACKAGED = Path(__file__).parents[1] / "conf"
-CONF = PACKAGED if PACKAGED.is_dir() else Path(__file__).resolve().parents[3] / "conf"  # wheel, else checkout
 
 
 def choices(group: str, extra: list[str]) -> list[str]:
@@ -26,7 +25,6 @@ def choices(group: str, extra: list[str]) -> list[str]:
 
 
 CHOICES = (*GROUPS, "experiment")
-ANY_OPTIM = ("optim.steps", "optim.batch")  # of every optimiser, so of a trunk's too
 
 
 @cache
@@ -98,30 +96,18 @@ def compose(overrides: list[str], config_dirs: list[str]) -> dict[str, Any]:
         if not Path(folder).is_dir():
             raise BadInput(f"--config-dir {folder} is not a folder.")
     plain = resolved(overrides, config_dirs)
-    of, trunk = plain.pop("of"), plain["trunk"]
+    of = plain.pop("of")
     if of is not None:
         return standing_on(str(of), overrides, config_dirs)
-    if trunk is None:
+    if plain["trunk"] is None:
         return plain
-    if not isinstance(trunk, dict) or not all(isinstance(key, str) for key in trunk):
-        raise BadInput(f"trunk={trunk} should be a set of values: trunk={{method:imp,method.levels:14}}.")
-    items = [f"{key}={text(value)}" for key, value in {"trunk": None, "of": None, **trunk}.items()]
-    if plain["method"]["name"] == "control" and "model" in trunk and "model" in map(head_of, overrides):
-        raise BadInput("model is named twice: a control has its trunk's network, so name it in trunk={...} alone.")
-    own = {"method", "trunk", "of"} | {key for key in trunk if key in GROUPS}  # not the trunk's to take over
-    below = [word for word in overrides if head_of(word) not in own or key_of(word) in ANY_OPTIM]
-    below_config = compose([*below, *items], config_dirs)
-    inherited = {}
-    if plain["method"]["name"] == "control":  # stands on the trunk's network and, unless given, on its optimiser
-        inherited = {"model": below_config["model"]}
-        if searches(below_config):  # what trains scores is not for weights, nor the other way round
-            below = [word for word in below if head_of(word) != "optim" or key_of(word) in ANY_OPTIM]
-            below_config = compose([*below, *items], config_dirs)
-        elif "optim" not in map(key_of, overrides):
-            inherited["optim"] = below_config["optim"]
-    plain = resolved(overrides, config_dirs, inherited)
+    words = trunk.words(plain, overrides)
+    below = compose(words, config_dirs)
+    if trunk.is_control(plain) and trunk.searches(below):
+        below = compose(trunk.without_optimiser(words), config_dirs)
+    plain = resolved(overrides, config_dirs, trunk.taken_over(plain, below, overrides))
     del plain["of"]
-    return {**plain, "trunk": below_config}
+    return {**plain, "trunk": below}
 
 
 def resolved(overrides: list[str], config_dirs: list[str], inherited: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -159,9 +145,7 @@ def resolved(overrides: list[str], config_dirs: list[str], inherited: dict[str, 
 
 def standing_on(of: str, overrides: list[str], config_dirs: list[str]) -> dict[str, Any]:
     """Inline a finished run as the trunk: RUN[:seed[:level]], a key or a directory; its values are this run's too."""
-    name, *numbers = of.rsplit(":", 2) if of.count(":") < 3 else (of,)
-    if not all(number.isdigit() for number in numbers):
-        raise BadInput(f"of={of} should read RUN, RUN:seed or RUN:seed:level.")
+    name, pinned = trunk.reference(of)
     plain = resolved(overrides, config_dirs)
     root = str(plain["root"])
     place = next((p for p in (Path(root) / "runs" / name, Path(name)) if (p / "config.yaml").is_file()), None)
@@ -169,57 +153,18 @@ def standing_on(of: str, overrides: list[str], config_dirs: list[str]) -> dict[s
         keys = [path.name for path in (Path(root) / "runs").glob("*")]
         raise BadInput(f"of={name} is no run under {root}{nearest(name, keys)}")
     try:
-        trunk = read_yaml(place / "config.yaml")
+        below = read_yaml(place / "config.yaml")
         typed = [word.partition("=")[2] for word in overrides if key_of(word).endswith("name")]
-        check_trusted(trunk, plain["trust"] is True, typed, place / "config.yaml", "trust=true")
-        if Spec.of({**trunk, "seeds": 1}).key != place.name and place.parent.name == "runs":
+        check_trusted(below, plain["trust"] is True, typed, place / "config.yaml", "trust=true")
+        if Spec.of({**below, "seeds": 1}).key != place.name and place.parent.name == "runs":
             raise Damaged(f"{place / 'config.yaml'} is another run's")
     except Damaged as error:
         raise BadInput(f"of={name}: {error}; running its own command again writes it anew.") from error
     except BadInput as error:
         raise BadInput(f"of={name}: {error}") from error
-    pinned = [f"method.trunk_{which}={n}" for which, n in zip(("seed", "level"), numbers, strict=False)]
-    taken = ("data", "model", "width", "streams") if searches(trunk) else ("data", "model", "optim", "width", "streams")
-    inherited = {name: trunk[name] for name in taken if name not in map(key_of, overrides)}
-    plain = resolved([*overrides, *pinned], config_dirs, inherited)
+    plain = resolved([*overrides, *pinned], config_dirs, trunk.taken_over_of(below, overrides))
     del plain["of"]
-    return {**plain, "trunk": {**trunk, "root": plain["root"]}}
-
-
-def searches(config: dict[str, Any]) -> bool:
-    """Tell whether a run trains scores and leaves the weights as they are."""
-    method: Any = find("method", config["method"]["name"])
-    return method.trains == "extra"
-
-
-def plain_root(word: str) -> str:
-    """Quote the value of `root=DIR` for Hydra, whose grammar knows few characters: any folder's name just works."""
-    key, equals, value = word.partition("=")
-    if key != "root" or not equals or value[:1] in ("'", '"', "$") or not value:
-        return word
-    escaped = value.replace("'", "\\'")  # in quotes a backslash means itself but for one before a quote
-    return f"root='{escaped}'"
-
-
-def key_of(override: str) -> str:
-    """Return an override's key."""
-    return override.lstrip("+~").partition("=")[0]
-
-
-def head_of(override: str) -> str:
-    """Return the first part of an override's key."""
-    return key_of(override).partition(".")[0]
-
-
-def text(value: Any) -> str:
-    """Write a plain value as Hydra reads it on the command line."""
-    if isinstance(value, dict):
-        return "{" + ",".join(f"{key}:{text(v)}" for key, v in value.items()) + "}"
-    if isinstance(value, list):
-        return "[" + ",".join(map(text, value)) + "]"
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    return str(value)
+    return {**plain, "trunk": {**below, "root": plain["root"]}}
 
 
 def hydra_main(words: list[str], config_dirs: list[str]) -> tuple[list[list[str]], int]:
@@ -269,7 +214,6 @@ def listing(group: str, width: str, data: str) -> str:
 
 def sizes(model: str, width: str, data: str) -> str:
     """Return a model's hidden channels, parameters and prunable weights at a width on a data set."""
-    from ltx.config.spec import Spec
     from ltx.tensors import matrices
 
     spec = Spec.of(compose([f"model={model}", f"width={width}", f"data={data}", "method=dense"], []))
@@ -278,6 +222,6 @@ def sizes(model: str, width: str, data: str) -> str:
     units = "-".join(str(network.get_parameter(name).shape[0]) for name in names)
     parameters = sum(p.numel() for p in network.parameters())
     prunable = sum(network.get_parameter(name).numel() for name in names)
-    shape = "x".join(map(str, spec.data.input_shape))
+    shape = "x".join(map(str, spec.facts.input_shape))
     place = f"at width {spec.config['width']:g} on {data} {shape}"
     return f"{place}: {units}, {parameters:,} parameters, {prunable:,} prunable"

@@ -19,6 +19,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from ltx.errors import BadInput, described, nearest
 
+PACKAGED = Path(__file__).parents[1] / "conf"
+CONF = PACKAGED if PACKAGED.is_dir() else Path(__file__).resolve().parents[3] / "conf"  # wheel, else checkout
 STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 Seed = Annotated[int, Ge(0)]
@@ -85,11 +87,12 @@ FROM_CONTEXT = ("self", "input_shape", "classes", "width")  # arguments of a mod
 
 
 def known(group: str) -> list[str]:
-    """Name what a group's folder of modules offers; the file is the registry."""
+    """Name what a group offers: every module of its folder that has a yaml; others hold what several share."""
     if group == "optim":
         return ["adam", "adamw", "sgd"]
     folder = Path(__file__).parents[1] / {"data": "data", "model": "models", "method": "methods"}[group]
-    return sorted(path.stem for path in folder.glob("*.py") if path.stem != "__init__")
+    offered = {path.stem for path in (CONF / group).glob("*.yaml")}
+    return sorted(path.stem for path in folder.glob("*.py") if path.stem in offered)
 
 
 def find(group: str, name: object) -> Callable[..., Any]:

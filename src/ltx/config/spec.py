@@ -15,13 +15,14 @@ from typing import Any
 from pydantic import ValidationError
 
 from ltx.config.schema import GROUPS, RunConfig, checked, find, refuse
-from ltx.errors import BadInput, of_the_users
+from ltx.config.trunk import check as check_trunk
+from ltx.errors import BadInput, nearest, of_the_users
 
 if typing.TYPE_CHECKING:
     from torch import nn
 
-    from ltx.data import Dataset
-    from ltx.methods import Method
+    from ltx.data import Dataset, Facts
+    from ltx.methods import Method, Plan
     from ltx.streams import Streams
     from ltx.training.optim import SGD, Adam
 
@@ -49,12 +50,12 @@ class Spec:
         except ValidationError as error:
             raise refuse(error, "", "a run", RunConfig.model_fields) from error
         plain = valid.model_dump()
-        trunk = None
+        below = None
         if plain["trunk"] is not None:
-            trunk = cls.of(plain["trunk"])
-            plain["trunk"] = trunk.config
+            below = cls.of(plain["trunk"])
+            plain["trunk"] = below.config
             if "levels" in plain["method"] and plain["method"]["levels"] is None:
-                plain["method"] = {**plain["method"], "levels": trunk.method.last_level}
+                plain["method"] = {**plain["method"], "levels": below.method.last_level}
         parts = {}
         for group in GROUPS:
             target, arguments = checked(group, plain[group])
@@ -67,95 +68,81 @@ class Spec:
             raise BadInput(f"seeds={seeds} names a seed twice.")
         method_class, method_arguments = parts["method"]
         optim_class, optim_arguments = parts["optim"]
-        spec = cls(plain, method_class(**method_arguments), optim_class(**optim_arguments), trunk)
+        spec = cls(plain, method_class(**method_arguments), optim_class(**optim_arguments), below)
         spec.check()
         return spec
 
     def check(self) -> None:
-        """Raise BadInput where parts that are valid alone do not fit together."""
+        """Raise BadInput where parts that are valid alone do not fit together. Needs the data set's facts alone."""
+        from ltx.methods import Layout
         from ltx.tensors import matrices as matrices_of
 
+        self.check_width()
         network = self.network(device="meta")
-        if not matrices_of(network):
+        matrices = matrices_of(network)
+        if not matrices:
             raise BadInput(f"{self.on_data} has no weight matrices: there is nothing to prune or to search.")
         self.try_out(network)
-        self.check_trunk(network)
-        parameters, matrices = dict(network.named_parameters()), matrices_of(network)
+        check_trunk(self, network)
+        parameters = dict(network.named_parameters())
         layers = {name.rpartition(".")[0] for name in matrices}
         others = [name for name in parameters if name not in matrices]
         biases = [name for name in others if name.rpartition(".")[0] in layers]
         try:
             self.optim.check()
-            self.method.check_model(biases, [name for name in others if name not in biases])
-            prunable = self.method.prunable(matrices)
-            self.method.check({name: parameters[name] for name in prunable}, self.optim.steps)
+            names = self.method.prunable(matrices)
+            layout = Layout(
+                {name: parameters[name] for name in names}, biases, [name for name in others if name not in biases]
+            )
+            self.method.check(layout, self.optim.steps)
         except ValueError as error:
             raise BadInput(f"{str(error).rstrip('.')}.") from error
+
+    def check_width(self) -> None:
+        """Raise BadInput where a width is asked of a network that takes none: the key alone would change."""
+        target, _ = checked("model", self.config["model"])
+        if self.config["width"] != 1 and "width" not in inspect.signature(target).parameters:
+            raise BadInput(
+                f"model={self.config['model']['name']} takes no width, so that width={self.config['width']:g} would "
+                "change nothing; leave it at width=1, or give the constructor an argument width."
+            )
 
     @property
     def on_data(self) -> str:
         """Name the model and what it is fed, for messages."""
-        shape = "x".join(map(str, self.data.input_shape))
+        shape = "x".join(map(str, self.facts.input_shape))
         return f"model={self.config['model']['name']} for input {shape} ({self.config['data']['name']})"
 
     def try_out(self, network: nn.Module) -> None:
-        """Raise BadInput where the network, on `meta`, does not map a batch of two examples to (2, classes) logits.
+        """Raise BadInput where the network, on `meta`, does not map a batch of two examples to outputs of its task.
 
         A network that shapes alone cannot be sent through (it looks at values) is tried on two real examples.
         """
         import torch
 
         from ltx.tensors import seeded
+        from ltx.training.task import TASKS
 
-        x, module = torch.empty(2, *self.data.input_shape, device="meta"), network
+        x, module = self.facts.zeros(2, "meta"), network
         try:
             with torch.no_grad():
                 network(x)
         except Exception:  # whatever cannot be done without values is tried with them
-            x, module = self.data.train.x[:2], self.network()
+            x, module = self.data.train.take(slice(0, 2))[0], self.network()
+        expected = TASKS[self.facts.task].shape(len(x), self.facts)
+        outputs = f"one number for each of the {self.facts.classes} classes"
         for training in (True, False):
             with of_the_users(f"{self.on_data} fails on a batch"), torch.no_grad(), seeded(0):
                 found = module.train(training)(x)
             if not isinstance(found, torch.Tensor):
                 raise BadInput(
-                    f"{self.on_data} returns a {type(found).__name__}; it should return one tensor of logits, a number "
-                    f"for each of the {self.data.classes} classes."
+                    f"{self.on_data} returns a {type(found).__name__}; it should return one tensor, {outputs}."
                 )
-            if tuple(found.shape) != (len(x), self.data.classes):
+            if tuple(found.shape) != expected:
                 raise BadInput(
                     f"{self.on_data} returns shape {tuple(found.shape)} for {len(x)} examples; expected "
-                    f"({len(x)}, {self.data.classes}): one number for each of the {self.data.classes} classes."
+                    f"{expected}: {outputs}."
                 )
-
-    def check_trunk(self, network: nn.Module) -> None:
-        """Raise BadInput where the run cannot stand on its trunk, or has none and needs one."""
-        from ltx.tensors import matrices
-
-        if self.trunk is None:
-            if self.method.needs_trunk:
-                name = self.config["method"]["name"]
-                raise BadInput(
-                    f"method={name} stands on another run: give trunk={{method:imp,method.levels:14}} or of=RUN."
-                )
-            return
-        method, below = self.config["method"], self.trunk.config["method"]
-        if self.method.needs_trunk:
-            pinned = method.get("trunk_level")
-            wanted, last = self.method.last_level if pinned is None else pinned, self.trunk.method.last_level
-            if wanted > last:
-                raise BadInput(f"level {wanted} of the trunk is asked for, but it has levels 0 to {last}.")
-        shapes = {name: p.shape for name, p in self.trunk.network(device="meta").named_parameters()}
-        unlike = [name for name, p in network.named_parameters() if shapes.get(name) != p.shape]
-        if (self.method.needs_trunk and unlike) or set(matrices(network)) <= set(unlike):
-            raise BadInput(
-                f"the trunk's network has other shapes at {', '.join(unlike)}: what it found fits only "
-                "a network of the same width, classes and input."
-            )
-        if method.get("kind") in ("ticket", "data_order") and below.get("retrain", "rewind") != "rewind":
-            raise BadInput(
-                f"method.kind={method['kind']} starts from the trunk's anchor, but the trunk goes on from "
-                f"trained weights (method.retrain={below['retrain']}); give it method.retrain:rewind."
-            )
 
     @property
     def seeds(self) -> list[int]:
@@ -192,9 +179,18 @@ class Spec:
         return Path(self.config["root"]) / "runs" / self.key
 
     @property
+    def facts(self) -> Facts:
+        """What the data set is. One of the user's own that does not say so is loaded to see."""
+        return facts(json.dumps(self.config["data"], sort_keys=True))
+
+    @property
     def data(self) -> Dataset:
-        """The data set as the run sees it."""
+        """The data set as the run sees it, loaded."""
         return load(json.dumps(self.config["data"], sort_keys=True))
+
+    def plan(self, level: int) -> Plan:
+        """Return what a level does."""
+        return self.method.plan(level, self.optim.steps, self.trunk.plan(0) if self.trunk else None)
 
     def streams(self, seed: int) -> Streams:
         """Return the random streams of one seed."""
@@ -210,7 +206,7 @@ class Spec:
 
         target, arguments = checked("model", self.config["model"])
         init = arguments.pop("init")
-        context = {"input_shape": self.data.input_shape, "classes": self.data.classes, "width": self.config["width"]}
+        context = {"input_shape": self.facts.input_shape, "classes": self.facts.classes, "width": self.config["width"]}
         wanted = inspect.signature(target).parameters
         given = arguments | {name: value for name, value in context.items() if name in wanted}
 
@@ -252,21 +248,51 @@ def untied(network: nn.Module, name: str) -> nn.Module:
     return network
 
 
-@cache
-def load(config: str) -> Dataset:
-    """Load a data set from the JSON of its config node, once a process. Raises BadInput for what is no data set."""
-    from ltx.data import Dataset, assemble, with_random_labels
-
+def made(config: str) -> tuple[Any, dict[str, Any]]:
+    """Return a data set's object, not loaded, and what the config says beside its own fields. Raises BadInput."""
     node = json.loads(config)
     target, arguments = checked("data", node)
-    split_seed, random_labels = arguments["split_seed"], arguments.pop("random_labels")
+    rest = {"split_seed": arguments["split_seed"], "random_labels": arguments.pop("random_labels")}
     if "split_seed" not in inspect.signature(target).parameters:
         del arguments["split_seed"]
     with of_the_users(f"data.name={node['name']} cannot be loaded"):
-        parts = target(**arguments).load()
-        if not isinstance(parts, Dataset):
-            parts = assemble(parts, split_seed)
-    return with_random_labels(parts, split_seed) if random_labels else parts
+        return target(**arguments), {"name": node["name"], **rest}
+
+
+@cache
+def facts(config: str) -> Facts:
+    """Return what a data set says of itself, from the JSON of its config node; it is loaded where it says nothing."""
+    from ltx.data import Facts
+
+    data, node = made(config)
+    if not hasattr(data, "facts"):
+        return load(config).facts
+    with of_the_users(f"data.name={node['name']} cannot say what it is"):
+        said = data.facts()
+    if not isinstance(said, Facts):
+        raise BadInput(f"data.name={node['name']}: facts() returned a {type(said).__name__}, not ltx.data.Facts.")
+    return said
+
+
+@cache
+def load(config: str) -> Dataset:
+    """Load a data set from the JSON of its config node, once a process. Raises BadInput for what is no data set."""
+    from ltx.data import Dataset
+    from ltx.data.arrays import TARGETS, assemble
+    from ltx.data.splits import with_random_labels
+
+    data, node = made(config)
+    task: Any = getattr(data, "task", "classification")
+    if task not in TARGETS:
+        raise BadInput(f"data.name={node['name']}: task={task} is unknown{nearest(task, TARGETS)}")
+    with of_the_users(f"data.name={node['name']} cannot be loaded"):
+        found = data.load()
+        if not isinstance(found, Dataset):
+            found = assemble(found, node["split_seed"], task=task)
+        shown = found.facts
+    if hasattr(data, "facts") and facts(config) != shown:
+        raise BadInput(f"data.name={node['name']} says that it is {facts(config)}, but what it loads is {shown}.")
+    return with_random_labels(found, node["split_seed"]) if node["random_labels"] else found
 
 
 def without_nulls(value: Any) -> Any:

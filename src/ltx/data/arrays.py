@@ -1,37 +1,72 @@
-"""What a user's data set hands over, made tensors: arrays, frames and images, and labels of any kind as classes."""
+"""What a user's data set hands over, made splits: arrays, frames and images, and labels of any kind as classes."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ltx.data.splits import Augment, Dataset, Files, Memory, Split, TaskName
 from ltx.errors import BadInput, nearest
+from ltx.streams import generator
 
 PARTS = ("train", "val", "test")
 CHANNELS = (1, 3, 4)
 
 
-@dataclass(frozen=True)
-class Arrays:
-    """Examples x float32 and classes y int64 by part, the name of every class, and what was changed, in words."""
+def assemble(
+    parts: object,
+    split_seed: int,
+    val: float = 0.1,
+    test: float = 0.2,
+    augment: Augment | None = None,
+    task: TaskName = "classification",
+) -> Dataset:
+    """Make a Dataset of {"train": (x, y)[, "val": ...][, "test": ...]}, or of a bare (x, y), which is train.
 
-    parts: dict[str, tuple[Tensor, Tensor]]
-    names: list[str]
-    notes: tuple[str, ...]
-
-
-def arrays(parts: object) -> Arrays:
-    """Read {"train": (x, y)[, "val": ...][, "test": ...]}, or a bare (x, y), which is train.
-
-    Examples are arrays, tensors, lists or data frames of numbers, all of one shape. Images of bytes (uint8) are scaled
-    to [0, 1], and those with channels last get them first. Labels are whole numbers or texts: classes in sorted order.
-    Raises BadInput naming what does not fit.
+    Examples are arrays, tensors, lists or data frames of numbers, all of one shape; in the place of a pair may stand
+    `Files`. Images of bytes (uint8) are scaled to [0, 1], and those with channels last get them first. Labels are whole
+    numbers or texts, and become classes in sorted order; for next_token whole numbers shaped as x; for regression
+    numbers, which get mean 0 and variance 1 over the training part.
+    A missing validation or test part is taken from train: a share (below 1) or a count of examples, chosen by
+    `split_seed` alone, so that all seeds of a run share it. Raises BadInput naming what does not fit.
     """
+    xs: dict[str, Tensor | Files] = {}
+    ys: dict[str, np.ndarray] = {}
+    notes: list[str] = []
+    for name, pair in named(parts).items():
+        xs[name], ys[name], changed = examples_and_labels(name, pair, task)
+        notes += changed
+    shapes = {name: shape_of(x) for name, x in xs.items()}
+    for name, shape in shapes.items():
+        if shape != shapes["train"]:
+            raise BadInput(
+                f"The examples of {name} have shape {shape}, those of train {shapes['train']}; they should be equal."
+            )
+    targets, outputs, names, changed = TARGETS[task](ys)
+    splits: dict[str, Split] = {}
+    for name, x in xs.items():
+        splits[name] = x.labelled(targets[name]) if isinstance(x, Files) else Memory(x, targets[name])
+    train = splits["train"]
+    order = torch.from_numpy(generator("split", split_seed).permutation(len(train)))
+    for name, share in (("test", test), ("val", val)):
+        if name not in splits:
+            size = int(share if share >= 1 else round(share * len(train)))
+            if not 0 < size < len(order):
+                raise BadInput(f"A {name} part of {size} leaves nothing of {len(order)} examples to train on.")
+            chosen, order = order[:size], order[size:]
+            splits[name] = train.part(chosen)
+    if len(order) < len(train):
+        splits["train"] = train.part(order)
+    said = tuple(dict.fromkeys([*notes, *changed]))
+    return Dataset(splits["train"], splits["val"], splits["test"], outputs, augment, tuple(names), said, task)
+
+
+def named(parts: object) -> Mapping[str, Any]:
+    """Return the parts by name. Raises BadInput for other names, and where there is no train."""
     if isinstance(parts, tuple | list) and len(parts) == 2 and all(hasattr(part, "__len__") for part in parts):
         parts = {"train": parts}
     if not isinstance(parts, Mapping):
@@ -41,27 +76,29 @@ def arrays(parts: object) -> Arrays:
             raise BadInput(f"A data set has the parts train, val and test; '{name}' is none of them{likely(name)}")
     if "train" not in parts:
         raise BadInput(f"A data set needs a 'train' part, got {sorted(parts)}.")
-    xs, ys, notes = {}, {}, []
-    for name, pair in parts.items():
-        if not isinstance(pair, tuple | list) or len(pair) != 2:
-            raise BadInput(f"The {name} part should be a pair (x, y), not {kind(pair)}.")
-        x, changed = examples(name, numbers(f"examples of the {name} part", pair[0]))
-        y = array(pair[1])
-        if len(x) != len(y) or not len(x) or y.ndim != 1:
-            raise BadInput(f"The {name} part needs one label per example, got x {tuple(x.shape)} and y {y.shape}.")
-        xs[name], ys[name] = x, y
-        notes += changed
-    for name, x in xs.items():
-        if x.shape[1:] != xs["train"].shape[1:]:
-            raise BadInput(
-                f"The examples of {name} have shape {tuple(x.shape[1:])}, those of train {tuple(xs['train'].shape[1:])}"
-                "; they should be equal."
-            )
-    classes, names = as_classes(ys)
-    if names != [str(i) for i in range(len(names))]:
-        shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
-        notes.append(f"the labels {shown} became the classes 0 to {len(names) - 1}, in sorted order")
-    return Arrays({name: (xs[name], classes[name]) for name in xs}, names, tuple(dict.fromkeys(notes)))
+    return parts
+
+
+def examples_and_labels(name: str, pair: object, task: TaskName) -> tuple[Tensor | Files, np.ndarray, list[str]]:
+    """Return the examples of one part, its labels as they were given, and what was changed of the examples."""
+    if isinstance(pair, Files):
+        y = array(pair.targets)
+        if len(pair) != len(y) or not len(pair):
+            raise BadInput(f"The {name} part needs one label per file, got {len(pair)} files and {len(y)} labels.")
+        return pair, y, []
+    if not isinstance(pair, tuple | list) or len(pair) != 2:
+        raise BadInput(f"The {name} part should be a pair (x, y), not {kind(pair)}.")
+    found, y = numbers(f"examples of the {name} part", pair[0]), array(pair[1])
+    x, changed = tokens(name, found) if task == "next_token" else examples(name, found)
+    fits = {"classification": y.ndim == 1, "next_token": y.shape == found.shape, "regression": y.ndim in (1, 2)}[task]
+    if len(x) != len(y) or not len(x) or not fits:
+        raise BadInput(f"The {name} part needs one label per example, got x {tuple(x.shape)} and y {y.shape}.")
+    return x.contiguous(), y, changed
+
+
+def shape_of(x: Tensor | Files) -> tuple[int, ...]:
+    """Return the shape of one example."""
+    return tuple(x.take(slice(0, 1))[0].shape[1:] if isinstance(x, Files) else x.shape[1:])
 
 
 def likely(name: object) -> str:
@@ -118,8 +155,18 @@ def examples(name: str, x: np.ndarray) -> tuple[Tensor, list[str]]:
     return found, changed
 
 
-def as_classes(labels: Mapping[str, np.ndarray]) -> tuple[dict[str, Tensor], list[str]]:
-    """Return the labels of every part as classes 0 .. n - 1 in sorted order, and the names of the classes."""
+def tokens(name: str, x: np.ndarray) -> tuple[Tensor, list[str]]:
+    """Return sequences of tokens (N, length) as int64."""
+    if x.ndim != 2 or x.dtype.kind not in "iu" or (x.size and x.min() < 0):
+        raise BadInput(f"The {name} part should hold sequences of tokens, whole numbers from 0 (N, length).")
+    return torch.from_numpy(x.astype("int64")), []
+
+
+Targets = tuple[dict[str, Tensor], int, list[str], list[str]]  # by part, outputs, names of classes, what was changed
+
+
+def as_classes(labels: Mapping[str, np.ndarray]) -> Targets:
+    """Return the labels of every part as classes 0 .. n - 1 in sorted order."""
     clean = {name: whole(name, y) for name, y in labels.items()}
     if len({y.dtype.kind for y in clean.values()}) > 1:
         raise BadInput("Some labels are texts and some are numbers; they should be of one kind.")
@@ -130,7 +177,35 @@ def as_classes(labels: Mapping[str, np.ndarray]) -> tuple[dict[str, Tensor], lis
             raise BadInput(f"The {name} part holds labels that train has not: {', '.join(map(str, unseen[:5]))}.")
     if len(known) < 2:
         raise BadInput(f"All labels are {known[0]}: there is nothing to tell apart with one class.")
-    return {n: torch.from_numpy(np.searchsorted(known, y)).long() for n, y in clean.items()}, [str(k) for k in known]
+    names, changed = [str(k) for k in known], []
+    if names != [str(i) for i in range(len(names))]:
+        shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+        changed = [f"the labels {shown} became the classes 0 to {len(names) - 1}, in sorted order"]
+    return {n: torch.from_numpy(np.searchsorted(known, y)).long() for n, y in clean.items()}, len(known), names, changed
+
+
+def as_tokens(labels: Mapping[str, np.ndarray]) -> Targets:
+    """Return the next tokens of every part; the vocabulary goes up to the largest."""
+    found = {name: tokens(name, y)[0] for name, y in labels.items()}
+    return found, 1 + max(int(y.max()) for y in found.values()), [], []
+
+
+def as_numbers(labels: Mapping[str, np.ndarray]) -> Targets:
+    """Return the numbers of every part (N, numbers), with mean 0 and variance 1 over the training part."""
+    found = {}
+    for name, y in labels.items():
+        values = numbers(f"labels of the {name} part", y).astype("float64")
+        if not np.isfinite(values).all():
+            raise BadInput(f"The {name} part holds labels that are not finite.")
+        found[name] = values.reshape(len(values), -1)
+    mean, sd = found["train"].mean(0), found["train"].std(0)
+    if not sd.all():
+        raise BadInput("All labels of train are equal: there is nothing to predict.")
+    targets = {name: torch.from_numpy((y - mean) / sd).float() for name, y in found.items()}
+    return targets, len(mean), [], [f"the labels were given mean 0 and variance 1 (they had mean {mean}, sd {sd})"]
+
+
+TARGETS = {"classification": as_classes, "next_token": as_tokens, "regression": as_numbers}
 
 
 def whole(name: str, y: np.ndarray) -> np.ndarray:
@@ -143,8 +218,8 @@ def whole(name: str, y: np.ndarray) -> np.ndarray:
         raise BadInput(f"The labels of {name} should be whole numbers or texts, not {y.dtype}.")
     if y.dtype.kind == "f" and not (np.isfinite(y).all() and (y == np.round(y)).all()):
         raise BadInput(
-            f"The labels of {name} are not whole numbers (such as {y[y != np.round(y)][0]}): ltx classifies, and "
-            "takes classes as whole numbers or texts; regression is not offered."
+            f"The labels of {name} are not whole numbers (such as {y[y != np.round(y)][0]}): classes are whole "
+            "numbers or texts; to predict numbers give your class the attribute task = 'regression'."
         )
     y = y.astype("int64")
     if y.min() < 0:

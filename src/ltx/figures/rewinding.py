@@ -16,6 +16,7 @@ from ltx.figures.drawing import curve, reference
 from ltx.store.folders import RunFolder
 from ltx.tensors import Tensors, under
 from ltx.training.evaluate import calibration, evaluate, reestimate
+from ltx.training.task import TASKS
 
 STABLE = 0.02  # Frankle et al. 2020, section 3: stable is an instability below 2 %
 
@@ -49,7 +50,7 @@ def rows(store: Store) -> pd.DataFrame:
         copy = copies.get(pair(done.arm))
         for row in done.rows:
             values = {name: done.arm.facts[name] for name in ("setting", "retrain")}
-            values["k"] = done.spec.method.anchor_step
+            values["k"] = done.spec.plan(0).anchor
             values |= {name: row[name] for name in ("seed", "level", "density", "test_accuracy")}
             if copy is not None:
                 values["instability"] = measure(done.spec, copy, row["seed"], row["level"])
@@ -78,7 +79,7 @@ def measure(spec: Spec, copy: Spec, seed: int, level: int) -> float:
 
     def error(weights: Tensors) -> float:
         reestimate(network, weights, subset)
-        return 1 - evaluate(network, weights, data.test)[1]
+        return 1 - evaluate(network, weights, data.test, TASKS[data.task])[1]
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -1,11 +1,11 @@
-"""What every method is: pure functions of one network, from (weights, extra, mask) to the weights the network sees."""
+"""What every method is: pure functions of one network, from (weights, scores, mask) to the weights the network sees."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
-from typing import ClassVar, Protocol
+from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from torch import Tensor, nn
@@ -14,10 +14,12 @@ from ltx.errors import nearest
 from ltx.streams import Streams
 from ltx.tensors import Tensors
 
+Trains = Literal["weights", "scores"]
+
 
 @dataclass(frozen=True)
 class State:
-    """One network at one moment: all parameters, buffers, what else is trained (`extra`: scores), and the mask.
+    """One network at one moment: all parameters, buffers, scores (of a search) and the mask.
 
     `mask` holds exactly the prunable parameters, bool. Tensors are on the CPU and never changed in place.
     `step` is the absolute step the state stands at.
@@ -26,18 +28,65 @@ class State:
     weights: Tensors
     buffers: Tensors
     mask: Tensors
-    extra: Tensors = field(default_factory=dict)
+    scores: Tensors = field(default_factory=dict)
     step: int = 0
 
 
 @dataclass(frozen=True)
-class Context:
-    """What `start` may look at: the initialisation, the anchor, the end of the parent level, and the random streams.
+class Plan:
+    """What one level does, known before it is trained. All steps are absolute.
 
-    `prunable` names the parameters that the mask holds. At level 0 anchor and previous are the initialisation.
-    `redrawn` draws the model's initialisation once more, otherwise. `network` is a scratch module for functional_call,
-    batch(i) a training batch. `trunk` gives the anchor of a level of the run this one stands on, with that level's
-    mask and scores.
+    parent: the level whose end this one starts from; the level itself where it starts from none.
+    first, last: the level trains from `first` to `last`; where they are equal it is only measured.
+    anchor: the step whose state later levels rewind to; None above level 0.
+    rate_at: the step at which the learning-rate schedule is read throughout; None: at each step itself.
+    every: how many steps lie between two calls of `between`; 0: it is never called.
+    noise: the effective weights are random while training.
+    restates: training sees other weights than the ticket's (masks are drawn, annealed or frozen off), so that
+        BatchNorm statistics are estimated anew for the ticket.
+    best_from: the first step that may be chosen for its validation loss.
+    clamp: the range that scores are held in after every step; None: they are free.
+    other_order: the data come in another order, with other augmentation.
+    """
+
+    level: int
+    parent: int
+    first: int
+    last: int
+    anchor: int | None = None
+    rate_at: int | None = None
+    every: int = 0
+    noise: bool = False
+    restates: bool = False
+    best_from: int = 0
+    clamp: tuple[float, float] | None = None
+    other_order: bool = False
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The parameters of a network as meta tensors by name: those the method prunes, biases beside matrices, the rest.
+
+    `others` are all that neither is a matrix nor a bias of one: norms, embeddings.
+    """
+
+    prunable: Tensors
+    biases: list[str]
+    others: list[str]
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a level may look at when it starts.
+
+    prunable: the names of the parameters that the mask holds.
+    init: the initialisation. anchor, previous: the anchor, and the end of the parent level; at level 0 the
+        initialisation.
+    redrawn: draws a second, different initialisation.
+    network: a scratch module for torch.func.functional_call. batch(i): a training batch.
+    loss(weights, batch): the task's loss of the network's outputs on a batch, logits divided by a temperature.
+    measure(state, part): loss and accuracy of a state on `train` or `val`.
+    trunk(level): the anchor of the run this one stands on, with the mask and the ranks of one of its levels.
     """
 
     prunable: list[str]
@@ -48,6 +97,8 @@ class Context:
     redrawn: Callable[[], Tensors]
     network: nn.Module
     batch: Callable[[int], tuple[Tensor, Tensor]]
+    loss: Callable[[Tensor, Tensor], Tensor]
+    measure: Callable[[State, str], tuple[float, float]]
     trunk: Callable[[int], State] | None = None
 
 
@@ -55,81 +106,63 @@ class Method(Protocol):
     """The protocol of a method; `methods/<name>.py` holds one as a frozen dataclass named Method."""
 
     extents: ClassVar[frozenset[str]]  # fields that may grow without making another run: they stay out of its key
-    trains: ClassVar[str]  # the tree that receives gradients: "weights" or "extra"
+    trains: ClassVar[Trains]  # what receives gradients
     needs_trunk: ClassVar[bool]
-    noisy: ClassVar[bool]  # effective weights are random while training
-    score_range: ClassVar[tuple[float, float] | None]  # what scores are clamped to after every step, None: nothing
-
-    @property
-    def restates(self) -> bool:
-        """Tell whether training sees other weights than the ticket's, so that BatchNorm statistics must be estimated.
-
-        That is so where masks are drawn, annealed or frozen off by steps.
-        """
-
-    @property
-    def every(self) -> int:
-        """Return after how many steps `between` is called, 0 for never."""
 
     @property
     def last_level(self) -> int:
         """Return the last level: levels run from 0."""
 
     @property
-    def anchor_step(self) -> int:
-        """Return the step of level 0 whose state is the anchor."""
+    def factor(self) -> float:
+        """Return what the method multiplies the initial weights of masked layers by."""
 
     def prunable(self, matrices: list[str]) -> list[str]:
         """Return the parameters to mask, in order. Raises ValueError for an unknown layer."""
 
-    def check(self, prunable: Tensors, steps: int) -> None:
-        """Raise ValueError where the fields do not fit the network's shapes (meta tensors) or the run's length."""
+    def check(self, layout: Layout, steps: int) -> None:
+        """Raise ValueError, with the remedy, where the fields do not fit the network or the run's length."""
 
-    def streams(self, streams: Streams) -> Streams:
-        """Return the random streams that training sees."""
-
-    def steps(self, level: int, steps: int) -> int:
-        """Return the step at which a level ends."""
-
-    def parent(self, level: int) -> int:
-        """Return the level whose end this level starts from, the level itself where it starts from no other."""
-
-    def rate_step(self, level: int, step: int, steps: int) -> int:
-        """Return the step at which the learning-rate schedule is read."""
+    def plan(self, level: int, steps: int, trunk: Plan | None) -> Plan:
+        """Return the plan of a level; `steps` is a run's length, `trunk` the plan of the trunk's level 0."""
 
     def start(self, level: int, context: Context) -> State:
-        """Return the state that the level starts from."""
-
-    def check_model(self, biases: list[str], others: list[str]) -> None:
-        """Raise ValueError, with the remedy, where what a model has beside its matrices contradicts the method.
-
-        `biases` are the names of those of layers with matrices, `others` of all the rest: norms, embeddings.
-        """
+        """Return the state that the level starts from, standing at the plan's first step."""
 
     def effective(
-        self, weights: Tensors, extra: Tensors, mask: Tensors, done: float = 1.0, noise: Tensors | None = None
+        self, weights: Tensors, scores: Tensors, gate: Tensors, done: float = 1.0, noise: Tensors | None = None
     ) -> Tensors:
         """Return the weights the network sees; pure and differentiable, one network at a time.
 
-        `done` is the share of training behind (1: the final ticket), `noise` uniform draws where `noisy`.
+        `gate` is the mask as numbers, 0 and 1 (bools are multiplied four times as slowly). `done` is the share of
+        training behind (1: the final ticket), `noise` uniform draws where the plan has noise.
         """
 
     def between(
-        self, weights: Tensors, extra: Tensors, mask: Tensors, done: float, rng: Callable[[str], np.random.Generator]
+        self, weights: Tensors, scores: Tensors, mask: Tensors, done: float, rng: Callable[[str], np.random.Generator]
     ) -> tuple[Tensors, Tensors, Tensors]:
-        """Return weights, extra and mask changed between two steps; called every `every` steps (0: never)."""
+        """Return weights, scores and mask (bool) changed between two steps; the plan says how often."""
 
-    def settled(self, mask: Tensors) -> bool:
-        """Tell whether the ticket has its density, so that a best step may be chosen."""
+    def ticket(self, scores: Tensors, mask: Tensors) -> tuple[Tensors, Tensors]:
+        """Return the mask of the trained ticket, bool, and what ranked its weights: higher was kept.
 
-    def scaled(self, weights: Tensors) -> Tensors:
-        """Return initial weights of masked layers as the method starts from them."""
+        The ranks are empty where trained weights rank themselves by magnitude.
+        """
 
-    def ranks(self, extra: Tensors) -> Tensors:
-        """Return what orders the weights by the trained scores; higher was kept."""
+    def columns(
+        self, scores: Tensors, streams: Streams, accuracy: Callable[[Tensors], float]
+    ) -> Mapping[str, float | int | str | None]:
+        """Return further columns of the level's row; `accuracy(noise)` is the test accuracy under a drawn mask."""
 
-    def ticket_mask(self, extra: Tensors, mask: Tensors) -> Tensors:
-        """Return the mask of the trained ticket, bool."""
+
+@runtime_checkable
+class WithoutGradients(Protocol):
+    """A method whose levels are computed and not trained: sampling, random search, constructions."""
+
+    def advance(
+        self, level: int, previous: State, context: Context
+    ) -> tuple[State, Mapping[str, float | int | str | None]]:
+        """Return the end of a level, made from the end of the one before, and further columns of its row."""
 
 
 def layer(parameter: str) -> str:
@@ -150,6 +183,12 @@ def select(pattern: str, matrices: list[str]) -> list[str]:
     return found
 
 
-def masked(weights: Tensors, mask: Tensors) -> Tensors:
+def without(exclude: list[str], matrices: list[str]) -> list[str]:
+    """Return the parameters that no pattern of `exclude` means. Raises ValueError for an unknown layer."""
+    excluded = {name for pattern in exclude for name in select(pattern, matrices)}
+    return [name for name in matrices if name not in excluded]
+
+
+def masked(weights: Tensors, gate: Tensors) -> Tensors:
     """Multiply every masked weight by its mask, inside the graph: the gradient of a pruned weight is exactly zero."""
-    return weights | {name: weights[name] * keep for name, keep in mask.items()}
+    return weights | {name: weights[name] * keep for name, keep in gate.items()}

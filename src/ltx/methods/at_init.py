@@ -9,12 +9,13 @@ from typing import Annotated, Literal
 import torch
 from annotated_types import Ge, Gt
 from torch.func import functional_call
-from torch.nn import functional as F
 
 from ltx.masks import prune
-from ltx.methods import Context, State, dense, layer, masked, select
-from ltx.methods.edge_popup import Density
+from ltx.methods import Context, Layout, State, dense, masked, without
+from ltx.methods.counts import Density, Kept, Scope, check_alive, kept, shapes
 from ltx.tensors import Tensors
+
+USUAL_SCOPE: dict[str, Scope] = {"random": "layer", "erk": "erk"}  # the others rank all layers together
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class Method(dense.Method):
     criterion: `random` keeps the same share of each layer, `erk` shares by Erdos-Renyi-kernel (Evci et al. 2020),
         `magnitude` |w|, `snip` |w g| (Lee et al. 2019), `grasp` w H g (Wang et al. 2020), `synflow` |w dR/dw| of the
         network with |w| on an input of ones (Tanaka et al. 2020); the last four rank all layers together.
+    scope: None: as the criterion says above; otherwise what `counts` offers, for any criterion.
     rounds: prune in that many rounds, the density falling geometrically, scores taken anew; SynFlow's paper uses 100.
     batches: training batches that SNIP and GraSP average over.
     temperature: divides the logits before GraSP's loss, 200 in its authors' code; without it (1) GraSP is far worse.
@@ -38,43 +40,31 @@ class Method(dense.Method):
     temperature: Annotated[float, Gt(0)]
     exclude: list[str]
     allow_dead_layers: bool
+    scope: Scope | None = None
 
     def prunable(self, matrices: list[str]) -> list[str]:
-        excluded = {name for pattern in self.exclude for name in select(pattern, matrices)}
-        return [name for name in matrices if name not in excluded]
+        return without(self.exclude, matrices)
 
-    def check(self, prunable: Tensors, steps: int) -> None:
-        if not prunable:
+    def check(self, layout: Layout, steps: int) -> None:
+        if not layout.prunable:
             raise ValueError(f"method.exclude={self.exclude} leaves nothing to prune")
-        kept = self.counts(prunable, self.density)
-        by_layer = kept if isinstance(kept, dict) else {"all": kept}
-        dead = [layer(name) for name, k in by_layer.items() if not k]
-        if dead and not self.allow_dead_layers:
-            raise ValueError(
-                f"method.density={self.density} keeps no weight of layer {', '.join(dead)}; raise it, exclude the "
-                "layer, or go on with method.allow_dead_layers=true"
-            )
+        check_alive(self.kept(layout.prunable, self.density), self.density, self.allow_dead_layers)
 
-    def counts(self, prunable: Tensors, density: float) -> int | dict[str, int]:
-        """Return how many weights are kept, of each layer or of all together."""
-        if self.criterion == "erk":
-            return erk(prunable, density)
-        sizes = {name: tensor.numel() for name, tensor in prunable.items()}
-        if self.criterion == "random":
-            return {name: round(density * n) for name, n in sizes.items()}
-        return round(density * sum(sizes.values()))
+    def kept(self, tensors: Tensors, density: float) -> Kept:
+        """Return how many weights a density keeps."""
+        return kept(shapes(tensors), density, self.scope or USUAL_SCOPE.get(self.criterion, "global"))
 
     def start(self, level: int, context: Context) -> State:
         weights = context.init.weights
         mask = {name: torch.ones_like(weights[name], dtype=torch.bool) for name in context.prunable}
-        first = scores = self.scores(context, mask)
+        first = scores = self.rank(context, mask)
         for done in range(1, self.rounds + 1):
             density = self.density ** (done / self.rounds)
-            scores = self.scores(context, mask) if done > 1 else first
-            mask = prune(scores, mask, self.counts(mask, density))
+            scores = self.rank(context, mask) if done > 1 else first
+            mask = prune(scores, mask, self.kept(mask, density))
         return State(weights, context.init.buffers, mask, first)
 
-    def scores(self, context: Context, mask: Tensors) -> Tensors:
+    def rank(self, context: Context, mask: Tensors) -> Tensors:
         """Return what ranks each weight; higher is kept."""
         weights = {name: w.clone().requires_grad_(name in mask) for name, w in context.init.weights.items()}
         if self.criterion in ("random", "erk"):
@@ -102,11 +92,11 @@ class Method(dense.Method):
 
 
 def mean_loss(context: Context, weights: Tensors, batch: int, temperature: float) -> torch.Tensor:
-    """Return the training loss of a batch, statistics of the batch, logits divided by the temperature."""
+    """Return the training loss of a batch, statistics of the batch, the outputs divided by the temperature."""
     x, y = context.batch(batch)
     network = context.network.train()
     buffers = {name: tensor.clone() for name, tensor in context.init.buffers.items()}
-    return F.cross_entropy(functional_call(network, (weights, buffers), (x,)) / temperature, y)
+    return context.loss(functional_call(network, (weights, buffers), (x,)) / temperature, y)
 
 
 def synflow(context: Context, mask: Tensors) -> Tensors:
@@ -120,20 +110,3 @@ def synflow(context: Context, mask: Tensors) -> Tensors:
     leaves = [positive[name] for name in mask]
     grads = torch.autograd.grad(total, leaves)
     return {n: (w * g).abs().detach() for n, w, g in zip(mask, leaves, grads, strict=True)}
-
-
-def erk(mask: Tensors, density: float) -> dict[str, int]:
-    """Return counts by layer densities proportional to (sum of dimensions) / (product), at most 1, exact in all."""
-    sizes = {name: m.numel() for name, m in mask.items()}
-    raw = {name: sum(m.shape) / m.numel() for name, m in mask.items()}
-    full: set[str] = set()
-    while True:
-        rest = density * sum(sizes.values()) - sum(sizes[n] for n in full)
-        scale = rest / sum(raw[n] * sizes[n] for n in raw if n not in full) if len(full) < len(raw) else 0.0
-        over = {n for n in raw if n not in full and scale * raw[n] > 1}
-        if not over:
-            kept = {n: sizes[n] if n in full else round(scale * raw[n] * sizes[n]) for n in raw}
-            largest = max(sizes, key=lambda n: sizes[n] - kept[n])  # takes what rounding each layer left over
-            left = round(density * sum(sizes.values())) - sum(kept.values())
-            return kept | {largest: max(0, kept[largest] + left)}
-        full |= over

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from ltx.masks import straight_through, top
-from ltx.methods.edge_popup import Search, absolute
+from ltx.methods.search import Search, absolute
 from ltx.tensors import Tensors
 
 
@@ -20,13 +21,12 @@ class Method(Search):
     MPT-1/1, otherwise MPT-1/32; with model.affine=true the norms are trained too ("+BN", report it apart).
     """
 
-    def check_model(self, biases: list[str], others: list[str]) -> None:
-        super().check_model(biases, [])
+    trains_norms: ClassVar[bool] = True
 
     def effective(
-        self, weights: Tensors, extra: Tensors, mask: Tensors, done: float = 1.0, noise: Tensors | None = None
+        self, weights: Tensors, scores: Tensors, gate: Tensors, done: float = 1.0, noise: Tensors | None = None
     ) -> Tensors:
-        soft = absolute(extra)
+        soft = absolute(scores)
         hard = top(soft, self.kept(soft, done))
         return weights | {
             name: straight_through(binarised(weights[name], hard[name]), weights[name].detach() * soft[name])

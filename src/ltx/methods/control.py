@@ -2,31 +2,99 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar, Literal
 
 import torch
 from annotated_types import Ge
 
+from ltx.errors import nearest
 from ltx.masks import keep_top, shuffle
-from ltx.methods import Context, State, dense, masked
+from ltx.methods import Context, Layout, Plan, State, dense, masked
 from ltx.methods.biprop import binarised
-from ltx.streams import Streams
-from ltx.tensors import Tensors
 
-Kind = Literal[
-    "ticket",
-    "reinit",
-    "reinit_signs",
-    "signed_constant",
-    "shuffle",
-    "random",
-    "data_order",
-    "untrained",
-    "own_init",
-    "invert",
-]
-INITIALISED = ("reinit", "reinit_signs", "signed_constant", "own_init")
+Change = Callable[[State, Context, int], State]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a control changes.
+
+    change(trunk, context, level): the trunk's anchor with the mask and ranks of its ticket, changed.
+    drawn: initial weights are drawn, so that training begins at step 0 and with fresh buffers.
+    trained: false where the ticket is only measured, BatchNorm statistics estimated anew.
+    other_order: the data come in another order, with other augmentation, after the anchor.
+    """
+
+    change: Change
+    drawn: bool = False
+    trained: bool = True
+    other_order: bool = False
+
+
+def as_it_is(trunk: State, context: Context, level: int) -> State:
+    """Change nothing: what the trunk's other data, labels or stream do is tested."""
+    return trunk
+
+
+def reinit(trunk: State, context: Context, level: int) -> State:
+    """Draw the weights anew from the model's own law (Frankle & Carbin 2019)."""
+    return replace(trunk, weights=context.redrawn())
+
+
+def reinit_signs(trunk: State, context: Context, level: int) -> State:
+    """Draw the magnitudes anew; every weight keeps its sign (Zhou et al. 2019)."""
+    fresh = context.redrawn()
+    signs = {name: trunk.weights[name].sign() for name in context.prunable}
+    return replace(trunk, weights=fresh | {name: sign * fresh[name].abs() for name, sign in signs.items()})
+
+
+def signed_constant(trunk: State, context: Context, level: int) -> State:
+    """Make every weight its sign times its layer's root mean square (Zhou et al. 2019)."""
+    size = {name: context.init.weights[name].square().mean().sqrt() for name in context.prunable}
+    constant = {name: trunk.weights[name].sign() * size[name] for name in context.prunable}
+    return replace(trunk, weights=context.redrawn() | constant)
+
+
+def own_init(trunk: State, context: Context, level: int) -> State:
+    """Take this run's own initialisation: a mask moved to another seed or data set."""
+    return replace(trunk, weights=context.init.weights)
+
+
+def shuffled(trunk: State, context: Context, level: int) -> State:
+    """Permute the mask within each layer, each level for itself (Frankle et al. 2021)."""
+    mask = shuffle(trunk.mask, lambda name: context.streams.generator("mask", "shuffle", level, name))
+    return replace(trunk, mask=mask)
+
+
+def random(trunk: State, context: Context, level: int) -> State:
+    """Draw the mask with each layer's count; the levels of a seed are nested as pruning at random would be."""
+
+    def score(name: str, like: torch.Tensor) -> torch.Tensor:
+        rng = context.streams.generator("mask", "random", name, *like.shape)  # the same at every level
+        return torch.from_numpy(rng.random(tuple(like.shape)))
+
+    return replace(trunk, mask={n: keep_top(score(n, keep), int(keep.sum())) for n, keep in trunk.mask.items()})
+
+
+def inverted(trunk: State, context: Context, level: int) -> State:
+    """Keep of each layer the weights that ranked lowest, by score or by trained magnitude."""
+    return replace(trunk, mask={n: keep_top(-trunk.scores[n], int(keep.sum())) for n, keep in trunk.mask.items()})
+
+
+KINDS = {
+    "ticket": Kind(as_it_is),
+    "reinit": Kind(reinit, drawn=True),
+    "reinit_signs": Kind(reinit_signs, drawn=True),
+    "signed_constant": Kind(signed_constant, drawn=True),
+    "shuffle": Kind(shuffled),
+    "random": Kind(random),
+    "data_order": Kind(as_it_is, other_order=True),
+    "untrained": Kind(as_it_is, trained=False),
+    "own_init": Kind(own_init, drawn=True),
+    "invert": Kind(inverted),
+}
 
 
 @dataclass(frozen=True)
@@ -35,25 +103,16 @@ class Method(dense.Method):
 
     Over a search, which trained none, the control has an optimiser of its own.
 
-    kind, what is changed (Frankle & Carbin 2019; Zhou et al. 2019; Frankle et al. 2021):
-        ticket: nothing; with another data group, labels or stream on the trunk this is a transfer of its ticket.
-        reinit: the weights, drawn anew from the model's own law.
-        reinit_signs: the magnitudes, drawn anew; every weight keeps its sign.
-        signed_constant: the magnitudes; every weight is its sign times its layer's root mean square.
-        shuffle: the mask, permuted within each layer, each level for itself.
-        random: the mask, drawn with each layer's count; the levels of a seed are nested as pruning at random would be.
-        data_order: the order (and augmentation) of the data after the anchor.
-        untrained: nothing, and it is not trained: the ticket at its anchor, BatchNorm statistics estimated anew.
-        own_init: the weights, this run's own initialisation: a mask moved to another seed or data set.
-        invert: the mask: of each layer the weights that ranked lowest, by score or by trained magnitude.
-    Kinds that draw initial weights train from step 0, the others from the trunk's anchor.
+    kind: what is changed, one of KINDS. Those that draw initial weights train from step 0, the others from the trunk's
+        anchor.
+    trunk_level: stand on that level of the trunk alone. trunk_seed: every seed stands on that seed of the trunk.
     binarise: start from sign(w) * alpha * mask, alpha = mean |w| over the layer's kept weights.
     """
 
     extents: ClassVar[frozenset[str]] = frozenset({"levels"})
     needs_trunk: ClassVar[bool] = True
 
-    kind: Kind
+    kind: str
     levels: Annotated[int, Ge(0)] | None
     trunk_level: Annotated[int, Ge(0)] | None
     trunk_seed: Annotated[int, Ge(0)] | None
@@ -63,56 +122,26 @@ class Method(dense.Method):
     def last_level(self) -> int:
         return 0 if self.trunk_level is not None else self.levels or 0
 
-    def check(self, prunable: Tensors, steps: int) -> None:
+    def check(self, layout: Layout, steps: int) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"method.kind={self.kind} is unknown{nearest(self.kind, KINDS)}")
         if self.levels is None and self.trunk_level is None:
             raise ValueError("method=control needs trunk={method:imp,...} to stand on")
 
-    def streams(self, streams: Streams) -> Streams:
-        if self.kind != "data_order":
-            return streams
-        return replace(streams, order=streams.other(streams.order), augment=streams.other(streams.augment))
-
-    def steps(self, level: int, steps: int) -> int:
-        return 0 if self.kind == "untrained" else steps
+    def plan(self, level: int, steps: int, trunk: Plan | None) -> Plan:
+        kind = KINDS[self.kind]
+        first = 0 if kind.drawn or trunk is None else trunk.anchor or 0
+        last = max(first, steps) if kind.trained else first
+        return Plan(
+            level, parent=level, first=first, last=last, anchor=None if level else first, other_order=kind.other_order
+        )
 
     def start(self, level: int, context: Context) -> State:
         assert context.trunk is not None
-        trunk = context.trunk(level if self.trunk_level is None else self.trunk_level)
-        mask = self.mask(level, trunk, context)
-        first = 0 if self.kind in INITIALISED else trunk.step
-        weights = self.weights(trunk.weights, context) if self.kind in INITIALISED else trunk.weights
-        buffers = context.init.buffers if self.kind in INITIALISED else trunk.buffers
-        begin = masked(weights, mask)
+        kind, trunk = KINDS[self.kind], context.trunk(level if self.trunk_level is None else self.trunk_level)
+        changed = kind.change(trunk, context, level)
+        begin = masked(changed.weights, changed.mask)
         if self.binarise:
-            begin |= {name: binarised(weights[name], keep) for name, keep in mask.items()}
-        return State(begin, buffers, mask, step=first)
-
-    def weights(self, anchor: Tensors, context: Context) -> Tensors:
-        """Return the initial weights of a kind that changes them; biases and normalisation as freshly drawn."""
-        if self.kind == "own_init":
-            return context.init.weights
-        fresh = context.redrawn()
-        if self.kind == "reinit":
-            return fresh
-        signs = {name: anchor[name].sign() for name in context.prunable}
-        if self.kind == "reinit_signs":
-            return fresh | {name: sign * fresh[name].abs() for name, sign in signs.items()}
-        init = context.init.weights
-        return fresh | {name: sign * init[name].square().mean().sqrt() for name, sign in signs.items()}
-
-    def mask(self, level: int, trunk: State, context: Context) -> Tensors:
-        """Return the mask of the control: the trunk's own, shuffled, inverted, or random with the same counts."""
-        mask = trunk.mask
-        if self.kind == "invert":
-            return {name: keep_top(-trunk.extra[name], int(keep.sum())) for name, keep in mask.items()}
-        if self.kind == "shuffle":
-            return shuffle(mask, lambda name: context.streams.generator("mask", "shuffle", level, name))
-        if self.kind == "random":
-            return {name: keep_top(uniform(name, keep, context), int(keep.sum())) for name, keep in mask.items()}
-        return mask
-
-
-def uniform(name: str, like: torch.Tensor, context: Context) -> torch.Tensor:
-    """Draw one score per weight, the same at every level."""
-    rng = context.streams.generator("mask", "random", name, *like.shape)
-    return torch.from_numpy(rng.random(tuple(like.shape)))
+            begin |= {name: binarised(changed.weights[name], keep) for name, keep in changed.mask.items()}
+        buffers = context.init.buffers if kind.drawn else trunk.buffers
+        return State(begin, buffers, changed.mask, step=0 if kind.drawn else trunk.step)

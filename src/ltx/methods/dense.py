@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 import torch
 
-from ltx.methods import Context, State, masked
+from ltx.methods import Context, Layout, Plan, State, Trains, masked
 from ltx.streams import Streams
 from ltx.tensors import Tensors
 
@@ -19,70 +19,44 @@ class Method:
     """Train every weight once."""
 
     extents: ClassVar[frozenset[str]] = frozenset()
-    trains: ClassVar[str] = "weights"
+    trains: ClassVar[Trains] = "weights"
     needs_trunk: ClassVar[bool] = False
-    noisy: ClassVar[bool] = False
-    score_range: ClassVar[tuple[float, float] | None] = None
-
-    @property
-    def restates(self) -> bool:
-        return self.noisy
-
-    @property
-    def every(self) -> int:
-        return 0
 
     @property
     def last_level(self) -> int:
         return 0
 
     @property
-    def anchor_step(self) -> int:
-        return 0
+    def factor(self) -> float:
+        return 1.0
 
     def prunable(self, matrices: list[str]) -> list[str]:
         return matrices
 
-    def check(self, prunable: Tensors, steps: int) -> None:
+    def check(self, layout: Layout, steps: int) -> None:
         """Accept every network."""
 
-    def streams(self, streams: Streams) -> Streams:
-        return streams
-
-    def steps(self, level: int, steps: int) -> int:
-        return steps
-
-    def parent(self, level: int) -> int:
-        return level
-
-    def rate_step(self, level: int, step: int, steps: int) -> int:
-        return step
+    def plan(self, level: int, steps: int, trunk: Plan | None) -> Plan:
+        return Plan(level, parent=level, first=0, last=steps, anchor=None if level else 0)
 
     def start(self, level: int, context: Context) -> State:
         mask = {name: torch.ones_like(context.init.weights[name], dtype=torch.bool) for name in context.prunable}
         return State(context.init.weights, context.init.buffers, mask)
 
-    def check_model(self, biases: list[str], others: list[str]) -> None:
-        """Accept every model."""
-
     def effective(
-        self, weights: Tensors, extra: Tensors, mask: Tensors, done: float = 1.0, noise: Tensors | None = None
+        self, weights: Tensors, scores: Tensors, gate: Tensors, done: float = 1.0, noise: Tensors | None = None
     ) -> Tensors:
-        return masked(weights, mask)
+        return masked(weights, gate)
 
     def between(
-        self, weights: Tensors, extra: Tensors, mask: Tensors, done: float, rng: Callable[[str], np.random.Generator]
+        self, weights: Tensors, scores: Tensors, mask: Tensors, done: float, rng: Callable[[str], np.random.Generator]
     ) -> tuple[Tensors, Tensors, Tensors]:
-        return weights, extra, mask
+        return weights, scores, mask
 
-    def settled(self, mask: Tensors) -> bool:
-        return True
+    def ticket(self, scores: Tensors, mask: Tensors) -> tuple[Tensors, Tensors]:
+        return mask, scores
 
-    def scaled(self, weights: Tensors) -> Tensors:
-        return weights
-
-    def ranks(self, extra: Tensors) -> Tensors:
-        return {name: score.abs() for name, score in extra.items()}
-
-    def ticket_mask(self, extra: Tensors, mask: Tensors) -> Tensors:
-        return mask
+    def columns(
+        self, scores: Tensors, streams: Streams, accuracy: Callable[[Tensors], float]
+    ) -> Mapping[str, float | int | str | None]:
+        return {}

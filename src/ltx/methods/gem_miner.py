@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from dataclasses import dataclass, replace
+from typing import Annotated
 
 import numpy as np
 import torch
 from annotated_types import Ge
 
-from ltx.masks import count, prune, straight_through
-from ltx.methods import Context, State
-from ltx.methods.edge_popup import ANNEAL_UNTIL, Search
+from ltx.masks import prune, straight_through
+from ltx.methods import Context, Layout, Plan, State
+from ltx.methods.search import ANNEAL_UNTIL, Search
 from ltx.tensors import Tensors
 
 
@@ -24,27 +25,29 @@ class Method(Search):
     The mask holds what is not frozen; weight decay on the scores is the method's L2 penalty.
     """
 
-    score_range: ClassVar[tuple[float, float] | None] = (0.0, 1.0)
-
     freeze_every: Annotated[int, Ge(1)]
 
-    @property
-    def restates(self) -> bool:
-        return True
-
-    @property
-    def every(self) -> int:
-        return self.freeze_every
-
-    def check(self, prunable: Tensors, steps: int) -> None:
-        super().check(prunable, steps)
+    def check(self, layout: Layout, steps: int) -> None:
+        super().check(layout, steps)
         if self.anneal:
             raise ValueError("method.anneal=true has no meaning here: freezing is the annealing; leave it false")
-        last = (steps - 1) // self.freeze_every * self.freeze_every
-        if last < ANNEAL_UNTIL * steps:
+        if self.settled_at(steps) >= steps:
             raise ValueError(
                 f"method.freeze_every={self.freeze_every} is too rare: {steps} steps end above the density"
             )
+
+    def settled_at(self, steps: int) -> int:
+        """Return the step at which the density is reached."""
+        return math.ceil(ANNEAL_UNTIL * steps / self.freeze_every) * self.freeze_every
+
+    def plan(self, level: int, steps: int, trunk: Plan | None) -> Plan:
+        return replace(
+            super().plan(level, steps, trunk),
+            every=self.freeze_every,
+            restates=True,
+            best_from=self.settled_at(steps),
+            clamp=(0.0, 1.0),
+        )
 
     def start(self, level: int, context: Context) -> State:
         scores, mask = {}, {}
@@ -56,32 +59,24 @@ class Method(Search):
         return State(context.init.weights, context.init.buffers, mask, scores)
 
     def effective(
-        self, weights: Tensors, extra: Tensors, mask: Tensors, done: float = 1.0, noise: Tensors | None = None
+        self, weights: Tensors, scores: Tensors, gate: Tensors, done: float = 1.0, noise: Tensors | None = None
     ) -> Tensors:
         def keep(name: str) -> torch.Tensor:
-            return straight_through((extra[name] >= 0.5).to(extra[name].dtype), extra[name]) * mask[name]
+            return straight_through((scores[name] >= 0.5).to(scores[name].dtype), scores[name]) * gate[name]
 
-        return weights | {name: weights[name] * keep(name) for name in extra}
+        return weights | {name: weights[name] * keep(name) for name in scores}
 
     def between(
-        self, weights: Tensors, extra: Tensors, mask: Tensors, done: float, rng: Callable[[str], np.random.Generator]
+        self, weights: Tensors, scores: Tensors, mask: Tensors, done: float, rng: Callable[[str], np.random.Generator]
     ) -> tuple[Tensors, Tensors, Tensors]:
-        kept = self.kept(extra, 1.0)
-        sizes = {name: score.numel() for name, score in extra.items()}
+        kept = self.kept(scores, 1.0)
+        sizes = {name: score.numel() for name, score in scores.items()}
 
         def now(k: int, n: int) -> int:
             return max(k, round(n * (max(k, 1) / n) ** min(1.0, done / ANNEAL_UNTIL)))
 
-        alive = {name: m > 0 for name, m in mask.items()}
         counts = now(kept, sum(sizes.values())) if isinstance(kept, int) else {n: now(kept[n], sizes[n]) for n in sizes}
-        return weights, extra, {n: m.to(mask[n].dtype) for n, m in prune(extra, alive, counts).items()}
+        return weights, scores, prune(scores, mask, counts)
 
-    def settled(self, mask: Tensors) -> bool:
-        kept, alive = self.kept(mask, 1.0), {name: count({name: m}) for name, m in mask.items()}
-        return sum(alive.values()) <= (kept if isinstance(kept, int) else sum(kept.values()))
-
-    def ranks(self, extra: Tensors) -> Tensors:
-        return extra
-
-    def ticket_mask(self, extra: Tensors, mask: Tensors) -> Tensors:
-        return {name: (extra[name] >= 0.5) & (mask[name] > 0) for name in extra}
+    def ticket(self, scores: Tensors, mask: Tensors) -> tuple[Tensors, Tensors]:
+        return {name: (scores[name] >= 0.5) & mask[name] for name in scores}, scores

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
@@ -10,7 +9,8 @@ import torch
 from annotated_types import Ge, Gt, Lt
 
 from ltx.masks import prune
-from ltx.methods import Context, State, dense, layer, masked, select
+from ltx.methods import Context, Layout, Plan, State, dense, masked, select, without
+from ltx.methods.counts import Kept, Scope, Shapes, emptied, kept, shapes
 from ltx.tensors import Tensors
 
 Rate = Annotated[float, Gt(0), Lt(1)]
@@ -22,7 +22,8 @@ class Method(dense.Method):
 
     levels: the last level; level 0 is dense.
     fraction: pruned per level, one number, or {layer: number} with scope=layer.
-    scope: `global` ranks all weights together, `layer` prunes each layer by the same share.
+    scope: `global` ranks all weights together, `layer` prunes each layer by the same share, `erk` by shares that follow
+        from the layers' shapes (see `counts`).
     rewind: the step whose state is the anchor (0: the initialisation).
     retrain: `rewind` starts at anchor * mask at step `rewind`; `lr_rewind` keeps the trained weights and repeats the
         schedule from step `rewind`; `finetune` keeps them and trains as long at the schedule's last rate.
@@ -35,7 +36,7 @@ class Method(dense.Method):
 
     levels: Annotated[int, Ge(0)]
     fraction: Rate | dict[str, Rate]
-    scope: Literal["global", "layer"]
+    scope: Scope
     rewind: Annotated[int, Ge(0)]
     retrain: Literal["rewind", "lr_rewind", "finetune"]
     one_shot: bool
@@ -46,79 +47,62 @@ class Method(dense.Method):
     def last_level(self) -> int:
         return self.levels
 
-    @property
-    def anchor_step(self) -> int:
-        return self.rewind
-
     def prunable(self, matrices: list[str]) -> list[str]:
-        excluded = {name for pattern in self.exclude for name in select(pattern, matrices)}
+        left = without(self.exclude, matrices)
         for pattern in self.fraction if isinstance(self.fraction, dict) else ():
-            if excluded.issuperset(select(pattern, matrices)):
+            if not set(left) & set(select(pattern, matrices)):
                 raise ValueError(
                     f"method.fraction gives '{pattern}' a rate, but method.exclude={self.exclude} keeps it whole"
                 )
-        return [name for name in matrices if name not in excluded]
+        return left
 
-    def kept(self, level: int, sizes: Mapping[str, int]) -> int | dict[str, int]:
+    def kept(self, level: int, at: Shapes) -> Kept:
         """Return the exact number kept at a level, in all or by parameter."""
-        if self.scope == "global":
-            assert isinstance(self.fraction, float)
-            return round(sum(sizes.values()) * (1 - self.fraction) ** level)
-        rates = self.rates(sizes)
-        return {name: round(n * (1 - rates[name]) ** level) for name, n in sizes.items()}
-
-    def rates(self, sizes: Mapping[str, int]) -> dict[str, float]:
-        """Return the fraction pruned per level of every prunable parameter; layers not named keep all."""
         if isinstance(self.fraction, float):
-            return dict.fromkeys(sizes, self.fraction)
-        rates = dict.fromkeys(sizes, 0.0)
+            return kept(at, (1 - self.fraction) ** level, self.scope)
+        rates = dict.fromkeys(at, 0.0)  # layers that are not named keep all
         for pattern, rate in self.fraction.items():
-            rates |= dict.fromkeys(select(pattern, list(sizes)), rate)
-        return rates
+            rates |= dict.fromkeys(select(pattern, list(at)), rate)
+        return {name: round(shape.numel() * (1 - rates[name]) ** level) for name, shape in at.items()}
 
-    def check(self, prunable: Tensors, steps: int) -> None:
+    def check(self, layout: Layout, steps: int) -> None:
         if self.rewind >= steps:
             raise ValueError(f"method.rewind={self.rewind} is past the end: a level trains {steps} steps (optim.steps)")
-        sizes = {name: tensor.numel() for name, tensor in prunable.items()}
-        if not sizes:
+        at = shapes(layout.prunable)
+        if not at:
             raise ValueError(f"method.exclude={self.exclude} leaves nothing to prune")
-        if isinstance(self.fraction, dict) and self.scope == "global":
+        if isinstance(self.fraction, dict) and self.scope != "layer":
             raise ValueError("method.fraction per layer needs method.scope=layer")
-        empty = self.emptied(self.levels, sizes)
-        if empty:
-            reach = max(level for level in range(self.levels) if not self.emptied(level, sizes))
-            raise ValueError(
-                f"method.levels={self.levels} at method.fraction={self.fraction} leaves no weight {empty}; "
-                f"at most method.levels={reach} is possible"
-            )
+        n, before = sum(shape.numel() for shape in at.values()), self.kept(0, at)
+        for level in range(1, self.levels + 1):
+            now = self.kept(level, at)
+            possible = f"at most method.levels={level - 1} is possible"
+            if dead := emptied(now):
+                where = f"in layer {', '.join(dead)}" if isinstance(now, dict) else f"of {n} in all"
+                asked = f"method.levels={self.levels} at method.fraction={self.fraction}"
+                raise ValueError(f"{asked} leaves no weight {where}; {possible}")
+            if isinstance(now, dict) and isinstance(before, dict) and any(now[name] > before[name] for name in now):
+                raise ValueError(f"method.scope=erk gives a layer weights back at level {level}; {possible}")
+            before = now
 
-    def emptied(self, level: int, sizes: Mapping[str, int]) -> str:
-        """Name where a level keeps nothing, or return an empty string."""
-        kept = self.kept(level, sizes)
-        if isinstance(kept, int):
-            return "" if kept else f"of {sum(sizes.values())} in all"
-        gone = [layer(name) for name, k in kept.items() if not k]
-        return f"in layer {', '.join(gone)}" if gone else ""
-
-    def parent(self, level: int) -> int:
-        return 0 if self.one_shot or level == 0 else level - 1
-
-    def rate_step(self, level: int, step: int, steps: int) -> int:
-        return steps - 1 if level and self.retrain == "finetune" else step
+    def plan(self, level: int, steps: int, trunk: Plan | None) -> Plan:
+        if level == 0:
+            return Plan(0, parent=0, first=0, last=steps, anchor=self.rewind)
+        rate_at = steps - 1 if self.retrain == "finetune" else None
+        return Plan(level, parent=0 if self.one_shot else level - 1, first=self.rewind, last=steps, rate_at=rate_at)
 
     def start(self, level: int, context: Context) -> State:
         if level == 0:
             return super().start(level, context)
         previous = context.previous
-        kept = self.kept(level, {name: previous.mask[name].numel() for name in context.prunable})
-        mask = prune(self.scores(level, context), previous.mask, kept)
+        mask = prune(self.rank(level, context), previous.mask, self.kept(level, shapes(previous.mask)))
         base = context.anchor if self.retrain == "rewind" else previous
         return State(masked(base.weights, mask), base.buffers, mask, step=self.rewind)
 
-    def scores(self, level: int, context: Context) -> Tensors:
+    def rank(self, level: int, context: Context) -> Tensors:
         """Return what ranks each weight of the parent level; higher is kept."""
 
-        def score(name: str) -> torch.Tensor:
+        def rank(name: str) -> torch.Tensor:
             start, end = context.init.weights[name], context.previous.weights[name]
             if self.criterion == "final":
                 return end.abs()
@@ -131,4 +115,4 @@ class Method(dense.Method):
             rng = context.streams.generator("mask", "prune", level, name, *end.shape)
             return torch.from_numpy(rng.random(tuple(end.shape)))
 
-        return {name: score(name) for name in context.prunable}
+        return {name: rank(name) for name in context.prunable}

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
 
 from ltx.masks import straight_through
-from ltx.methods import Context, State, dense
-from ltx.methods.edge_popup import Method as EdgePopup
+from ltx.methods import Context, Layout, Plan, State, Trains, dense
+from ltx.methods.search import check_frozen
+from ltx.streams import Streams
 from ltx.tensors import Tensors
+
+DRAWS = 10  # masks whose mean accuracy is reported
 
 
 @dataclass(frozen=True)
@@ -20,26 +24,37 @@ class Method(dense.Method):
     v starts at 0. Plain SGD needs a very large rate (100). `draws_test_accuracy` is the mean of 10 drawn masks.
     """
 
-    trains: ClassVar[str] = "extra"
-    noisy: ClassVar[bool] = True
-    check_model = EdgePopup.check_model
+    trains: ClassVar[Trains] = "scores"
+
+    def check(self, layout: Layout, steps: int) -> None:
+        check_frozen(layout.biases, layout.others)
+
+    def plan(self, level: int, steps: int, trunk: Plan | None) -> Plan:
+        return replace(super().plan(level, steps, trunk), noise=True, restates=True)
 
     def start(self, level: int, context: Context) -> State:
         scores = {name: torch.zeros_like(context.init.weights[name]) for name in context.prunable}
-        return State(context.init.weights, context.init.buffers, self.ticket_mask(scores, {}), scores)
+        mask, _ = self.ticket(scores, {})
+        return State(context.init.weights, context.init.buffers, mask, scores)
 
     def effective(
-        self, weights: Tensors, extra: Tensors, mask: Tensors, done: float = 1.0, noise: Tensors | None = None
+        self, weights: Tensors, scores: Tensors, gate: Tensors, done: float = 1.0, noise: Tensors | None = None
     ) -> Tensors:
         def keep(name: str) -> torch.Tensor:
-            probability = extra[name].sigmoid()
+            probability = scores[name].sigmoid()
             threshold = 0.5 if noise is None else 1 - noise[name]
             return straight_through((probability >= threshold).to(probability.dtype), probability)
 
-        return weights | {name: weights[name] * keep(name) for name in extra}
+        return weights | {name: weights[name] * keep(name) for name in scores}
 
-    def ranks(self, extra: Tensors) -> Tensors:
-        return extra
+    def ticket(self, scores: Tensors, mask: Tensors) -> tuple[Tensors, Tensors]:
+        return {name: score.sigmoid() >= 0.5 for name, score in scores.items()}, scores
 
-    def ticket_mask(self, extra: Tensors, mask: Tensors) -> Tensors:
-        return {name: score.sigmoid() >= 0.5 for name, score in extra.items()}
+    def columns(
+        self, scores: Tensors, streams: Streams, accuracy: Callable[[Tensors], float]
+    ) -> Mapping[str, float | int | str | None]:
+        total = 0.0
+        for i in range(DRAWS):
+            rng = streams.generator("noise", "draw", i)
+            total += accuracy({n: torch.from_numpy(rng.random(tuple(t.shape), "float32")) for n, t in scores.items()})
+        return {"draws_test_accuracy": total / DRAWS}

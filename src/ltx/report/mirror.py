@@ -13,6 +13,7 @@ from urllib.parse import urlparse
 from ltx.analysis.intervals import mean_interval
 from ltx.config.spec import Spec
 from ltx.report.tables import by_level
+from ltx.store.claims import Claim
 from ltx.store.files import set_aside
 from ltx.store.folders import COLUMNS, RunFolder, SeedFolder
 
@@ -89,11 +90,16 @@ class Mirror:
         self.spec, self.folder, self.group = spec, folder, group
         self.mode = mode_of(spec)
         self.run: Any = None
+        self.claim = Claim(folder.path / "wandb.lock")  # of several processes one mirrors; the last one makes it whole
+        self.claimed = False
         self.logged: set[tuple[int, int]] = set()
 
     def start(self) -> None:
         """Begin the wandb run and replay what is finished. A wandb that fails is named and left out."""
         if self.mode == "disabled" or self.run is not None:
+            return
+        self.claimed = self.claimed or self.claim.attempt()
+        if not self.claimed:
             return
         config, key = self.spec.config, self.spec.key
         tags = [str(config[group]["name"])[:64] for group in ("model", "data")]
@@ -132,12 +138,23 @@ class Mirror:
             }
             self.run.log({f"{prefix}/{name}": value for name, value in (axes | values).items()})
 
-    def finish(self, rows: Sequence[dict[str, Any]]) -> None:
-        """Log the levels, per seed and as means, layer densities, the table and the plot, and end the run."""
-        if not (self.folder.path / "wandb").is_dir():
+    def release(self) -> None:
+        """Let another process mirror the run."""
+        if self.claimed:
+            self.claimed = False
+            self.claim.release()
+
+    def finish(self, rows: Sequence[dict[str, Any]], trained: bool) -> None:
+        """Log the levels, per seed and as means, layer densities, the table and the plot, and end the run.
+
+        A process that has trained nothing leaves a mirror that is there as it is.
+        """
+        if trained or not (self.folder.path / "wandb").is_dir():
             self.start()
         if self.run is None:
             return
+        for row in rows:  # also what other processes trained
+            self.level(self.folder.seed(row["seed"]), row)
         import wandb
 
         for level, group in by_level(rows).items():

@@ -49,6 +49,7 @@ class Progress:
         self.running: dict[str, str] = {}
         self.within: dict[str, int] = {}
         self.finished, self.done, self.failed = 0, 0, 0
+        self.elsewhere = 0  # steps that other processes take instead of this one
         self.began = self.printed = time.monotonic()
 
     def __enter__(self) -> Progress:
@@ -86,6 +87,8 @@ class Progress:
         elif kind == "level":
             self.finished += steps(value["level"])[1]
             self.within[job] = 0
+        elif kind == "held":
+            self.done -= 1  # it is given out again; "ended" follows
         elif kind in ("failed", "diverged", "killed"):
             self.failed += 1
         elif kind == "ended":
@@ -95,7 +98,7 @@ class Progress:
 
     def show(self) -> None:
         """Draw, or print when 10 seconds have passed."""
-        steps = self.finished + sum(self.within.values())
+        steps = self.finished + sum(self.within.values()) + self.elsewhere
         now = time.monotonic()
         left = (self.total - steps) * (now - self.began) / steps if steps else None
         eta = "" if left is None else f"ETA {clock(left)}"

@@ -19,7 +19,7 @@ def step_seconds(spec: Spec) -> float:
     """Estimate the seconds of one optimiser step: three forward passes' operations and a fixed cost."""
     network = spec.network(device="meta")
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        network(torch.empty(spec.optim.batch, *spec.data.input_shape, device="meta"))
+        network(spec.facts.zeros(spec.optim.batch, "meta"))
     return STEP + 3 * counter.get_total_flops() / FLOPS
 
 

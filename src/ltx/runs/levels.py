@@ -1,122 +1,134 @@
-"""The level loop of one seed, in a worker: what is on disk is adopted, what is not is trained and committed."""
+"""The levels of one seed, in a worker: what is on disk is adopted, what is not is computed and committed."""
 
 from __future__ import annotations
 
 import json
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import replace
-from functools import partial
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ltx.config.spec import Spec
-from ltx.data import Batches, Split
+from ltx.config.trunk import Standing, seed_of
+from ltx.data.batches import Batches
+from ltx.data.splits import Split
 from ltx.masks import count
-from ltx.methods import Context, State, layer, masked
+from ltx.methods import Context, Plan, State, WithoutGradients, layer
+from ltx.store.claims import Claim, Lost
 from ltx.store.files import commit, pack
 from ltx.store.folders import FORMAT, RECORD, Records, RunFolder, SeedFolder
 from ltx.streams import Streams
-from ltx.tensors import Tensors, buffers, cpu, matrices, prefixed, seeded, under
+from ltx.tensors import Tensors, buffers, cpu, matrices, seeded, under
+from ltx.training.checkpoint import LAYOUT, joined
 from ltx.training.evaluate import calibration, evaluate, reestimate
-from ltx.training.fit import Diverged, Hooks, Plan, Trained, train
+from ltx.training.fit import Hooks, Job, Resume, Trained, train
+from ltx.training.task import TASKS
+from ltx.training.watch import Diverged
 
 Report = Callable[[str, Any], None]
+Row = dict[str, Any]
+Columns = Mapping[str, float | int | str | None]
 
 
 def run_seed(config: dict[str, Any], directory: str, seed: int, report: Report) -> None:
-    """Train the levels of one seed that are not there yet, in order, each committed when it ends.
+    """Claim a seed's folder and compute the levels that are not there yet, in order, each committed when it ends.
 
-    Reports ("progress", (level, step, loss)), ("level", row) and ("diverged", failure). A failure that would happen
-    again is kept in the seed's folder; an OSError (disk full, say) is not.
+    Reports ("progress", (level, step, loss)), ("level", row), ("diverged", failure), and ("held", None) where another
+    process has the claim or took it over. A failure that would happen again is kept in the seed's folder; an OSError
+    (disk full, say) is not.
     """
     torch.set_num_threads(config["threads"])
     folder = RunFolder(Path(directory)).seed(seed)
-    folder.forget_failure()
+    claim = Claim(folder.claim_path)
+    if not claim.attempt():
+        report("held", None)
+        return
     try:
-        try:
-            loop = LevelLoop(Spec.of(config), folder, report)
-            for level in range(loop.spec.method.last_level + 1):
-                if loop.tensors(level) is None:
-                    loop.train(level)
-        except SystemExit as stopped:
-            raise RuntimeError(f"the point called exit({stopped.code})") from stopped
+        folder.mend()
+        folder.forget_failure()
+        compute(config, folder, claim, report)
+    except Lost:
+        report("held", None)
     except Diverged as error:
         failure = {"kind": "diverged", "level": error.level, "step": error.step, "reason": str(error)}
         commit(folder.failure_path, json.dumps(failure).encode())
         report("diverged", failure)
     except Exception as error:  # kept beside the seed's files, then raised on: nothing is hidden
         if not isinstance(error, OSError):
-            failure = {
-                "kind": "raised",
-                "reason": f"{type(error).__name__}: {error}",
-                "traceback": traceback.format_exc(),
-            }
+            reason = f"{type(error).__name__}: {error}"
+            failure = {"kind": "raised", "reason": reason, "traceback": traceback.format_exc()}
             commit(folder.failure_path, json.dumps(failure).encode())
         raise
+    finally:
+        claim.release()
+
+
+def compute(config: dict[str, Any], folder: SeedFolder, claim: Claim, report: Report) -> None:
+    """Compute the missing levels of a seed whose folder is claimed."""
+    try:
+        loop = LevelLoop(Spec.of(config), folder, report, claim.check)
+        for level in range(loop.method.last_level + 1):
+            if loop.tensors(level) is None:
+                loop.compute(level)
+    except SystemExit as stopped:
+        raise RuntimeError(f"the point called exit({stopped.code})") from stopped
+
+
+@dataclass(frozen=True)
+class Computed:
+    """A level before it is measured: where it began, what came out, and a method's further columns."""
+
+    begin: State
+    end: Trained
+    columns: Columns
+
+
+class Log:
+    """The records of one level: appended to the seed's file as they come, and kept for the level's own file."""
+
+    def __init__(self, folder: SeedFolder, before: list[dict[str, Any]]):
+        self.seed, self.file = folder.seed, Records(folder)
+        self.rows = before  # without seconds: level files hold no times
+
+    def add(self, new: list[dict[str, Any]]) -> None:
+        """Take rows of the records."""
+        self.file.add({"seed": self.seed, **row} for row in new)
+        self.rows.extend({name: row[name] for name in RECORD} for row in new)
 
 
 class LevelLoop:
-    """One seed's levels."""
+    """One seed's levels. `check` raises Lost where the seed's claim is another process's by now."""
 
-    def __init__(self, spec: Spec, folder: SeedFolder, report: Report):
-        self.spec, self.folder, self.report = spec, folder, report
+    def __init__(self, spec: Spec, folder: SeedFolder, report: Report, check: Callable[[], None]):
+        self.spec, self.folder, self.report, self.check = spec, folder, report, check
         self.method, self.data, self.options = spec.method, spec.data, spec.config["trainer"]
-        self.trunk = None
-        if spec.trunk is not None:
-            pinned = spec.config["method"].get("trunk_seed")
-            trunk_run = RunFolder(folder.path.parents[1] / spec.trunk.key)
-            seed = folder.seed if pinned is None else pinned
-            self.trunk = LevelLoop(spec.trunk, trunk_run.seed(seed), lambda kind, value: None)
         self.device = pick_device(spec.config["device"])
+        self.task = TASKS[self.data.task]
         self.streams = spec.streams(folder.seed)
         self.network = spec.network(streams=self.streams)
         self.matrices = matrices(self.network)
+        self.prunable = self.method.prunable(self.matrices)
         self.total = sum(self.network.get_parameter(name).numel() for name in self.matrices)
-        self.init = State(cpu(dict(self.network.named_parameters())), cpu(buffers(self.network)), {})
-        if self.trunk is not None and not self.method.needs_trunk:
-            self.init = self.pretrained(self.trunk)
         self.identity = {"format": FORMAT, **spec.identity(folder.seed)}
         self.read: dict[int, tuple[Tensors, dict[str, Any]]] = {}
+        self.init = State(cpu(dict(self.network.named_parameters())), cpu(buffers(self.network)), {})
+        self.trunk = self.standing()
+        if self.trunk is not None and not self.method.needs_trunk:
+            self.init = self.trunk.pretrained(self.init)
 
-    def pretrained(self, trunk: LevelLoop) -> State:
-        """Return the trunk's last end as initialisation; parameters of another shape (other classes) keep their own."""
-        end = trunk.state(trunk.method.last_level, "end")
-        values = masked(end.weights, end.mask) | end.buffers
-
-        def same(own: Tensors) -> Tensors:
-            return {k: values[k] if k in values and values[k].shape == t.shape else t for k, t in own.items()}
-
-        return State(same(self.init.weights), same(self.init.buffers), {})
-
-    def redrawn(self) -> Tensors:
-        """Draw the model's initialisation another time."""
-        streams = replace(self.streams, init=Streams.other(self.streams.init))
-        return self.scaled(cpu(dict(self.spec.network(streams=streams).named_parameters())))
-
-    def scaled(self, weights: Tensors) -> Tensors:
-        """Return initial weights at the scale of the trunk's method, which a control takes over."""
-        if self.trunk is None or not self.method.needs_trunk:
-            return weights
-        names = self.trunk.method.prunable(self.matrices)
-        return weights | self.trunk.method.scaled({name: weights[name] for name in names})
-
-    def trunk_state(self, level: int) -> State:
-        """Return the trunk's anchor with the mask of one of its levels."""
-        assert self.trunk is not None
-        ticket, anchor = self.trunk.state(level, "end"), self.trunk.state(0, "anchor")
-        dense = self.trunk.state(0, "end").weights
-        ranks = self.trunk.method.ranks(ticket.extra)
-        if self.trunk.method.trains == "weights":  # scores at initialisation carry a sign; others rank by magnitude
-            ranks = ticket.extra or {name: dense[name].abs() for name in ticket.mask}
-        if self.trunk.method.trains == "extra":  # frozen but for what IteRand drew anew
-            anchor = replace(anchor, weights=anchor.weights | {name: ticket.weights[name] for name in ticket.mask})
-        return replace(anchor, mask=ticket.mask, extra=ranks)
+    def standing(self) -> Standing | None:
+        """Return the trunk as this seed finds it."""
+        below = self.spec.trunk
+        if below is None:
+            return None
+        run = RunFolder(self.folder.path.parents[1] / below.key)
+        loop = LevelLoop(below, run.seed(seed_of(self.spec, self.folder.seed)), lambda kind, value: None, self.check)
+        return Standing(below.method, self.matrices, loop.state)
 
     def tensors(self, level: int) -> Tensors | None:
         """Return a finished level's tensors, or None; level 0 and the last one asked for stay in memory."""
@@ -124,89 +136,132 @@ class LevelLoop:
             found = self.folder.read_level(level, self.identity)
             if found is None:
                 return None
-            self.read = {k: v for k, v in self.read.items() if k == 0} | {level: found}
+            self.keep(level, *found)
         return self.read[level][0]
+
+    def keep(self, level: int, tensors: Tensors, meta: dict[str, Any]) -> None:
+        """Keep a level in memory beside level 0."""
+        self.read = {k: v for k, v in self.read.items() if k == 0} | {level: (tensors, meta)}
 
     def state(self, level: int, part: str) -> State:
         """Return the `end` or `anchor` state of a level; one that was damaged since is computed again."""
         if self.tensors(level) is None:
-            self.train(level)
+            self.compute(level)
         found, meta = self.read[level]
         values = under(part, found)
         weights = {name: tensor for name, tensor in values.items() if name in self.init.weights}
         rest = {name: tensor for name, tensor in values.items() if name not in weights}
-        extra = under("score", found) if part == "end" else {}
-        return State(weights, rest, under("mask", found), extra, meta["anchor_step"] if part == "anchor" else 0)
+        scores = under("score", found) if part == "end" else {}
+        return State(weights, rest, under("mask", found), scores, meta["anchor_step"] if part == "anchor" else 0)
 
-    def train(self, level: int) -> None:
-        """Train one level, from its checkpoint if it was under way, and commit its file."""
-        method, steps = self.method, self.spec.optim.steps
-        anchor = self.state(0, "anchor") if level else self.init
-        parent = method.parent(level)
-        previous = self.init if parent == level else self.state(parent, "end")
-        prunable = method.prunable(self.matrices)
-        trunk = self.trunk_state if self.trunk is not None else None
-        batches = Batches(self.data, self.spec.optim.batch, self.streams)
-        batch = partial(training_batch, batches)
-        network = self.spec.network()
-        init = replace(self.init, weights=self.scaled(self.init.weights))
-        context = Context(prunable, init, anchor, previous, self.streams, self.redrawn, network, batch, trunk)
+    def compute(self, level: int) -> None:
+        """Compute one level, from its checkpoint if it was under way, and commit its file."""
+        plan, context = self.spec.plan(level), self.context(level)
+        resume = self.under_way(level)
+        log = Log(self.folder, [] if resume is None else resume[1]["records"])
+        if isinstance(self.method, WithoutGradients):
+            found = self.advanced(self.method, plan, context)
+        else:
+            found = self.trained(plan, context, resume, log)
+        self.check()
+        mask, _ = self.method.ticket(found.end.scores, found.end.mask)
+        row = self.measured(plan, mask, found)
+        test = {"split": "test", "loss": row["test_loss"], "accuracy": row["test_accuracy"]}
+        log.add([{"level": level, "step": plan.last, **test, "seconds": found.end.seconds}])
+        log.file.close()
+        self.commit(plan, mask, found, row, log.rows)
+        self.report("level", row)
+
+    def context(self, level: int) -> Context:
+        """Return what a level may look at when it starts."""
+        parent = self.spec.plan(level).parent
+        return Context(
+            prunable=self.prunable,
+            init=replace(self.init, weights=self.scaled(self.init.weights)),
+            anchor=self.state(0, "anchor") if level else self.init,
+            previous=self.init if parent == level else self.state(parent, "end"),
+            streams=self.streams,
+            redrawn=self.redrawn,
+            network=self.spec.network(),
+            batch=Batches(self.data, self.spec.optim.batch, self.streams).at,
+            loss=self.task.loss,
+            measure=self.measure_restated,
+            trunk=None if self.trunk is None else self.trunk.ticket,
+        )
+
+    def redrawn(self) -> Tensors:
+        """Draw the model's initialisation another time, at the scale of the trunk's method."""
+        streams = replace(self.streams, init=Streams.other(self.streams.init))
+        weights = cpu(dict(self.spec.network(streams=streams).named_parameters()))
+        return self.scaled(weights)
+
+    def scaled(self, weights: Tensors) -> Tensors:
+        """Return initial weights at the scale that a control takes over from its trunk."""
+        return self.trunk.scaled(weights) if self.trunk is not None and self.method.needs_trunk else weights
+
+    def under_way(self, level: int) -> Resume | None:
+        """Return the checkpoint of a level that was under way."""
+        found = self.folder.read(self.folder.partial_path, {**self.identity, "layout": LAYOUT})
+        return found if found is not None and found[1]["level"] == level else None
+
+    def advanced(self, method: WithoutGradients, plan: Plan, context: Context) -> Computed:
+        """Let a method without gradients make the level."""
+        previous, began = context.previous, time.monotonic()
+        if not previous.mask:
+            ones = {name: torch.ones_like(previous.weights[name], dtype=torch.bool) for name in self.prunable}
+            previous = replace(previous, mask=ones)
+        with self.seeded("start", plan.level):
+            end, columns = method.advance(plan.level, previous, context)
+        seconds = round(time.monotonic() - began, 3)
+        anchor = {} if plan.level else previous.weights | previous.buffers
+        trained = Trained(end.weights, end.buffers, end.scores, end.mask, {}, -1, anchor, seconds)
+        return Computed(previous, self.restated(trained), columns)
+
+    def trained(self, plan: Plan, context: Context, resume: Resume | None, log: Log) -> Computed:
+        """Train the level and restate what its ticket needs."""
+        method, level = self.method, plan.level
         with self.seeded("start", level):
             begin = method.start(level, context)
-        last = max(begin.step, method.steps(level, steps))
-        anchor_step = max(begin.step, method.anchor_step)
-        plan = Plan(level, begin.step, last, None if level else anchor_step)
-        identity = {**self.identity, "level": level}
-        resume = self.folder.read(self.folder.partial_path, self.identity)
-        if resume is not None and resume[1]["level"] != level:
-            resume = None
-        records = Records(self.folder)
-        rows: list[dict[str, Any]] = resume[1]["records"] if resume is not None else []  # of this level, without times
 
-        def record(new: list[dict[str, Any]]) -> None:
-            records.add({"seed": self.folder.seed, **row} for row in new)
-            rows.extend({name: row[name] for name in RECORD} for row in new)
+        def save(tensors: Tensors, meta: dict[str, Any]) -> None:
+            whose = {**self.identity, "layout": LAYOUT, "level": level}
+            commit(self.folder.partial_path, pack(tensors, {**meta, **whose, "records": log.rows}))
 
-        def checkpoint(tensors: Tensors, meta: dict[str, Any]) -> None:
-            commit(self.folder.partial_path, pack(tensors, {**meta, **identity, "records": rows}))
-
-        hooks = Hooks(record, self.progress(level), checkpoint, self.options["checkpoint_seconds"])
-        trained = train(
-            *(self.network, method, begin, plan, self.spec.optim, self.data, method.streams(self.streams), hooks),
-            *(self.device, self.options, resume),
-        )
-        mask = method.ticket_mask(trained.extra, trained.mask)
+        hooks = Hooks(log.add, self.progress(level), save, self.options["checkpoint_seconds"], self.check)
+        streams = self.streams
+        if plan.other_order:
+            order, augment = streams.other(streams.order), streams.other(streams.augment)
+            streams = replace(streams, order=order, augment=augment)
+        job = Job(self.network, method, begin, plan, self.spec.optim, self.data, streams, hooks)
+        end = train(job, self.device, self.options, resume)
         with self.seeded("measure", level):
-            draws = self.mean_of_draws(trained) if method.noisy else None
-            if plan.first == plan.last or method.restates:
-                trained = self.restated(trained)
-            row = self.summarise(plan, mask, trained)
-        if draws is not None:
-            row["draws_test_accuracy"] = draws
-        test = {
-            "level": level,
-            "step": plan.last,
-            "split": "test",
-            "loss": row["test_loss"],
-            "accuracy": row["test_accuracy"],
-        }
-        hooks.record([{**test, "seconds": trained.seconds}])
-        records.close()
-        parts = {
-            "begin": begin.weights | begin.buffers,
-            "end": trained.weights | trained.buffers,
-            "mask": mask,
-            "score": trained.extra,
-            "anchor": trained.anchor,
-        }
-        tensors = {name: t for part, values in parts.items() for name, t in cpu(prefixed(part, values)).items()}
-        layers = {layer(name): float(mask.float().mean()) for name, mask in mask.items()}
-        rows.sort(key=lambda row: (row["step"], row["split"]))
-        meta = {**identity, "row": row, "layers": layers, "anchor_step": plan.anchor, "records": rows}
-        commit(self.folder.level_path(level), pack(tensors, meta), replace=False)
+            state = State(end.weights, end.buffers, end.mask, end.scores)
+            columns = method.columns(
+                end.scores, self.streams, lambda noise: self.measure(state, self.data.test, noise)[1]
+            )
+            if plan.first == plan.last or plan.restates:
+                end = self.restated(end)
+        return Computed(begin, end, columns)
+
+    def commit(self, plan: Plan, mask: Tensors, found: Computed, row: Row, records: list[Row]) -> None:
+        """Write the level's file, unless another process was faster, and remove its checkpoint."""
+        begin, end = found.begin, found.end
+        tensors = joined(
+            {
+                "begin": begin.weights | begin.buffers,
+                "end": end.weights | end.buffers,
+                "mask": mask,
+                "score": end.scores,
+                "anchor": end.anchor,
+            }
+        )
+        layers = {layer(name): float(keep.float().mean()) for name, keep in mask.items()}
+        records.sort(key=lambda record: (record["step"], record["split"]))
+        meta = {**self.identity, "level": plan.level, "row": row, "layers": layers, "anchor_step": plan.anchor}
+        meta["records"] = records
+        commit(self.folder.level_path(plan.level), pack(tensors, meta), replace=False)
         self.folder.partial_path.unlink(missing_ok=True)
-        self.read = {k: v for k, v in self.read.items() if k == 0} | {level: (tensors, meta)}
-        self.report("level", row)
+        self.keep(plan.level, tensors, meta)
 
     def seeded(self, purpose: str, level: int) -> AbstractContextManager[None]:
         """Seed what a network draws by itself outside the training steps (see `Fit` for those)."""
@@ -224,63 +279,76 @@ class LevelLoop:
 
         return report
 
-    def restated(self, trained: Trained) -> Trained:
-        """Return what training left with BatchNorm statistics estimated anew, for the weights as they are."""
-        self.network.load_state_dict(trained.weights | trained.buffers)
-        effective = self.method.effective(trained.weights, trained.extra, cpu(trained.mask))
-        reestimate(self.network, effective, calibration(self.data, self.streams))
-        return replace(trained, buffers=cpu(buffers(self.network)))
+    def restated(self, end: Trained) -> Trained:
+        """Return what came out with BatchNorm statistics estimated anew, for the weights as they are."""
+        state = State(end.weights, end.buffers, end.mask, end.scores)
+        return replace(end, buffers=self.restated_buffers(state))
 
-    def summarise(self, plan: Plan, mask: Tensors, trained: Trained) -> dict[str, Any]:
+    def restated_buffers(self, state: State) -> Tensors:
+        """Return the buffers of the network with BatchNorm statistics estimated for a state's effective weights."""
+        reestimate(self.network, self.effective(state), calibration(self.data, self.streams).to(self.device))
+        return cpu(buffers(self.network))
+
+    def effective(self, state: State, noise: Tensors | None = None) -> Tensors:
+        """Load a state into the network, on the device, and return the weights it sees in place of its own."""
+        self.network.load_state_dict(state.weights | state.buffers)
+        self.network.to(self.device)
+        weights: Tensors = {**dict(self.network.named_parameters())}
+        scores, mask, drawn = (self.placed(part) for part in (state.scores, state.mask, noise or {}))
+        return self.method.effective(weights, scores, mask, 1.0, drawn or None)
+
+    def measured(self, plan: Plan, mask: Tensors, found: Computed) -> dict[str, Any]:
         """Return the level's summary row, measured at the last step and at the smallest validation loss.
 
         The early stop is null where the last grid point is the best (censored), or nothing was trained.
         """
-        end = State(trained.weights, trained.buffers, mask, trained.extra)
+        trained = found.end
+        end = State(trained.weights, trained.buffers, mask, trained.scores)
         kept, prunable = count(mask), sum(m.numel() for m in mask.values())
-        row: dict[str, Any] = {
-            **{"seed": self.folder.seed, "level": plan.level, "density": kept / prunable, "kept": kept},
-            **{"prunable": prunable, "total": self.total, "step": plan.last},
+        with self.seeded("measure", plan.level):
+            train_loss, _ = self.measure(end, self.data.measured)
+            val_loss, val_accuracy = self.measure(end, self.data.val)
+            test_loss, test_accuracy = self.measure(end, self.data.test)
+            best = self.best(end, trained)
+            best_accuracy = test_accuracy if best is None else self.measure(best, self.data.test)[1]
+        return {
+            "seed": self.folder.seed,
+            "level": plan.level,
+            "density": kept / prunable,
+            "kept": kept,
+            "prunable": prunable,
+            "total": self.total,
+            "step": plan.last,
+            "train_loss": train_loss,
+            "val_loss": val_loss,
+            "val_accuracy": val_accuracy,
+            "test_loss": test_loss,
+            "test_accuracy": test_accuracy,
+            "early_stop_step": trained.best_step if 0 <= trained.best_step < plan.last else None,
+            "early_stop_test_accuracy": best_accuracy,
+            **found.columns,
         }
-        row["train_loss"] = self.measure(end, self.data.train)[0]
-        row["val_loss"], row["val_accuracy"] = self.measure(end, self.data.val)
-        row["test_loss"], row["test_accuracy"] = self.measure(end, self.data.test)
-        row["early_stop_step"] = trained.best_step if 0 <= trained.best_step < plan.last else None
-        if not trained.best:
-            return row | {"early_stop_test_accuracy": row["test_accuracy"]}
-        best = State(
-            {name: tensor for name, tensor in trained.best.items() if name in trained.weights},
-            {name: tensor for name, tensor in trained.best.items() if name in trained.buffers},
-            mask,
-            under("extra", trained.best),
-        )
-        row["early_stop_test_accuracy"] = self.measure(best, self.data.test)[1]
-        return row
 
-    def mean_of_draws(self, trained: Trained, draws: int = 10) -> float:
-        """Return the mean test accuracy over drawn masks."""
-        state, total = State(trained.weights, trained.buffers, trained.mask, trained.extra), 0.0
-        for i in range(draws):
-            rng = self.streams.generator("noise", "draw", i)
-            noise = {
-                n: torch.from_numpy(rng.random(tuple(t.shape), "float32")).to(self.device)
-                for n, t in state.extra.items()
-            }
-            total += self.measure(state, self.data.test, noise)[1]
-        return total / draws
+    def best(self, end: State, trained: Trained) -> State | None:
+        """Return the network at the smallest validation loss, None where nothing was trained."""
+        if not trained.best:
+            return None
+        weights = {name: trained.best[name] for name in end.weights}
+        rest = {name: trained.best[name] for name in end.buffers}
+        return State(weights, rest, end.mask, under("score", trained.best))
 
     def measure(self, state: State, split: Split, noise: Tensors | None = None) -> tuple[float, float]:
         """Return loss and accuracy of a state's effective weights on a split."""
-        self.network.load_state_dict(state.weights | state.buffers)
-        self.network.to(self.device)
-        extra, mask = ({k: v.to(self.device) for k, v in part.items()} for part in (state.extra, state.mask))
-        effective = self.method.effective(dict(self.network.named_parameters()), extra, mask, 1.0, noise)
-        return evaluate(self.network, effective, split.to(self.device))
+        return evaluate(self.network, self.effective(state, noise), split.to(self.device), self.task)
 
+    def measure_restated(self, state: State, part: str) -> tuple[float, float]:
+        """Return loss and accuracy of a state on `train` or `val`, BatchNorm statistics estimated for it."""
+        split = {"train": self.data.measured, "val": self.data.val}[part]
+        return self.measure(replace(state, buffers=self.restated_buffers(state)), split)
 
-def training_batch(batches: Batches, step: int) -> tuple[Tensor, Tensor]:
-    """Return the training batch of a step."""
-    return batches.at(step, batches.indices(step, step + 1)[0])
+    def placed(self, tensors: Tensors) -> Tensors:
+        """Return tensors on the device."""
+        return {name: tensor.to(self.device) for name, tensor in tensors.items()}
 
 
 def pick_device(asked: str) -> str:

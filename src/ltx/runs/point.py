@@ -1,4 +1,4 @@
-"""One run as the parent sees it: its lock, what is missing of it, its jobs, and what is derived when they end."""
+"""One run as the parent sees it: what is missing of its seeds, the jobs for it, and what is derived when they end."""
 
 from __future__ import annotations
 
@@ -15,14 +15,16 @@ from pathlib import Path
 from typing import Any
 
 from ltx.config.spec import Spec
-from ltx.errors import BadInput, Failed, notice
+from ltx.config.trunk import seed_of
+from ltx.errors import BadInput, notice
 from ltx.launch import local as launch
 from ltx.report.mirror import Mirror
 from ltx.report.plots import draw, drawn_rows, is_picture, save_plot
-from ltx.store.claims import Lock
+from ltx.store.claims import Claim
 from ltx.store.files import commit, set_aside, yaml_text
 from ltx.store.folders import RunFolder, SeedFolder
 
+Row = dict[str, Any]
 SPACE = "No space left on the device; make room and run the same command again"
 
 
@@ -57,6 +59,12 @@ def check_root(place: Path, root: str) -> None:
         raise BadInput(f"root={root} cannot be used: {place}: {error.strerror or error}.") from error
 
 
+def check_data(spec: Spec) -> None:
+    """Load the data, before anything is written. Raises BadInput, and says what was changed of what the user gave."""
+    for note in spec.data.notes:
+        notice(f"{spec.config['data']['name']}: {note}.")
+
+
 def missing_levels(spec: Spec, folder: SeedFolder, verify: bool = True) -> list[int]:
     """List the levels of a seed that are missing; with `verify`, a damaged one is set aside and missing too."""
     levels = range(spec.method.last_level + 1)
@@ -69,24 +77,43 @@ def missing_levels(spec: Spec, folder: SeedFolder, verify: bool = True) -> list[
 
 def level_steps(spec: Spec, level: int) -> tuple[int, int]:
     """Return the first step and the number of optimiser steps of a level, for progress and estimates."""
-    first = spec.method.anchor_step if level else 0
-    return first, max(0, spec.method.steps(level, spec.optim.steps) - first)
+    plan = spec.plan(level)
+    return plan.first, plan.last - plan.first
+
+
+class Seed:
+    """One seed of a point as this process sees it; another process may work on it at the same time."""
+
+    def __init__(self, folder: SeedFolder):
+        self.folder = folder
+        self.state = "unknown"  # then missing, running, done or failed
+        self.claim = Claim(folder.claim_path)  # looked at, not taken: its worker takes it
+        self.waits = False  # for another process, which was named
+        self.steps = 0  # of the levels that were missing
+
+    @property
+    def settled(self) -> bool:
+        """Whether nothing more will come of it in this process."""
+        return self.state in ("done", "failed")
 
 
 class Point:
-    """A run being worked on: opened under its lock, its missing seeds given out as jobs, closed when they ended."""
+    """A run being worked on: what is missing of its seeds is given out as jobs, and what follows is derived at the end.
+
+    Workers claim seeds, so that any number of processes with the same or overlapping commands share them. Every process
+    derives summary, picture and mirror when the seeds it was asked for have ended: the last one finds all of them.
+    """
 
     def __init__(self, spec: Spec, command: list[str], group: str | None = None, trunk: Point | None = None):
         self.spec, self.command, self.trunk = spec, command, trunk
         self.folder = RunFolder(spec.directory)
         self.mirror = Mirror(spec, self.folder, group)
-        self.lock = Lock(self.folder, wait=spec.config["wait"])
-        self.state = "waiting"  # then open, then done, failed or interrupted
-        self.seeds = dict.fromkeys(spec.seeds, "unknown")  # then done, failed, missing, running
-        self.missing: dict[int, list[int]] = {}
+        self.state = "waiting"  # then open, then closed
+        self.seeds = {seed: Seed(self.folder.seed(seed)) for seed in spec.seeds}
         self.failures: dict[int, str] = {}
-        self.rows: list[dict[str, Any]] = []
+        self.rows: list[Row] = []
         self.trained = False
+        self.elsewhere = 0  # steps that other processes took instead
         self.summary_due = 0.0  # on this process's clock
 
     def guarded(self, action: Callable[[], None]) -> None:
@@ -95,144 +122,156 @@ class Point:
             action()
         except OSError as error:
             reason = SPACE if error.errno == errno.ENOSPC else f"{type(error).__name__}: {error}"
-            for seed, state in self.seeds.items():
-                if state != "done":
-                    self.fail(seed, reason)
+            for number, seed in self.seeds.items():
+                if seed.state != "done":
+                    self.fail(number, reason)
             if self.state != "closed":
                 self.failures.setdefault(self.spec.seeds[0], reason)
 
-    def open(self) -> bool:
-        """Take the lock if it is free and find what is missing; return whether the point is open now."""
+    def open(self) -> None:
+        """Find what is missing, and put in order what killed processes left."""
         if self.state == "waiting":
-            try:
-                if not self.lock.attempt():
-                    return False
-            except (OSError, Failed) as error:
-                reason = SPACE if getattr(error, "errno", None) == errno.ENOSPC else str(error)
-                for seed in self.seeds:
-                    self.fail(seed, reason)
-                self.state = "closed"
-                return False
             self.state = "open"
             self.guarded(self.begin)
-        return self.state == "open"
 
     def begin(self) -> None:
-        """Write config and manifest and sort the seeds into done, failed before, and missing."""
-        for note in self.spec.data.notes:
-            notice(f"{self.spec.config['data']['name']}: {note}.")
-        for seed, state in self.seeds.items():
-            if state == "failed":
+        """Sort the seeds into done, failed before, and missing, and write config and manifest."""
+        for number, seed in self.seeds.items():
+            if seed.state == "failed":
                 continue
-            path = self.folder.seed(seed).path
+            path = seed.folder.path
             if os.path.lexists(path) and not path.is_dir():
                 set_aside(path, f"{path} is not a folder")
-            levels, failure = missing_levels(self.spec, self.folder.seed(seed)), self.folder.seed(seed).failure()
+            levels, failure = missing_levels(self.spec, seed.folder), seed.folder.failure()
             if not levels:
-                self.seeds[seed] = "done"
+                seed.state = "done"
             elif failure and not self.spec.config["retry_failed"]:
-                self.fail(seed, failure["reason"])
+                self.fail(number, failure["reason"])
             else:
-                self.missing[seed], self.seeds[seed], self.trained = levels, "missing", True
-        self.folder.mend()
-        write_config(self.spec, self.folder, self.command)
+                seed.state, self.trained = "missing", True
+                seed.steps = sum(level_steps(self.spec, level)[1] for level in levels)
+        for folder in self.folder.seeds():
+            if self.state_of(folder.seed) != "missing" and folder.broken():  # a worker mends what it trains
+                mend(folder)
+        with Claim(self.folder.claim_path):
+            self.folder.mend()
+            write_config(self.spec, self.folder, self.command)
 
-    def fail(self, seed: int, reason: str) -> None:
+    def state_of(self, number: int) -> str:
+        """Return a seed's state; one that was not asked for is taken as done."""
+        return self.seeds[number].state if number in self.seeds else "done"
+
+    def fail(self, number: int, reason: str) -> None:
         """Note that a seed failed; what is finished of it stays."""
-        self.seeds[seed], self.failures[seed] = "failed", reason
+        self.seeds[number].state, self.failures[number] = "failed", reason
 
-    def next_job(self) -> launch.Job | None:
-        """Give out the next missing seed whose trunk is there."""
-        for seed, state in self.seeds.items():
-            if state != "missing":
-                continue
-            if self.trunk is not None:
-                pinned = self.spec.config["method"].get("trunk_seed")
-                ready = self.trunk.seeds.get(seed if pinned is None else pinned, "done")
-                if ready == "failed":
-                    self.fail(seed, f"its trunk {self.trunk.spec.key} failed")
-                if ready != "done":
-                    continue
-            self.seeds[seed] = "running"
-            arguments = (self.spec.config, str(self.folder.path.absolute()), seed)
-            return launch.Job(f"{self.spec.key} seed {seed}", "ltx.runs.levels:run_seed", arguments)
+    def next_job(self) -> tuple[launch.Job, int] | None:
+        """Give out the next missing seed that its trunk is there for and that no other process works on."""
+        for number, seed in self.seeds.items():
+            if seed.state == "missing" and self.trunk_ready(number) and self.free(number, seed):
+                seed.state = "running"
+                arguments = (self.spec.config, str(self.folder.path.absolute()), number)
+                return launch.Job(f"{self.spec.key} seed {number}", "ltx.runs.levels:run_seed", arguments), number
         return None
 
-    def handle(self, seed: int, kind: str, value: Any) -> str:
+    def trunk_ready(self, number: int) -> bool:
+        """Tell whether the seed of the trunk that a seed stands on is done; one that failed fails this one."""
+        if self.trunk is None:
+            return True
+        state = self.trunk.state_of(seed_of(self.spec, number))
+        if state == "failed":
+            self.fail(number, f"its trunk {self.trunk.spec.key} failed")
+        return state == "done"
+
+    def free(self, number: int, seed: Seed) -> bool:
+        """Tell whether a seed may be given to a worker: no living process has it, and it is not done meanwhile."""
+        holder = seed.claim.holder()
+        if holder is None:
+            if seed.waits and self.adopted(seed):
+                self.elsewhere += seed.steps
+                return False
+            seed.waits = False
+            return True
+        if seed.claim.alive and not self.spec.config["wait"]:
+            self.fail(number, f"{seed.folder.path} is in use by {holder}; wait=true waits for it")
+        elif seed.claim.alive and not seed.waits:
+            print(f"ltx: waiting for {holder}, which works on seed {number} of {self.spec.key}.", flush=True)
+        seed.waits = seed.waits or seed.claim.alive
+        return False
+
+    def adopted(self, seed: Seed) -> bool:
+        """Tell whether another process has finished a seed, and take its levels over."""
+        if missing_levels(self.spec, seed.folder, verify=False):
+            return False
+        seed.state = "done"
+        return True
+
+    def handle(self, number: int, kind: str, value: Any) -> str:
         """Take a worker's report; return what to print above the progress display."""
-        said = ""
+        seed, said = self.seeds[number], ""
         if kind == "level":
-            self.guarded(lambda: self.level(seed, value))
+            self.guarded(lambda: self.level(number, value))
+        elif kind == "held":
+            seed.state, seed.waits = "missing", True
         elif kind == "diverged":
-            self.fail(seed, value["reason"])
-            said = f"{self.spec.key} seed {seed} diverged: {value['reason']}"
+            self.fail(number, value["reason"])
+            said = f"{self.spec.key} seed {number} diverged: {value['reason']}"
         elif kind == "failed":
             reason, trace, system = value
-            self.fail(seed, SPACE if f"[Errno {errno.ENOSPC}]" in reason else reason)
-            said = f"{self.spec.key} seed {seed} failed: " + (reason if system else f"\n{trace}")
-        elif kind in ("killed", "ended") and self.seeds[seed] == "running":
-            if not missing_levels(self.spec, self.folder.seed(seed), verify=False):
-                self.seeds[seed] = "done"
-            else:
-                how = "ended without finishing" if kind == "ended" else f"was killed (exit {value})"
-                self.fail(seed, f"its worker {how}; the same command continues it")
-                said = f"{self.spec.key} seed {seed}: {self.failures[seed]}"
+            self.fail(number, SPACE if f"[Errno {errno.ENOSPC}]" in reason else reason)
+            said = f"{self.spec.key} seed {number} failed: " + (reason if system else f"\n{trace}")
+        elif kind in ("killed", "ended") and seed.state == "running" and not self.adopted(seed):
+            how = "ended without finishing" if kind == "ended" else f"was killed (exit {value})"
+            self.fail(number, f"its worker {how}; the same command continues it")
+            said = f"{self.spec.key} seed {number}: {self.failures[number]}"
         return said
 
-    def level(self, seed: int, row: dict[str, Any]) -> None:
+    def level(self, number: int, row: Row) -> None:
         """Derive the summary again, at most a twentieth of the time for a long run, and mirror the level."""
         if (began := time.monotonic()) >= self.summary_due:
             self.folder.write_summary()
             self.summary_due = began + 20 * (time.monotonic() - began)
-        self.mirror.level(self.folder.seed(seed), row)
+        self.mirror.level(self.folder.seed(number), row)
 
     @property
     def settled(self) -> bool:
         """Whether no seed is missing or running any more."""
-        return all(state in ("done", "failed") for state in self.seeds.values())
+        return all(seed.settled for seed in self.seeds.values())
 
     def close(self) -> None:
-        """Derive summary, plot and mirror, and release the lock."""
+        """Derive summary, plot and mirror, and remove the claims of workers that were ended."""
         if self.state != "open":
             return
-        if self.lock.lost.is_set():
-            self.state = "closed"
-            for seed, state in self.seeds.items():
-                if state not in ("done", "failed"):
-                    self.fail(seed, "another process took over its lock while this one stood still")
-            self.failures.setdefault(self.spec.seeds[0], "another process took over its lock")
-            return
         try:
+            for seed in self.seeds.values():
+                if not seed.settled:
+                    seed.claim.holder()
             self.guarded(self.derive)
         finally:
             self.state = "closed"
-            self.lock.release()
+            self.mirror.release()
 
     def adopt(self) -> None:
         """Take over what is on disk, where the point was never opened."""
         self.rows = self.asked(self.folder.rows())
-        for seed, state in self.seeds.items():
-            if state == "unknown" and not missing_levels(self.spec, self.folder.seed(seed), verify=False):
-                self.seeds[seed] = "done"
+        for seed in self.seeds.values():
+            if seed.state == "unknown":
+                self.adopted(seed)
 
     def derive(self) -> None:
         """Write what follows from the level files."""
-        rows = self.folder.write_summary()
-        self.rows = self.asked(rows)
-        plot = self.folder.path / "plots" / "levels.png"
-        if rows and not is_picture(plot, drawn_rows(rows)):
-            save_plot(draw(rows, self.spec.key), plot, drawn_rows(rows))
-        self.mirror.finish(rows)
+        with Claim(self.folder.claim_path):
+            rows = self.folder.write_summary()
+            self.rows = self.asked(rows)
+            plot = self.folder.path / "plots" / "levels.png"
+            if rows and not is_picture(plot, drawn_rows(rows)):
+                save_plot(draw(rows, self.spec.key), plot, drawn_rows(rows))
+            self.mirror.finish(rows, self.trained)
 
-    def asked(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    def asked(self, rows: list[Row]) -> list[Row]:
         """Select the seeds and levels this run asks for."""
         seeds, last = set(self.spec.seeds), self.spec.method.last_level
         return [row for row in rows if row["seed"] in seeds and row["level"] <= last]
-
-    @property
-    def lost(self) -> bool:
-        """Whether another process took over while this one stood still: nothing may be written any more."""
-        return self.state == "open" and self.lock.lost.is_set()
 
     def describe(self) -> str:
         """Return the point's state in a word or two."""
@@ -244,7 +283,7 @@ class Point:
         """Return the paragraph on what failed, what is kept and how to go on, or an empty string."""
         if not self.failures:
             return ""
-        n, lines = len(self.seeds), [f"seed {seed}: {reason}" for seed, reason in sorted(self.failures.items())]
+        n, lines = len(self.seeds), [f"seed {number}: {reason}" for number, reason in sorted(self.failures.items())]
         diverged = sum("not a finite number" in reason for reason in self.failures.values())
         what = f"{diverged} of {n} diverged" if diverged == len(lines) else f"{len(lines)} of {n} failed"
         kept = len(self.asked(self.folder.rows()))
@@ -253,6 +292,16 @@ class Point:
             f"{self.folder.path}. The same command continues what was interrupted; retry_failed=true tries again "
             "what diverged or raised."
         )
+
+
+def mend(folder: SeedFolder) -> None:
+    """Put a finished seed in order, unless a process works on it: that one does."""
+    claim = Claim(folder.claim_path)
+    if claim.attempt():
+        try:
+            folder.mend()
+        finally:
+            claim.release()
 
 
 def write_config(spec: Spec, folder: RunFolder, command: list[str]) -> None:

@@ -12,10 +12,10 @@ from functools import partial
 from pathlib import Path
 
 from ltx.config.spec import Spec
-from ltx.errors import notice
+from ltx.config.trunk import seed_of
 from ltx.launch import local as launch
 from ltx.report.tables import Progress, Row
-from ltx.runs.point import Point, level_steps, missing_levels
+from ltx.runs.point import Point, check_data, level_steps, missing_levels
 from ltx.store.files import commit
 from ltx.store.folders import COLUMNS
 
@@ -48,8 +48,7 @@ def expand(specs: Sequence[Spec], command: list[str], group: str | None) -> dict
 
     def add(spec: Spec) -> None:
         if spec.trunk is not None:
-            pinned = spec.config["method"].get("trunk_seed")
-            seeds = spec.seeds if pinned is None else [pinned]
+            seeds = sorted({seed_of(spec, seed) for seed in spec.seeds})
             plumbing = {name: spec.config[name] for name in ("root", "wait", "retry_failed", "wandb", "workers")}
             add(Spec.of({**spec.trunk.config, **plumbing, "seeds": seeds}))
         known = merged.get(spec.key)
@@ -70,12 +69,8 @@ def union(one: Spec, other: Spec) -> Spec:
     return more if seeds == more.seeds else Spec.of({**more.config, "seeds": seeds})
 
 
-class Lost(Exception):
-    """Another process took over a point of this sweep."""
-
-
 class Schedule:
-    """Which job is next: points in order, opened as workers come free; one held elsewhere is tried again later."""
+    """Which job is next: points in order, opened as workers come free; seeds that others work on are passed over."""
 
     def __init__(self, points: dict[str, Point], fail_fast: bool):
         self.points, self.fail_fast = list(points.values()), fail_fast
@@ -91,11 +86,10 @@ class Schedule:
         for point in self.points:
             if self.stopped:
                 return None
-            if not point.open():
-                continue
-            job = point.next_job()
-            if job is not None:
-                seed = job.arguments[2]
+            point.open()
+            given = point.next_job()
+            if given is not None:
+                job, seed = given
                 self.jobs[job] = (point, seed)
                 return job
             if point.settled and not point.trained:
@@ -112,15 +106,15 @@ class Schedule:
         return point is not None
 
     def finished(self) -> bool:
-        """Tell whether nothing is left to give out. Raises Lost where another process took a point over."""
-        if any(point.lost for point in self.points):
-            raise Lost
+        """Tell whether nothing is left to give out."""
         return self.stopped or all(point.state == "closed" for point in self.points)
 
 
 def run(specs: Sequence[Spec], command: list[str], group: str | None = None, title: str = "") -> Outcome:
-    """Train what is missing of all experiments and derive their files; failures stay with their points."""
+    """Train what is missing of all specs and derive their files; failures stay with their points."""
     points = expand(specs, command, group)
+    for point in points.values():
+        check_data(point.spec)
     schedule = Schedule(points, specs[0].config["fail_fast"])
     interrupted = False
     try:
@@ -133,6 +127,7 @@ def run(specs: Sequence[Spec], command: list[str], group: str | None = None, tit
                 for job, kind, value in events:
                     point, seed = schedule.jobs[job]
                     said = point.handle(seed, kind, value)
+                    progress.elsewhere = sum(point.elsewhere for point in points.values())
                     progress.event(job.name, kind, value, partial(level_steps, point.spec))
                     if said:
                         progress.say(said)
@@ -142,8 +137,6 @@ def run(specs: Sequence[Spec], command: list[str], group: str | None = None, tit
                 events.close()
     except KeyboardInterrupt:
         interrupted = True
-    except Lost:
-        notice("this process stood still and others took over; it stops here, and the same command continues.")
     for point in points.values():
         try:
             point.close()

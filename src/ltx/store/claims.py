@@ -1,4 +1,4 @@
-"""Hold a run's directory against other processes, on any file system, and take over from the dead."""
+"""Claim a folder against other processes, on any file system, and take over from the dead."""
 
 from __future__ import annotations
 
@@ -9,89 +9,113 @@ import socket
 import threading
 import time
 import uuid
+from pathlib import Path
 from typing import Any
 
-from ltx.errors import Failed, notice, printable
+from ltx.errors import notice, printable
 from ltx.store.files import Damaged, canonical, commit, content, process_lives, read_json, set_aside
-from ltx.store.folders import RunFolder
+
+ONE_BEAT_MISSED = 2.0  # seconds after which a holder looks for itself whether the claim is still its own
 
 
-class Lock:
+class Lost(Exception):
+    """Another process took a claim over while its holder stood still."""
+
+
+class Claim:
     """A file with a heartbeat counter that others judge by their own clock.
 
-    A holder that has not beaten for `patience` seconds of the waiter's time is dead and its lock is taken over.
-    Level files are safe without it (they are never replaced); it guards what is derived, and against double work.
-    Raises Failed, naming the holder, where wait=False and the holder is alive.
+    A holder that has not beaten for `patience` seconds of another's time is dead and its claim may be taken over.
+    Level files are safe without claims (they are never replaced); claims guard against double work, and what is
+    derived. `with Claim(path):` waits for the holder; `attempt` and `holder` do not.
     """
 
-    def __init__(self, folder: RunFolder, wait: bool = True, patience: float = 4.0, beat: float = 0.5):
-        self.path, self.wait, self.patience, self.beat = folder.path / "lock", wait, patience, beat
+    def __init__(self, path: Path, patience: float = 4.0, beat: float = 0.5):
+        self.path, self.patience, self.beat = path, patience, beat
         self.token = uuid.uuid4().hex
         self.released, self.lost = threading.Event(), threading.Event()
-        self.seen, self.since, self.told = b"", time.monotonic(), False
+        self.seen, self.since, self.alive = (
+            b"",
+            time.monotonic(),
+            False,
+        )  # of another's claim; alive: it was seen to beat
 
     def beat_text(self, counter: int) -> bytes:
-        """Return the lock file's content at a beat."""
-        return canonical(
-            {**here(), "pid": os.getpid(), "started": started(os.getpid()), "token": self.token} | {"counter": counter}
-        ).encode()
+        """Return the file's content at a beat."""
+        who = {"pid": os.getpid(), "started": started(os.getpid()), "token": self.token, "counter": counter}
+        return canonical({**here(), **who}).encode()
 
     def attempt(self) -> bool:
-        """Try once to take the lock, without waiting; a holder is dead after `patience` seconds of attempts."""
-        if commit(self.path, self.beat_text(0), replace=False):
-            self.file = os.open(self.path, os.O_WRONLY)
-            self.thread = threading.Thread(target=self.beats, daemon=True)
-            self.thread.start()
-            return True
+        """Take the claim if it is free, and tell whether it was."""
+        while not commit(self.path, self.beat_text(0), replace=False):
+            if self.holder() is not None:
+                return False
+        self.file = os.open(self.path, os.O_WRONLY)
+        self.beaten = time.monotonic()
+        self.thread = threading.Thread(target=self.beats, daemon=True)
+        self.thread.start()
+        return True
+
+    def holder(self) -> str | None:
+        """Name the process that holds the claim, or return None where it is free; a dead one's is removed.
+
+        A process of this machine is seen to be dead at once, another's after `patience` seconds of asking.
+        """
         try:
             now = content(self.path)
         except Damaged as error:
             set_aside(self.path, error)
-            return False
+            return None
         if now is None:
-            return False
+            return None
+        name = holder_of(now)
         if gone(now):
-            self.take_over(now)
-            return False
+            return None if self.take_over(now) else name
         if now != self.seen:
-            beating, self.seen, self.since = bool(self.seen), now, time.monotonic()
-            if beating and not self.told:
-                self.tell(now)
-                self.told = True
+            self.alive, self.seen, self.since = bool(self.seen), now, time.monotonic()
         elif time.monotonic() - self.since > self.patience:
-            notice(f"{holder_of(now)} has not moved for {self.patience:g} s; {self.path.parent.name} is taken over.")
-            self.take_over(self.seen)
-        return False
+            notice(f"{name} has not moved for {self.patience:g} s; {self.path.parent.name} is taken over.")
+            return None if self.take_over(now) else name
+        return name
 
-    def __enter__(self) -> Lock:
+    def __enter__(self) -> Claim:
+        told = False
         while not self.attempt():
+            if self.alive and not told:
+                print(f"ltx: waiting for {holder_of(self.seen)}, which works on {self.path.parent.name}.", flush=True)
+                told = True
             time.sleep(0.05)
         return self
 
-    def tell(self, beat: bytes) -> None:
-        """Name the living holder, and wait for it or not."""
-        name = holder_of(beat)
-        if not self.wait:
-            raise Failed(f"{self.path.parent} is in use by {name}; wait=true waits for it.")
-        print(f"ltx: waiting for {name}, which works on {self.path.parent.name}.", flush=True)
+    def __exit__(self, *exception: object) -> None:
+        self.release()
 
-    def take_over(self, seen: bytes) -> None:
-        """Remove a dead holder's lock, if it is still the one seen; of many waiters one at a time may."""
-        claim = self.path.with_name(f".lock.{hashlib.sha256(seen).hexdigest()[:16]}")
-        if not commit(claim, b"", replace=False):
-            if time.monotonic() - self.since > 2 * self.patience:  # whoever claimed it died over it
-                claim.unlink(missing_ok=True)
-            return
+    def check(self) -> None:
+        """Raise Lost where another process has the claim by now. A holder that stood still looks before it goes on."""
+        if self.lost.is_set() or (time.monotonic() - self.beaten > ONE_BEAT_MISSED and not self.mine()):
+            raise Lost(self.path)
+
+    def take_over(self, seen: bytes) -> bool:
+        """Remove a dead holder's claim, if it is still the one seen, and tell whether it is gone.
+
+        Of many who see it one at a time may.
+        """
+        turn = self.path.with_name(f".{self.path.name}.{hashlib.sha256(seen).hexdigest()[:16]}")
+        if not commit(turn, b"", replace=False):
+            if time.monotonic() - self.since > 2 * self.patience:  # whoever had the turn died over it
+                turn.unlink(missing_ok=True)
+            return False
         try:
             if content(self.path) == seen:
                 self.path.unlink()
+            return True
         except (FileNotFoundError, Damaged):
-            return
+            return False
         finally:
-            claim.unlink(missing_ok=True)
+            turn.unlink(missing_ok=True)
 
     def mine(self) -> bool:
-        """Tell whether the lock file is still this holder's."""
+        """Tell whether the file is still this holder's."""
         try:
             return (read_json(self.path) or {}).get("token") == self.token
         except Damaged:
@@ -111,19 +135,17 @@ class Lock:
                     return
                 os.pwrite(self.file, self.beat_text(counter), 0)
                 os.fsync(self.file)  # so that other machines see it
+                self.beaten = time.monotonic()
             except OSError:
-                continue  # a failing disk must not end the run: the lock ages and at worst is taken over
+                continue  # a failing disk must not end the run: the claim ages and at worst is taken over
 
     def release(self) -> None:
-        """Stop beating and remove the lock file."""
+        """Stop beating and remove the file."""
         self.released.set()
         self.thread.join()
         os.close(self.file)
         if self.mine():
             self.path.unlink()
-
-    def __exit__(self, *exception: object) -> None:
-        self.release()
 
 
 def here() -> dict[str, str]:
@@ -145,7 +167,7 @@ def started(pid: int) -> str:
 
 
 def gone(beat: bytes) -> bool:
-    """Tell whether a lock's holder was a process of this machine that is no more."""
+    """Tell whether a claim's holder was a process of this machine that is no more."""
     holder = told(beat)
     if any(holder.get(name) != value for name, value in here().items()) or type(holder.get("pid")) is not int:
         return False
@@ -153,7 +175,7 @@ def gone(beat: bytes) -> bool:
 
 
 def told(beat: bytes) -> dict[str, Any]:
-    """Return what a lock file says of its holder, nothing where it is not readable."""
+    """Return what a claim's file says of its holder, nothing where it is not readable."""
     try:
         holder = json.loads(beat)
     except (ValueError, RecursionError):
@@ -162,6 +184,6 @@ def told(beat: bytes) -> dict[str, Any]:
 
 
 def holder_of(beat: bytes) -> str:
-    """Name the holder of a lock."""
+    """Name the holder of a claim."""
     holder = told(beat)
     return printable(f"process {holder.get('pid', '?')} on {holder.get('host', '?')}")

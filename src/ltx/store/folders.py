@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ltx.errors import notice
-from ltx.store.files import Damaged, commit, content, header, side_file, tidy, unpack
+from ltx.store.files import TEMPORARY, Damaged, commit, content, header, side_file, tidy, unpack
 from ltx.store.files import set_aside as put_aside
 
 if TYPE_CHECKING:
@@ -27,7 +27,8 @@ COLUMNS = (
     *("test_loss", "test_accuracy", "early_stop_step", "early_stop_test_accuracy"),
 )
 LEVEL, SEED = re.compile(r"level_(\d{2,})\.safetensors"), re.compile(r"seed_(\d{3,})")
-CLAIM_SECONDS = 60  # a claim is held for milliseconds
+TURN = re.compile(r"\.(lock|claim)\.[0-9a-f]{16}")  # see `claims`
+TURN_SECONDS = 60  # it is held for milliseconds
 RECORD = ("step", "split", "loss", "accuracy")  # of a row of the records, beside seed, level and seconds
 
 Meta = dict[str, Any]
@@ -75,6 +76,11 @@ class SeedFolder:
     def partial_path(self) -> Path:
         """Where the level under way is checkpointed."""
         return self.path / "partial.safetensors"
+
+    @property
+    def claim_path(self) -> Path:
+        """Whoever works on this seed claims this file."""
+        return self.path / "claim"
 
     @property
     def records_path(self) -> Path:
@@ -169,23 +175,32 @@ class SeedFolder:
                 found[at] = {"seed": self.seed, "level": n, **{name: row[name] for name in RECORD}, "seconds": seconds}
         return [found[at] for at in sorted(found)]
 
+    def broken(self) -> bool:
+        """Tell whether `mend` has something to do here; reads only."""
+        if os.path.lexists(self.partial_path) or any(TEMPORARY.fullmatch(path.name) for path in self.path.glob(".*")):
+            return True
+        return self.lost_records(self.records())
+
+    def lost_records(self, rows: list[dict[str, Any]]) -> bool:
+        """Tell whether records.jsonl does not hold all these rows."""
+        written = self.written()
+        return any(written.get((row["level"], row["step"], row["split"])) != row for row in rows)
+
     def mend(self) -> None:
-        """Put in order what a killed or damaged seed left. Only while no one trains here.
+        """Put in order what a killed or damaged seed left. Only for whoever has claimed the seed.
 
         Temporary files and the checkpoint of a finished level are removed; records.jsonl is written anew where it does
         not hold what the level files carry.
         """
         tidy(self.path)
+        remove_turns(self.path)
         partial = self.read(self.partial_path, self.identity)
         if partial is not None and partial[1].get("level") in self.levels():
             self.partial_path.unlink()
         rows = self.records()
-        written = self.written()
-        if all(written.get((row["level"], row["step"], row["split"])) == row for row in rows):
-            return
-        text = "".join(json.dumps(row) + "\n" for row in rows)
-        commit(self.records_path, text.encode())
-        notice(f"{self.records_path} had lost records of finished levels; rebuilt from their files.")
+        if self.lost_records(rows):
+            commit(self.records_path, "".join(json.dumps(row) + "\n" for row in rows).encode())
+            notice(f"{self.records_path} had lost records of finished levels; rebuilt from their files.")
 
     @property
     def failure_path(self) -> Path:
@@ -258,15 +273,10 @@ class RunFolder:
         return sorted(name for name in found if ".damaged-" not in name)
 
     def mend(self) -> None:
-        """Remove what killed writers left, rebuild records, and name strays. Only under the run's lock."""
-        for folder in self.seeds():
-            folder.mend()
+        """Remove what killed writers left beside the seeds, and name strays. Only for whoever has claimed the run."""
         tidy(self.path)
         tidy(self.path / "plots")
-        for claim in self.path.glob(".lock.*"):  # of one that died while it took a dead lock over
-            with contextlib.suppress(FileNotFoundError):  # its owner was faster
-                if time.time() - claim.stat().st_mtime > CLAIM_SECONDS:
-                    claim.unlink()
+        remove_turns(self.path)
         for name in self.strays():
             notice(f"{self.path / name} is no level of this run; it is left out.")
 
@@ -300,11 +310,23 @@ class RunFolder:
         """Write the manifest."""
         commit(self.path / "manifest.json", (json.dumps(manifest, indent=1) + "\n").encode())
 
+    @property
+    def claim_path(self) -> Path:
+        """Whoever writes what is derived of this run claims this file."""
+        return self.path / "lock"
+
     def running(self, age: float = 5.0) -> dict[str, Any] | None:
-        """Return who holds the lock, by the file's own age; for display only."""
-        path = self.path / "lock"
-        try:
-            young = time.time() - path.stat().st_mtime < age
-        except OSError:
-            return None
-        return side_file(path) or None if young else None
+        """Return who works on one of the seeds, by the age of the claims' files; for display only."""
+        for path in (self.claim_path, *(folder.claim_path for folder in self.seeds())):
+            with contextlib.suppress(OSError):
+                if time.time() - path.stat().st_mtime < age and (found := side_file(path)):
+                    return found
+        return None
+
+
+def remove_turns(folder: Path) -> None:
+    """Remove what is left of processes that died while they took a dead one's claim over."""
+    for turn in [*folder.glob(".lock.*"), *folder.glob(".claim.*")]:
+        with contextlib.suppress(FileNotFoundError):  # its owner was faster
+            if TURN.fullmatch(turn.name) and time.time() - turn.stat().st_mtime > TURN_SECONDS:
+                turn.unlink()

@@ -1,40 +1,42 @@
-"""Loss and accuracy of a network on a split: sums over examples, whatever the batches."""
+"""Loss and accuracy of a network on a split: sums over targets, whatever the batches."""
 
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
 
-from ltx.data import Dataset, Split
+from ltx.data.splits import Dataset, Memory, Split
 from ltx.streams import Streams
 from ltx.tensors import Tensors, call
+from ltx.training.task import Task
 
 CHUNK = 2048  # examples at once
+CALIBRATION = 1024  # examples that BatchNorm statistics are estimated on
 
 
 @torch.no_grad()
-def evaluate(network: nn.Module, weights: Tensors, split: Split) -> tuple[float, float]:
-    """Return the mean cross-entropy (nats) and accuracy of `network` with `weights` in place of its own, eval mode.
+def evaluate(network: nn.Module, weights: Tensors, split: Split, task: Task) -> tuple[float, float]:
+    """Return the mean loss and accuracy of `network` with `weights` in place of its own, eval mode.
 
-    Every example counts once, also in a short last chunk. The network's mode is left as it was.
+    Every target counts once, also in a short last chunk. The network's mode is left as it was.
     """
     training = network.training
     network.eval()
-    loss = torch.zeros((), dtype=torch.float64, device=split.y.device)
-    correct = torch.zeros((), dtype=torch.int64, device=split.y.device)
-    for x, y in zip(split.x.split(CHUNK), split.y.split(CHUNK), strict=True):
-        logits: Tensor = call(network, weights, x).float()
-        loss += F.cross_entropy(logits, y, reduction="sum")
-        correct += (logits.argmax(1) == y).sum()
+    loss = torch.zeros((), dtype=torch.float64)
+    score, targets = torch.zeros((), dtype=torch.float64), 0
+    for x, y in split.chunks(CHUNK):
+        outputs = call(network, weights, x).float()
+        loss += task.loss(outputs, y, reduction="sum").to("cpu")
+        score += task.score(outputs, y).to("cpu")
+        targets += y.numel()
     network.train(training)
-    return float(loss) / len(split.y), int(correct) / len(split.y)
+    return float(loss) / targets, float(score) / targets
 
 
-def calibration(data: Dataset, streams: Streams, examples: int = 1024) -> Split:
+def calibration(data: Dataset, streams: Streams) -> Split:
     """Return the fixed subset that statistics are estimated on: the first training examples, augmented."""
-    x, y = data.train.x[:examples], data.train.y[:examples]
-    return Split(x if data.augment is None else data.augment(x, streams.generator("augment", "calibration")), y)
+    x, y = data.train.take(slice(0, CALIBRATION))
+    return Memory(x if data.augment is None else data.augment(x, streams.generator("augment", "calibration")), y)
 
 
 @torch.no_grad()
@@ -48,7 +50,7 @@ def reestimate(network: nn.Module, weights: Tensors, split: Split) -> None:
         norm.reset_running_stats()
         norm.momentum = None  # a plain average
     network.train()
-    for x in split.x.split(CHUNK):
+    for x, _ in split.chunks(CHUNK):
         call(network, weights, x)
     network.train(training)
     for norm, momentum in zip(norms, momenta, strict=True):

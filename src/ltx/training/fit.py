@@ -6,7 +6,6 @@ The only importer of Lightning.
 from __future__ import annotations
 
 import logging
-import math
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -16,66 +15,48 @@ from typing import Any
 import lightning
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
 
-from ltx.data import Batches, Dataset
+from ltx.data.batches import Batches
+from ltx.data.splits import Dataset
 from ltx.masks import NotANumber
-from ltx.methods import Method, State
+from ltx.methods import Method, Plan, State
 from ltx.streams import Streams
-from ltx.tensors import (
-    Tensors,
-    buffers,
-    call,
-    cpu,
-    generators,
-    matrices,
-    prefixed,
-    seeded,
-    set_generators,
-    under,
-)
-from ltx.training.evaluate import calibration, evaluate, grid, reestimate
+from ltx.tensors import Tensors, buffers, cpu, generators, seeded, set_generators
+from ltx.training.checkpoint import joined, moments, part, set_moments
+from ltx.training.evaluate import calibration, grid
+from ltx.training.leaves import Leaves
 from ltx.training.optim import SGD, Adam
+from ltx.training.task import TASKS
+from ltx.training.watch import Diverged, Watch
 
-FLUSH = 64  # steps whose losses and logits wait on the device before they are summed
-
-
-class Diverged(Exception):
-    """The training loss stopped being a number."""
-
-    def __init__(self, level: int, step: int):
-        super().__init__(f"the training loss is not a finite number at level {level}, step {step}")
-        self.level, self.step = level, step
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a level trains: steps `first` .. `last`, the step whose state becomes the anchor (level 0), the level."""
-
-    level: int
-    first: int
-    last: int
-    anchor: int | None
+Resume = tuple[Tensors, dict[str, Any]]
 
 
 @dataclass(frozen=True)
 class Hooks:
-    """How a level under way is heard: rows of the records, progress, and checkpoints at least every `seconds`."""
+    """How a level under way is heard: rows of the records, progress, and checkpoints at least every `seconds`.
+
+    `check` is called now and then, and raises where the level should not go on.
+    """
 
     record: Callable[[list[dict[str, Any]]], None]
     progress: Callable[[int, float], None]
     checkpoint: Callable[[Tensors, dict[str, Any]], object]
     seconds: float
+    check: Callable[[], None] = lambda: None
 
 
 @dataclass
 class Trained:
-    """What a level leaves: its end, the point of smallest validation loss, the anchor, and seconds of training."""
+    """What a level leaves: its end, the point of smallest validation loss, the anchor, and seconds of training.
+
+    `best` holds parameters and buffers by name, scores as `score/name`; it is empty where nothing was trained.
+    """
 
     weights: Tensors
     buffers: Tensors
-    extra: Tensors
+    scores: Tensors
     mask: Tensors
     best: Tensors
     best_step: int
@@ -83,236 +64,151 @@ class Trained:
     seconds: float
 
 
-class Fit(lightning.LightningModule):
-    """One level of one network: the network's own parameters are what the optimiser holds, masks are functional."""
+@dataclass(frozen=True)
+class Job:
+    """What one level is trained with."""
 
-    def __init__(
-        self,
-        network: nn.Module,
-        method: Method,
-        state: State,
-        plan: Plan,
-        optim: SGD | Adam,
-        data: Dataset,
-        streams: Streams,
-        hooks: Hooks,
-    ):
+    network: nn.Module
+    method: Method
+    state: State
+    plan: Plan
+    optim: SGD | Adam
+    data: Dataset
+    streams: Streams
+    hooks: Hooks
+
+
+class Fit(lightning.LightningModule):
+    """One level under way. It knows the order of things; what each is stands in its own module.
+
+    A step is: batch, network, loss, backward, clip, update.
+    """
+
+    def __init__(self, job: Job):
         super().__init__()
         self.automatic_optimization = False
-        self.network, self.method, self.plan, self.recipe = network, method, plan, optim
-        self.data, self.streams, self.hooks = data, streams, hooks
-        network.load_state_dict(state.weights | state.buffers, strict=True)
-        frozen = set(matrices(network))  # a search leaves them as drawn; norms, where affine, are trained
-        for name, parameter in network.named_parameters():
-            parameter.requires_grad_(method.trains == "weights" or name not in frozen)
-        trained = method.trains == "extra"
-        self.scores: Tensors = {n: nn.Parameter(t.clone(), trained) for n, t in state.extra.items()}
-        self.extra = nn.ParameterList(self.scores.values())  # so that they go to the device with the network
-        self.mask = state.mask
-        self.step, self.seconds = plan.first, 0.0
+        self.plan, self.recipe, self.streams, self.hooks = job.plan, job.optim, job.streams, job.hooks
+        self.task, self.data = TASKS[job.data.task], job.data
+        self.leaves = Leaves(job.network, job.method, job.state)
+        subset = calibration(job.data, job.streams) if job.plan.restates else None
+        self.watch = Watch(job.plan, self.task, self.leaves, job.data.val, subset)
+        self.grid = set(grid(job.plan.first, job.plan.last))
+        self.step, self.seconds = job.plan.first, 0.0
         self.began = self.checkpointed = time.monotonic()
-        self.waiting: list[tuple[Tensor, Tensor, Tensor]] = []
-        self.sums = torch.zeros(3, dtype=torch.float64)  # loss, correct, examples since the last record
-        self.best: Tensors = {}
-        self.best_step, self.best_loss = -1, float("inf")
-        self.anchor: Tensors = {}
-        self.restored: dict[str, Any] = {}
+        self.anchor = self.leaves.snapshot() if job.plan.anchor == job.plan.first else {}
+        self.moments: Tensors = {}
         self.generators: Tensors = {}
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        optimiser = self.recipe.build([p for p in self.parameters() if p.requires_grad])
-        if self.restored:
-            optimiser.load_state_dict(self.restored)
+        optimiser = self.recipe.build([p for p in self.leaves.parameters() if p.requires_grad])
+        if self.moments:
+            set_moments(optimiser, self.moments)
         return optimiser
 
     def on_fit_start(self) -> None:
-        dtype = next(self.network.parameters()).dtype
-        self.mask = {name: mask.to(self.device, dtype) for name, mask in self.mask.items()}
-        self.batches = Batches(self.data, self.recipe.batch, self.streams, self.device)
-        self.val = self.data.val.to(self.device)
-        self.weights: Tensors = {**dict(self.network.named_parameters())}
-        self.grid = set(grid(self.plan.first, self.plan.last))
-        self.trained = [p for p in self.parameters() if p.requires_grad]
-        self.subset = calibration(self.data, self.streams).to(self.device) if self.method.restates else None
+        self.leaves.place(self.device)
+        self.watch.place(self.device)
+        batches = Batches(self.data, self.recipe.batch, self.streams, self.device)
+        self.batches = batches.stream(self.step, self.plan.last)
         if not self.generators:
             with seeded(self.streams.torch_seed("noise", "network", self.plan.level), str(self.device)):
                 self.generators = generators(self.device)
-
-    def effective(self, done: float = 1.0, noise: Tensors | None = None) -> Tensors:
-        """Return the weights the network sees in place of its own, with the graph to what is trained."""
-        seen = self.method.effective(self.weights, self.scores, self.mask, done, noise)
-        return {name: tensor for name, tensor in seen.items() if tensor is not self.weights[name]}
 
     def training_step(self, chunk: tuple[int, int], index: int) -> None:
         """Take the optimiser steps chunk[0] .. chunk[1] - 1; the raw optimiser, whose state nothing else touches.
 
         Between two chunks Lightning may draw from torch's generators, so that each chunk continues its own states.
         """
+        self.hooks.check()
         set_generators(self.generators, self.device)
         optimiser = self.optimizers(use_pl_optimizer=False)
         assert isinstance(optimiser, torch.optim.Optimizer)
-        steps, network = range(*chunk), self.network
-        for step, indices in zip(steps, self.batches.indices(*chunk), strict=True):
-            x, y = self.batches.at(step, indices)
-            rate = self.recipe.rate(self.method.rate_step(self.plan.level, step, self.plan.last))
-            for group in optimiser.param_groups:
-                group["lr"] = rate
-            for parameter in self.trained:
-                parameter.grad = None
-            try:
-                seen = self.effective(step / self.plan.last, self.noise(step))
-            except NotANumber:
-                self.flush()  # names the first loss that was not finite
-                raise Diverged(self.plan.level, step) from None
-            logits = call(network, seen, x)
-            loss = F.cross_entropy(logits, y, label_smoothing=self.recipe.label_smoothing)
-            loss.backward()  # one device and no loss scaling: manual_backward would add its hooks and nothing else
-            if self.recipe.clip is not None:
-                nn.utils.clip_grad_norm_(self.trained, self.recipe.clip)
-            optimiser.step()
-            if self.method.score_range is not None:
-                for score in self.scores.values():
-                    score.data.clamp_(*self.method.score_range)
-            self.waiting.append((loss.detach(), logits.detach(), y))
-            self.__dict__["step"] = step + 1  # nn.Module's own setattr takes microseconds
+        for step in range(*chunk):
+            self.take_step(step, optimiser)
             self.after_step(optimiser)
         self.generators = generators(self.device)
 
+    def take_step(self, step: int, optimiser: torch.optim.Optimizer) -> None:
+        """Take the step from `step` to `step + 1`."""
+        x, y = next(self.batches)
+        leaves, plan, recipe = self.leaves, self.plan, self.recipe
+        rate = recipe.rate(step if plan.rate_at is None else plan.rate_at)
+        for group in optimiser.param_groups:
+            group["lr"] = rate
+        for parameter in leaves.trained:
+            parameter.grad = None
+        try:
+            outputs = leaves(x, step / plan.last, self.noise(step))
+        except NotANumber:
+            self.watch.flush(step)  # names the first loss that was not finite
+            raise Diverged(plan.level, step) from None
+        loss = self.task.loss(outputs, y, recipe.label_smoothing)
+        loss.backward()  # one device and no loss scaling: manual_backward would add its hooks and nothing else
+        if recipe.clip is not None:
+            nn.utils.clip_grad_norm_(leaves.trained, recipe.clip)
+        optimiser.step()
+        if plan.clamp is not None:
+            leaves.clamp(*plan.clamp)
+        self.__dict__["step"] = step + 1  # nn.Module's own setattr takes microseconds
+        self.watch.add(loss, outputs, y, step + 1)
+
     def after_step(self, optimiser: torch.optim.Optimizer) -> None:
-        """Record on the validation grid, keep the anchor, and checkpoint when it is time."""
-        if len(self.waiting) >= FLUSH:
-            self.flush()
-        if self.method.every and self.step % self.method.every == 0 and self.step < self.plan.last:
-            self.between()
-        if self.step in self.grid:
+        """Let the method act, record on the validation grid, keep the anchor, and checkpoint when it is time."""
+        step, plan = self.step, self.plan
+        if plan.every and step % plan.every == 0 and step < plan.last:
+            self.leaves.between(step / plan.last, self.drawn_between)
+        if step in self.grid:
             self.record()
-        if self.step == self.plan.anchor:
-            self.anchor = self.snapshot()
-        now = time.monotonic()
-        if now - self.checkpointed >= self.hooks.seconds and self.step < self.plan.last:
-            self.flush()
+        if step == plan.anchor:
+            self.anchor = self.leaves.snapshot()
+        if time.monotonic() - self.checkpointed >= self.hooks.seconds and step < plan.last:
+            self.watch.flush(step)
             self.hooks.checkpoint(*self.checkpoint(optimiser))
             self.checkpointed = time.monotonic()
 
     def noise(self, step: int) -> Tensors | None:
         """Draw what a random mask of this step needs: uniforms in [0, 1), one per score."""
-        if not self.method.noisy:
+        if not self.plan.noise:
             return None
         rng = self.streams.generator("noise", "step", self.plan.level, step)
-        return {n: torch.from_numpy(rng.random(tuple(t.shape), "float32")).to(t) for n, t in self.scores.items()}
+        scores = self.leaves.scores
+        return {n: torch.from_numpy(rng.random(tuple(t.shape), "float32")).to(t) for n, t in scores.items()}
 
-    @torch.no_grad()
-    def between(self) -> None:
-        """Let the method change weights, scores and mask, in place."""
-
-        def rng(name: str) -> np.random.Generator:
-            return self.streams.generator("noise", "between", self.plan.level, self.step, name)
-
-        done = self.step / self.plan.last
-        weights, scores, self.mask = self.method.between(self.weights, self.scores, self.mask, done, rng)
-        for now, after in ((self.weights, weights), (self.scores, scores)):
-            for name, tensor in now.items():
-                if after[name] is not tensor:
-                    tensor.copy_(after[name])
-
-    def flush(self) -> None:
-        """Sum the waiting losses and hits. Raises Diverged naming the first step that is not finite."""
-        if not self.waiting:
-            return
-        losses, logits, labels = (torch.stack(column) for column in zip(*self.waiting, strict=True))
-        finite = torch.isfinite(losses)
-        if not finite.all():
-            raise Diverged(self.plan.level, self.step - len(losses) + int((~finite).nonzero()[0]))
-        n = labels.numel()
-        hits = (logits.argmax(-1) == labels).sum()
-        self.sums += torch.stack([losses.double().sum() * n / len(losses), hits.double(), hits.new_tensor(n)]).cpu()
-        self.waiting.clear()
+    def drawn_between(self, name: str) -> np.random.Generator:
+        """Return the generator of what the method draws for a parameter after this step."""
+        return self.streams.generator("noise", "between", self.plan.level, self.step, name)
 
     def elapsed(self) -> float:
         """Return the seconds this level has trained, before a resume included."""
         return self.seconds + time.monotonic() - self.began
 
-    def snapshot(self) -> Tensors:
-        """Copy all parameters and buffers of the network."""
-        return {name: tensor.detach().clone() for name, tensor in self.network.state_dict().items()}
-
     def record(self) -> None:
         """Write the mean training loss and accuracy since the last record, and the validation loss here."""
-        self.flush()
-        before = self.restate()
-        with torch.no_grad():
-            loss, accuracy = evaluate(self.network, self.effective(), self.val)
-        if not math.isfinite(loss):
-            raise Diverged(self.plan.level, self.step)
-        train_loss, hits, n = self.sums.tolist()
-        self.sums.zero_()
-        if loss < self.best_loss and self.method.settled(self.mask):
-            self.best_loss, self.best_step = loss, self.step
-            extra = {name: score.detach().clone() for name, score in self.scores.items()}
-            self.best = self.snapshot() | prefixed("extra", extra)
-        self.network.load_state_dict(before, strict=False)
-        seconds = round(self.elapsed(), 3)
+        train, val = self.watch.record(self.step)
         at = {"level": self.plan.level, "step": self.step}
-        self.hooks.record(
-            [
-                {**at, "split": "train", "loss": train_loss / n, "accuracy": hits / n, "seconds": seconds},
-                {**at, "split": "val", "loss": loss, "accuracy": accuracy, "seconds": seconds},
-            ]
-        )
-        self.hooks.progress(self.step, train_loss / n)
+        seconds = {"seconds": round(self.elapsed(), 3)}
+        self.hooks.record([{**at, "split": "train", **train, **seconds}, {**at, "split": "val", **val, **seconds}])
+        self.hooks.progress(self.step, train["loss"])
 
-    def restate(self) -> Tensors:
-        """Estimate BatchNorm statistics for the ticket where training saw other weights; return what stood before."""
-        if self.subset is None:
-            return {}
-        before = {name: tensor.clone() for name, tensor in buffers(self.network).items()}
-        with torch.no_grad():
-            reestimate(self.network, self.effective(), self.subset)
-        return before
-
-    def checkpoint(self, optimiser: torch.optim.Optimizer) -> tuple[Tensors, dict[str, Any]]:
+    def checkpoint(self, optimiser: torch.optim.Optimizer) -> Resume:
         """Return all that the rest of the level depends on."""
-        state = optimiser.state_dict()["state"]
-        moments = {
-            f"{i}/{k}": torch.as_tensor(v) for i, slot in state.items() for k, v in slot.items() if v is not None
-        }
         parts = {
-            "network": self.snapshot(),
-            "extra": self.scores,
-            "optim": moments,
-            "best": self.best,
+            "leaves": self.leaves.tensors(),
+            "watch": self.watch.tensors(),
+            "optim": moments(optimiser),
             "anchor": self.anchor,
-            "mask": self.mask,
-            "sums": {"sums": self.sums},
             "generators": generators(self.device),
         }
-        meta = {
-            "level": self.plan.level,
-            "step": self.step,
-            "best_step": self.best_step,
-            "best_loss": self.best_loss if self.best else None,
-            "seconds": self.elapsed(),
-        }
-        return {name: t for part, tensors in parts.items() for name, t in cpu(prefixed(part, tensors)).items()}, meta
+        meta = {"level": self.plan.level, "step": self.step, "seconds": self.elapsed(), **self.watch.meta()}
+        return joined(parts), meta
 
     def restore(self, tensors: Tensors, meta: dict[str, Any]) -> None:
         """Continue from what `checkpoint` returned. Call before the fit."""
-        self.network.load_state_dict(under("network", tensors))
-        extra = under("extra", tensors)
-        for name, parameter in self.scores.items():
-            parameter.data.copy_(extra[name])
-        self.step, self.seconds, self.best_step = meta["step"], meta["seconds"], meta["best_step"]
-        self.best_loss = meta["best_loss"] if meta["best_loss"] is not None else float("inf")
-        self.best, self.anchor = under("best", tensors), under("anchor", tensors)
-        self.sums.copy_(tensors["sums/sums"])
-        self.generators = under("generators", tensors)
-        self.mask = under("mask", tensors)
-        fresh = self.configure_optimizers().state_dict()
-        slots: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in under("optim", tensors).items():
-            i, _, key = name.partition("/")
-            slots.setdefault(int(i), {})[key] = tensor
-        self.restored = {"state": slots, "param_groups": fresh["param_groups"]}
+        self.leaves.restore(part("leaves", tensors))
+        self.watch.restore(part("watch", tensors), meta)
+        self.moments, self.anchor = part("optim", tensors), part("anchor", tensors)
+        self.generators = part("generators", tensors)
+        self.step, self.seconds = meta["step"], meta["seconds"]
 
 
 class Chunks(torch.utils.data.IterableDataset):
@@ -325,30 +221,17 @@ class Chunks(torch.utils.data.IterableDataset):
         return iter(self.spans)
 
 
-def train(
-    network: nn.Module,
-    method: Method,
-    state: State,
-    plan: Plan,
-    optim: SGD | Adam,
-    data: Dataset,
-    streams: Streams,
-    hooks: Hooks,
-    device: str,
-    options: dict[str, Any],
-    resume: tuple[Tensors, dict[str, Any]] | None,
-) -> Trained:
+def train(job: Job, device: str, options: dict[str, Any], resume: Resume | None) -> Trained:
     """Train one level through Lightning's Trainer and return its end, on the CPU.
 
-    `network` is a scratch module: its values are overwritten. Raises Diverged.
+    The job's network is a scratch module: its values are overwritten. `options` are the config's under `trainer`.
+    Raises Diverged.
     """
-    fit = Fit(network, method, state, plan, optim, data, streams, hooks)
-    if plan.anchor == plan.first:
-        fit.anchor = fit.snapshot()
+    fit = Fit(job)
     if resume is not None:
         fit.restore(*resume)
-    if fit.step < plan.last:
-        loader = torch.utils.data.DataLoader(Chunks(fit.step, plan.last, options["chunk"]), batch_size=None)
+    if fit.step < job.plan.last:
+        loader = torch.utils.data.DataLoader(Chunks(fit.step, job.plan.last, options["chunk"]), batch_size=None)
         try:
             with seeded(0, device):  # what a fit draws is its own affair; the caller's generators stay as they are
                 trainer(device, options).fit(fit, loader)
@@ -356,15 +239,15 @@ def train(
             if isinstance(stopped.__context__, KeyboardInterrupt):  # Lightning's answer to Ctrl-C
                 raise KeyboardInterrupt from stopped
             raise
-    end = cpu(fit.network.state_dict())
-    kept = buffers(network)
+    end = cpu(job.network.state_dict())
+    kept = buffers(job.network)
     return Trained(
         weights={name: tensor for name, tensor in end.items() if name not in kept},
         buffers={name: end[name] for name in kept},
-        extra=cpu(fit.scores),
-        mask={name: mask.bool() for name, mask in cpu(fit.mask).items()},
-        best=cpu(fit.best),
-        best_step=fit.best_step,
+        scores=cpu(fit.leaves.scores),
+        mask=cpu(fit.leaves.mask),
+        best=cpu(fit.watch.best),
+        best_step=fit.watch.best_step,
         anchor=cpu(fit.anchor),
         seconds=round(fit.elapsed(), 3),
     )

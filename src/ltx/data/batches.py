@@ -1,0 +1,74 @@
+"""Training batches as a pure function of (stream, step), and augmentation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ltx.data.splits import Augment, Dataset, Example
+from ltx.streams import Streams
+
+SPAN = 100  # steps whose indices are made at once
+
+
+class Batches:
+    """Give the training batch of any step: epochs are permutations laid end to end, every batch full.
+
+    A batch may straddle two epochs, so none is short and each example is seen once an epoch. Order and augmentation
+    are functions of (stream, step) only: asking out of order, or resuming in the middle, changes nothing.
+    """
+
+    def __init__(self, data: Dataset, batch: int, streams: Streams, device: torch.device | str = "cpu"):
+        self.train, self.augment = data.train.to(device), data.augment
+        self.batch, self.streams, self.device = batch, streams, device
+        self.epochs: dict[int, np.ndarray] = {}
+
+    def indices(self, start: int, stop: int) -> Tensor:
+        """Return the example indices (stop - start, batch) of the steps start .. stop - 1."""
+        n = len(self.train)
+        first, last = start * self.batch // n, (stop * self.batch - 1) // n
+        for epoch in range(first, last + 1):
+            if epoch not in self.epochs:
+                self.epochs[epoch] = self.streams.generator("order", "epoch", epoch).permutation(n)
+        for epoch in [e for e in self.epochs if not first <= e <= last]:
+            del self.epochs[epoch]
+        joined = np.concatenate([self.epochs[epoch] for epoch in range(first, last + 1)])
+        part = joined[start * self.batch - first * n : stop * self.batch - first * n]
+        return torch.from_numpy(part.reshape(-1, self.batch)).to(self.device)
+
+    def stream(self, first: int, last: int) -> Iterator[Example]:
+        """Return the batches of the steps first .. last - 1, x (batch, *input_shape) augmented, and y (batch, ...)."""
+
+        def wanted() -> Iterator[Tensor]:
+            for start in range(first, last, SPAN):
+                yield from self.indices(start, min(start + SPAN, last))
+
+        for step, (x, y) in enumerate(self.train.ahead(wanted()), first):
+            yield self.augmented(step, x), y
+
+    def at(self, step: int) -> Example:
+        """Return the batch of one step."""
+        x, y = self.train.take(self.indices(step, step + 1)[0])
+        return self.augmented(step, x), y
+
+    def augmented(self, step: int, x: Tensor) -> Tensor:
+        """Return the examples of a step as training sees them."""
+        return x if self.augment is None else self.augment(x, self.streams.generator("augment", "step", step))
+
+
+def shift(pixels: int, fill: float) -> Augment:
+    """Return the augmentation that moves each image by up to `pixels` in both directions and fills with `fill`."""
+
+    def augment(x: Tensor, rng: np.random.Generator) -> Tensor:
+        n, _, height, width = x.shape
+        down, right = torch.from_numpy(rng.integers(0, 2 * pixels + 1, (2, n))).to(x.device)
+        padded = torch.nn.functional.pad(x, (pixels,) * 4, value=fill)
+        rows = down[:, None] + torch.arange(height, device=x.device)
+        columns = right[:, None] + torch.arange(width, device=x.device)
+        at = torch.arange(n, device=x.device)[:, None, None]
+        return padded.permute(0, 2, 3, 1)[at, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).contiguous()
+
+    return augment

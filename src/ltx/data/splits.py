@@ -1,0 +1,258 @@
+"""What a data set is: facts known without loading it, and three parts that give the examples of any indices."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ltx.errors import BadInput, described
+from ltx.streams import generator
+
+TaskName = Literal["classification", "next_token", "regression"]
+Augment = Callable[[Tensor, np.random.Generator], Tensor]
+Example = tuple[Tensor, Tensor]
+MEASURED = 10_000  # training examples that the training loss of a level is measured on, at most
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a data set is, known without loading it.
+
+    input_shape: of one example. classes: how many outputs a network has: classes, tokens of a vocabulary, or numbers.
+    train, val, test: examples in each part.
+    """
+
+    input_shape: tuple[int, ...]
+    classes: int
+    train: int
+    val: int
+    test: int
+    task: TaskName = "classification"
+
+    def zeros(self, examples: int, device: str = "cpu") -> Tensor:
+        """Return a batch of the right shape and type, to try a network on."""
+        kind = torch.int64 if self.task == "next_token" else torch.float32
+        return torch.zeros(examples, *self.input_shape, dtype=kind, device=device)
+
+
+class Split(Protocol):
+    """One part of a data set. Whoever asks gets the same numbers for the same indices, wherever they come from."""
+
+    @property
+    def y(self) -> Tensor:
+        """The targets of all examples."""
+
+    @property
+    def x(self) -> Tensor:
+        """All examples at once."""
+
+    def __len__(self) -> int: ...
+
+    def take(self, indices: Tensor | slice) -> Example:
+        """Return examples x (n, *input_shape) and targets y (n, ...)."""
+
+    def ahead(self, batches: Iterable[Tensor]) -> Iterator[Example]:
+        """Return what `take` gives for one index tensor after another; it may be made ready before it is asked for."""
+
+    def chunks(self, size: int) -> Iterator[Example]:
+        """Return all examples in order, `size` at a time."""
+
+    def part(self, indices: Tensor) -> Split:
+        """Return the split of some of the examples, in that order."""
+
+    def labelled(self, y: Tensor) -> Split:
+        """Return the same examples with other targets."""
+
+    def to(self, device: torch.device | str) -> Split:
+        """Return the split whose examples come on a device."""
+
+    def digest(self) -> bytes:
+        """Return bytes that change where the examples do."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Examples x (N, *input_shape) and targets y (N, ...) as tensors."""
+
+    x: Tensor
+    y: Tensor
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def take(self, indices: Tensor | slice) -> Example:
+        return self.x[indices], self.y[indices]
+
+    def ahead(self, batches: Iterable[Tensor]) -> Iterator[Example]:
+        return map(self.take, batches)
+
+    def chunks(self, size: int) -> Iterator[Example]:
+        return zip(self.x.split(size), self.y.split(size), strict=True)
+
+    def part(self, indices: Tensor) -> Memory:
+        return Memory(self.x[indices], self.y[indices])
+
+    def labelled(self, y: Tensor) -> Memory:
+        return Memory(self.x, y)
+
+    def to(self, device: torch.device | str) -> Memory:
+        return Memory(self.x.to(device), self.y.to(device))
+
+    def digest(self) -> bytes:
+        return self.x.numpy().tobytes() + self.y.numpy().tobytes()
+
+
+@dataclass(frozen=True)
+class Files:
+    """Examples that are decoded from one file each when they are wanted, by worker processes ahead of need.
+
+    decode: a function of a module (workers import it) from a path to an array of the example's shape.
+    workers: processes that decode; 0: this one.
+    """
+
+    paths: Sequence[str | Path]
+    targets: Tensor
+    decode: Callable[[Path], Any]
+    workers: int = 2
+    device: torch.device | str = "cpu"
+
+    @property
+    def y(self) -> Tensor:
+        return self.targets.to(self.device)
+
+    @property
+    def x(self) -> Tensor:
+        return self.take(slice(None))[0]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> Tensor | BadInput:
+        """Decode one example; an error that names the file where it cannot be decoded."""
+        path = Path(self.paths[index])
+        try:
+            return torch.as_tensor(np.asarray(self.decode(path))).float()
+        except Exception as error:  # whatever a decoder raises for a malformed file
+            return BadInput(f"{path} cannot be decoded: {described(error)}.")
+
+    def take(self, indices: Tensor | slice) -> Example:
+        wanted = [*range(len(self))[indices]] if isinstance(indices, slice) else indices.tolist()
+        x = whole(stacked([self[index] for index in wanted]))
+        return x.to(self.device), self.targets[wanted].to(self.device)
+
+    def ahead(self, batches: Iterable[Tensor]) -> Iterator[Example]:
+        if not self.workers:
+            yield from map(self.take, batches)
+            return
+        from torch.utils.data import DataLoader
+
+        asked = Asked(batches)
+        loader: DataLoader[Any] = DataLoader(
+            self,  # type: ignore[arg-type]  # it has what a loader asks for
+            batch_sampler=asked,
+            num_workers=self.workers,
+            collate_fn=stacked,
+            generator=torch.Generator(),  # of the loader's own: what a network draws must not depend on loading
+        )
+        for found in loader:
+            yield whole(found).to(self.device), self.targets[asked.given.pop(0)].to(self.device)
+
+    def chunks(self, size: int) -> Iterator[Example]:
+        return self.ahead(torch.arange(len(self)).split(size))
+
+    def part(self, indices: Tensor) -> Files:
+        return replace(self, paths=[self.paths[i] for i in indices.tolist()], targets=self.targets[indices])
+
+    def labelled(self, y: Tensor) -> Files:
+        return replace(self, targets=y)
+
+    def to(self, device: torch.device | str) -> Files:
+        return replace(self, device=device)
+
+    def digest(self) -> bytes:
+        names = [f"{Path(path).name}:{Path(path).stat().st_size}" for path in self.paths]
+        return "\n".join(names).encode() + self.targets.numpy().tobytes()
+
+
+def stacked(examples: list[Tensor | BadInput]) -> Tensor | BadInput:
+    """Return examples as one tensor, or the first error among them: errors travel between processes as values."""
+    for example in examples:
+        if isinstance(example, BadInput):
+            return example
+    return torch.stack([example for example in examples if isinstance(example, Tensor)])
+
+
+def whole(found: Tensor | BadInput) -> Tensor:
+    """Return what was decoded. Raises BadInput naming a file that could not be."""
+    if isinstance(found, BadInput):
+        raise found
+    return found
+
+
+class Asked:
+    """The batches of indices as a loader wants them, and those it has taken, in order, for their targets."""
+
+    def __init__(self, batches: Iterable[Tensor]):
+        self.batches = batches
+        self.given: list[Tensor] = []
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for indices in self.batches:
+            self.given.append(indices.cpu())
+            yield indices.tolist()
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The three parts as a run sees them; `augment` changes a training batch with draws from a generator.
+
+    names: of the classes, as the labels were given. notes: what was changed of what the user gave, in words.
+    """
+
+    train: Split
+    val: Split
+    test: Split
+    classes: int
+    augment: Augment | None = None
+    names: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    task: TaskName = "classification"
+
+    @cached_property
+    def facts(self) -> Facts:
+        """What `load`ing has shown the data set to be."""
+        shape = tuple(self.train.take(slice(0, 1))[0].shape[1:])
+        return Facts(shape, self.classes, len(self.train), len(self.val), len(self.test), self.task)
+
+    @cached_property
+    def measured(self) -> Split:
+        """The training examples that a level's training loss is measured on: all, or a fixed random subset."""
+        n = len(self.train)
+        if n <= MEASURED:
+            return self.train
+        return self.train.part(torch.from_numpy(generator("split", 0, "measured").permutation(n)[:MEASURED]))
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256 of every part, the first 16 digits."""
+        digest = hashlib.sha256()
+        for split in (self.train, self.val, self.test):
+            digest.update(split.digest())
+        return digest.hexdigest()[:16]
+
+
+def with_random_labels(data: Dataset, seed: int) -> Dataset:
+    """Permute the training and validation labels, each among themselves: nothing is left to learn but the marginals."""
+
+    def permuted(name: str, split: Split) -> Split:
+        order = generator("split", seed, "labels", name).permutation(len(split))
+        return split.labelled(split.y[torch.from_numpy(order)])
+
+    return replace(data, train=permuted("train", data.train), val=permuted("val", data.val))

@@ -1,0 +1,85 @@
+"""What the optimiser of a level holds, as a value: leaves and mask give the network that is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ltx.methods import Method, State
+from ltx.tensors import Tensors, call, matrices, prefixed, under
+
+
+class Leaves(nn.Module):
+    """One network's own parameters, the scores of a search, and the mask between them and what the network sees.
+
+    Methods train the weights or the scores; a search leaves matrices as they were drawn and trains norms where they
+    are affine. Calling it gives the network's outputs. Other forms of the same thing (kept values alone, several
+    networks stacked) need no more than what stands here.
+    """
+
+    def __init__(self, network: nn.Module, method: Method, state: State):
+        super().__init__()
+        self.network, self.method = network, method
+        network.load_state_dict(state.weights | state.buffers, strict=True)
+        frozen = set(matrices(network)) if method.trains == "scores" else set()
+        for name, parameter in network.named_parameters():
+            parameter.requires_grad_(name not in frozen)
+        self.scores: Tensors = {n: nn.Parameter(t.clone(), method.trains == "scores") for n, t in state.scores.items()}
+        self.held = nn.ParameterList(self.scores.values())  # a module moves and lists only what it holds so
+        self.mask = state.mask
+        self.place(torch.device("cpu"))
+
+    def place(self, device: torch.device) -> None:
+        """Gather everything again after the module was moved to `device`."""
+        self.weights: Tensors = {**dict(self.network.named_parameters())}
+        self.trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        self.set_mask({name: mask.to(device) for name, mask in self.mask.items()})
+
+    def set_mask(self, mask: Tensors) -> None:
+        """Keep a mask (bool) and its gate, the same as numbers."""
+        dtype = next(self.network.parameters()).dtype
+        self.mask, self.gate = mask, {name: m.to(dtype) for name, m in mask.items()}
+
+    def effective(self, done: float = 1.0, noise: Tensors | None = None) -> Tensors:
+        """Return the weights the network sees in place of its own, with the graph to what is trained."""
+        seen = self.method.effective(self.weights, self.scores, self.gate, done, noise)
+        return {name: tensor for name, tensor in seen.items() if tensor is not self.weights[name]}
+
+    def forward(self, x: Tensor, done: float, noise: Tensors | None) -> Tensor:
+        return call(self.network, self.effective(done, noise), x)
+
+    def clamp(self, low: float, high: float) -> None:
+        """Hold the scores in a range."""
+        for score in self.scores.values():
+            score.data.clamp_(low, high)
+
+    @torch.no_grad()
+    def between(self, done: float, rng: Callable[[str], np.random.Generator]) -> None:
+        """Let the method change weights, scores and mask, in place."""
+        weights, scores, mask = self.method.between(self.weights, self.scores, self.mask, done, rng)
+        for now, after in ((self.weights, weights), (self.scores, scores)):
+            for name, tensor in now.items():
+                if after[name] is not tensor:
+                    tensor.copy_(after[name])
+        if mask is not self.mask:
+            self.set_mask(mask)
+
+    def snapshot(self) -> Tensors:
+        """Copy all parameters and buffers of the network."""
+        return {name: tensor.detach().clone() for name, tensor in self.network.state_dict().items()}
+
+    def tensors(self) -> Tensors:
+        """Return everything that a checkpoint must hold of them."""
+        parts: dict[str, Tensors] = {"network": self.snapshot(), "score": self.scores, "mask": self.mask}
+        return {name: tensor for part, tensors in parts.items() for name, tensor in prefixed(part, tensors).items()}
+
+    def restore(self, tensors: Tensors) -> None:
+        """Continue from what `tensors` returned."""
+        self.network.load_state_dict(under("network", tensors))
+        scores = under("score", tensors)
+        for name, parameter in self.scores.items():
+            parameter.data.copy_(scores[name])
+        self.set_mask(under("mask", tensors))
