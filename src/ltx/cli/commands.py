@@ -192,8 +192,9 @@ def status(arguments: list[str]) -> int:
     """Print the state of every run, or of those named."""
     from rich.console import Console
 
-    from ltx.report.tables import clock, counted, status_table, to_json, under_way
-    from ltx.report.tables import status as status_of
+    from ltx.report.progress import clock, counted, under_way
+    from ltx.report.status import status as status_of
+    from ltx.report.status import status_table, to_json
 
     words, found = options(arguments, ("--json",), ("root",))
     runs = output_root(found) / "runs"
