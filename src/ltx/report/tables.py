@@ -34,23 +34,30 @@ def early_stop_text(rows: Sequence[Row]) -> str:
     return f"{text} ({censored}/{len(rows)})" if censored else text
 
 
+def level_cells(group: Sequence[Row]) -> dict[str, str]:
+    """Return the cells of one level by column; a method that draws its mask at random has the mean of draws too."""
+    cells = {
+        "level": str(group[0]["level"]),
+        "density": f"{100 * group[0]['density']:.2f} %",
+        "kept": f"{group[0]['kept']:,}",
+        "val accuracy": interval_text([r["val_accuracy"] for r in group]),
+        "test accuracy": interval_text([r["test_accuracy"] for r in group]),
+    }
+    if "draws_test_accuracy" in group[0]:
+        cells["of 10 draws"] = interval_text([r["draws_test_accuracy"] for r in group])
+    cells["early-stop step"] = early_stop_text(group)
+    return cells
+
+
 def table(rows: Sequence[Row], title: str) -> Table:
     """Return the table per level: density, kept, accuracies with 95 % intervals over seeds, early-stop step."""
     result = Table(title=title, title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     result.collapse_padding = True
-    draws = ["of 10 draws"] if "draws_test_accuracy" in rows[0] else []  # a random mask, beside its rounded one
-    for name in ("level", "density", "kept", "val accuracy", "test accuracy", *draws, "early-stop step"):
+    lines = [level_cells(group) for group in by_level(rows).values()]
+    for name in lines[0]:
         result.add_column(name, justify="right", no_wrap=name != "early-stop step")  # a narrow terminal folds it
-    for level, group in by_level(rows).items():
-        result.add_row(
-            str(level),
-            f"{100 * group[0]['density']:.2f} %",
-            f"{group[0]['kept']:,}",
-            interval_text([r["val_accuracy"] for r in group]),
-            interval_text([r["test_accuracy"] for r in group]),
-            *(interval_text([r["draws_test_accuracy"] for r in group]) for _ in draws),
-            early_stop_text(group),
-        )
+    for cells in lines:
+        result.add_row(*cells.values())
     n = len({r["seed"] for r in rows})
     result.caption = f"mean ± 95 % interval over {n} seeds"
     if any(row["early_stop_step"] is None for row in rows):
