@@ -17,7 +17,7 @@ import pandas as pd
 import yaml
 
 from ltx.analysis.intervals import longest_run, mean_interval
-from ltx.config.compose import CONF, compose
+from ltx.config.compose import CONF
 from ltx.config.spec import Spec
 from ltx.errors import BadInput, nearest
 from ltx.report.plots import COLOURS, MARKERS, save_plot
@@ -204,17 +204,14 @@ def make(name: str, overrides: list[str], command: list[str]) -> tuple[int, dict
     too, and the exit code stays 0.
     """
     from ltx.runs import sweep
-    from ltx.runs.point import check_machine
+    from ltx.runs.command import failures, specs_of
 
     fixed, arms = plan(name, overrides)
-    specs = {arm: Spec.of(compose(words, [])) for arm, words in arms.items()}
-    for spec in specs.values():
-        check_machine(spec)
+    specs = dict(zip(arms, specs_of(list(arms.values()), []), strict=True))
     outcome = sweep.run(list(specs.values()), command, f"figure-{name}", f"figure {name}")
     if outcome.exit_code:
-        for point in outcome.points.values():
-            if point.failures and not outcome.interrupted:
-                print(f"ltx: {point.explain()}", file=sys.stderr)
+        for paragraph in failures(outcome):
+            print(f"ltx: {paragraph}", file=sys.stderr)
         if outcome.interrupted:
             raise KeyboardInterrupt
         return outcome.exit_code, {}
