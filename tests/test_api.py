@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from multiprocessing import forkserver
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import torch
 from conftest import LONG, TINY, only, results, soon, tree, under_way
 
 import ltx as package
+import ltx.runs.command as command
 from ltx.config.compose import compose
 from ltx.config.spec import Spec
 
@@ -143,6 +145,26 @@ def test_ctrl_c_raises_with_the_workers_gone_and_the_same_call_continues(root: P
         thread.join()
         signal.signal(signal.SIGINT, before)
     assert results(package.run(*LONG, root=root, workers=2).path) == results(undisturbed)
+
+
+def test_a_second_ctrl_c_raises_too_and_ends_no_notebook(monkeypatch: pytest.MonkeyPatch) -> None:
+    def exit_now(code: int) -> None:
+        raise AssertionError("the process was ended")
+
+    monkeypatch.setattr(os, "_exit", exit_now)
+    monkeypatch.setattr(command, "specs_of", lambda *_: press_twice())
+    with pytest.raises(KeyboardInterrupt):
+        package.run(workers=0)
+
+
+def press_twice() -> None:
+    """Press Ctrl-C, and again while the first is being dealt with."""
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(1)
+    finally:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(1)
 
 
 SCRIPT = """
