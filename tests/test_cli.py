@@ -18,7 +18,8 @@ from rich.console import Console
 
 from ltx import open_run
 from ltx.errors import BadInput
-from ltx.report.tables import Progress, table
+from ltx.report.progress import Progress
+from ltx.report.tables import table
 
 BAD = [
     (["method=imq"], "did you mean 'imp'"),

@@ -28,7 +28,7 @@ DOORS = {
     "omegaconf": {"config.compose"},
     "lightning": {"training.fit"},
     "wandb": {"report.mirror"},
-    "rich": {"report.tables", "cli.commands"},
+    "rich": {"report.progress", "report.status", "report.tables", "cli.commands"},
     "pydantic": {"config.schema", "config.spec"},
 }
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import yaml
 from conftest import Result
 
@@ -70,11 +69,15 @@ def test_a_command_of_the_readme_works(line: str, ltx: Callable[..., Result], fi
     assert result.code == 0, result.out + result.err
 
 
-def test_the_python_of_the_readme_works(finished: Path) -> None:
+def test_the_python_of_the_readme_works() -> None:
     (code,) = [text for kind, text in BLOCKS if kind == "python" and not text.startswith("# ")]
+    call = re.search(r"ltx\.run\((.*?)\)", code)
+    assert call
+    words = small(re.findall(r'"([^"]*)"', call[1]))
     names: dict[str, Any] = {}
-    exec(code.replace("outputs/runs/<key>", str(finished)).replace("level=7", "level=1"), names)
-    assert names["network"](torch.zeros(2, 1, 8, 8)).shape == (2, 10)
+    exec(code.replace(call[0], f"ltx.run(*{words})").replace("level=7", "level=1"), names)
+    row = names["run"].summary.query("seed == 0 and level == 1")
+    assert names["accuracy"] == pytest.approx(row["test_accuracy"].item(), abs=1e-6)
 
 
 @pytest.mark.parametrize("line", [line for line in COMMANDS if line.startswith("make ")])

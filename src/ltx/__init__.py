@@ -4,16 +4,26 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from ltx.api import open_run as open_run
+from ltx.errors import BadInput, Failed
 
-__all__ = ["open_run"]
+if TYPE_CHECKING:
+    from ltx.api import load_data as load_data
+    from ltx.api import open_run as open_run
+    from ltx.api import run as run
+
+FROM_API = ("load_data", "open_run", "run")
+__all__ = ["BadInput", "Failed", "load_data", "open_run", "run"]
 
 
 def __getattr__(name: str) -> Any:
     """Load what the package offers when it is asked for: the command line does without torch as long as it can."""
-    if name == "open_run":
-        from ltx.api import open_run
+    if name in FROM_API:
+        from ltx import api
 
-        return open_run
+        return getattr(api, name)
     raise AttributeError(f"module 'ltx' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """List also what is loaded when asked for, so that a notebook can complete it."""
+    return sorted({*globals(), *FROM_API})

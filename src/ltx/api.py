@@ -1,23 +1,29 @@
-"""Finished runs as values: tables, and tickets as tensors and as plain modules."""
+"""What `import ltx` offers: train a run, open a finished one as tables and tickets, and load data as a run sees it."""
 
 from __future__ import annotations
 
 import copy
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ltx.config.schema import check_trusted
-from ltx.config.spec import Spec
-from ltx.errors import BadInput
+from ltx.config.spec import Spec, load
+from ltx.errors import BadInput, Failed, forget_notices
+from ltx.launch import local as launch
+from ltx.launch.signals import interruptible
 from ltx.store.files import Damaged, read_yaml, unpack
 from ltx.store.folders import RunFolder, belongs
-from ltx.tensors import Tensors, under
 
 if TYPE_CHECKING:
     import pandas as pd
     from torch import nn
+
+    from ltx.data import Dataset
+    from ltx.tensors import Tensors
 
 
 @dataclass(frozen=True)
@@ -75,12 +81,17 @@ class Run:
 
         return pd.DataFrame([row for folder in RunFolder(self.path).seeds() for row in folder.records()])
 
-    def ticket(self, seed: int = 0, level: int | None = None) -> Ticket:
-        """Return the ticket of a seed and level, the last finished level unless told. Raises BadInput.
+    def ticket(self, seed: int | None = None, level: int | None = None) -> Ticket:
+        """Return the ticket of a seed and level, the first seed and its last finished level unless told.
 
-        Its network and method are those that the run's config names; see `open_run` for code outside ltx.
+        Its network and method are those that the run's config names; see `open_run` for code outside ltx. Raises
+        BadInput.
         """
+        from ltx.tensors import under
+
         run = RunFolder(self.path)
+        if seed is None:
+            seed = next((folder.seed for folder in run.seeds()), 0)
         folder = run.seed(seed)
         finished = folder.levels()
         chosen = finished[-1] if level is None and finished else level or 0
@@ -113,3 +124,70 @@ def open_run(path: str | Path, trust: bool = False) -> Run:
     if not (path / "config.yaml").is_file():
         raise BadInput(f"{path} is no run's directory: it has no config.yaml.")
     return Run(path, trust)
+
+
+def run(*words: str, config_dirs: Sequence[str | Path] = (), **keys: Any) -> Run:
+    """Train what is missing of a run, or find it finished, and return it opened: `ltx.run("method=imp", width=4)`.
+
+    Words are those of `ltx run`, `key=value`. Keyword arguments are top-level keys with plain Python values:
+    `seeds=[3, 7]`, `trunk={"method": "imp"}`. `config_dirs` are folders with yaml files of your own. It works in a
+    notebook, and in a script without `if __name__ == "__main__":`. Raises BadInput before anything is written, Failed
+    where a seed failed, and KeyboardInterrupt; what is finished then is kept, and the same call continues.
+    """
+    from ltx.config.words import plain_root, text
+
+    given = [*words, *(f"{key}={text(value)}" for key, value in keys.items())]
+    folders = [str(folder) for folder in config_dirs]
+    forget_notices()
+    with interruptible(interrupt_again):
+        overrides = [plain_root(word) for word in given]
+        refuse_several(overrides)
+        if "workers=0" not in overrides:
+            launch.warm_up()
+        from ltx.runs import sweep
+        from ltx.runs.command import failures, specs_of
+
+        [spec] = specs_of([overrides], folders)
+        same = ["ltx", "run", *(f"--config-dir={folder}" for folder in folders), *given]  # for the manifest
+        outcome = sweep.run([spec], same)
+    if outcome.interrupted:
+        raise KeyboardInterrupt("finished levels are kept and the same call continues")
+    if outcome.exit_code:
+        raise Failed("\n".join(failures(outcome)))
+    return open_run(spec.directory, trust=True)  # the code outside ltx that it names was named in this call
+
+
+def refuse_several(words: list[str]) -> None:
+    """Raise BadInput where words mean a sweep, or name a class that no other process could import."""
+    from ltx.config.compose import parse
+    from ltx.config.words import key_of
+
+    for word in words:
+        if key_of(word) == "experiment" or parse(word).is_sweep_override():
+            raise BadInput(
+                f"{word} can mean several runs, and ltx.run trains one. On the command line `ltx run -m {word}` is a "
+                "sweep; in Python call ltx.run for each. A list is written [1,2]."
+            )
+        if "=__main__:" in word:
+            raise BadInput(
+                f"{word} is defined in the script or notebook itself, which workers cannot import; put it into a file "
+                "of its own and name that: mymodule:Class."
+            )
+
+
+def interrupt_again() -> None:
+    """Let a second Ctrl-C raise KeyboardInterrupt like the first one; a notebook must not end for it."""
+    raise KeyboardInterrupt
+
+
+def load_data(name: str = "digits", /, *, config_dirs: Sequence[str | Path] = (), **fields: Any) -> Dataset:
+    """Load a data set as a run sees it: .train, .val and .test, each with .x and .y; augmentation is not applied.
+
+    `name` is what `data=` names, and keyword arguments are the fields of its group:
+    `ltx.load_data("own", name="mydata:Rings", examples=100)` is data=own data.name=mydata:Rings data.examples=100.
+    The tensors are the caller's own copies. Raises BadInput.
+    """
+    from ltx.config.compose import compose
+
+    node = compose([f"data={name}"], [str(folder) for folder in config_dirs])["data"]
+    return copy.deepcopy(load(json.dumps({**node, **fields}, sort_keys=True, default=str)))

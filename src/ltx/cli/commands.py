@@ -82,13 +82,9 @@ def run(arguments: list[str]) -> int:
 
 def execute(points: list[list[str]], folders: list[str], command: list[str], dry: bool, name: str | None) -> int:
     """Compose and check all points, train what is missing and show what came out."""
-    from ltx.config.compose import compose
-    from ltx.config.spec import Spec
-    from ltx.runs.point import check_machine
+    from ltx.runs.command import failures, specs_of
 
-    specs = [Spec.of(compose(overrides, folders)) for overrides in points]
-    for spec in specs:
-        check_machine(spec)
+    specs = specs_of(points, folders)
     if dry:
         from ltx.runs.estimate import dry_run
 
@@ -98,15 +94,15 @@ def execute(points: list[list[str]], folders: list[str], command: list[str], dry
 
     several = len(specs) > 1
     place = sweep.folder(specs, name)
-    outcome = sweep.run(specs, command, *((place.name, place.name) if several else (None, "")))
+    group = place.name if several else None
+    outcome = sweep.run(specs, command, group=group, title=group or "")
     written = True
     if several:
         written = show_sweep(outcome, points, place)
     else:
         show_point(outcome)
-    for point in outcome.points.values():
-        if point.failures and not outcome.interrupted:
-            print(f"ltx: {printable(point.explain())}", file=sys.stderr)
+    for paragraph in failures(outcome):
+        print(f"ltx: {paragraph}", file=sys.stderr)
     if outcome.interrupted:
         print("ltx: interrupted; finished levels are kept and the same command continues.", file=sys.stderr)
     return outcome.exit_code if written else outcome.exit_code or 3
@@ -195,8 +191,9 @@ def status(arguments: list[str]) -> int:
     """Print the state of every run, or of those named."""
     from rich.console import Console
 
-    from ltx.report.tables import clock, counted, status_table, to_json, under_way
-    from ltx.report.tables import status as status_of
+    from ltx.report.progress import clock, counted, under_way
+    from ltx.report.status import status as status_of
+    from ltx.report.status import status_table, to_json
 
     words, found = options(arguments, ("--json",), ("root",))
     runs = output_root(found) / "runs"

@@ -8,15 +8,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ltx.config.compose import compose
-from ltx.config.spec import Spec
 from ltx.figures import module
 from ltx.figures.arms import Finished, Store, plan
 from ltx.figures.claims import Claim
 from ltx.figures.drawing import caption
 from ltx.report.plots import save_plot
 from ltx.runs import sweep
-from ltx.runs.point import check_machine
+from ltx.runs.command import failures, specs_of
 from ltx.store.files import commit
 
 
@@ -27,16 +25,13 @@ def make(name: str, overrides: list[str], command: list[str]) -> tuple[int, dict
     too, and the exit code stays 0.
     """
     fixed, arms = plan(name, overrides)
-    specs = [Spec.of(compose(arm.words, [])) for arm in arms]
-    for spec in specs:
-        check_machine(spec)
+    specs = specs_of([arm.words for arm in arms], [])
     outcome = sweep.run(specs, command, f"figure-{name}", f"figure {name}")
     if outcome.interrupted:
         raise KeyboardInterrupt
     if outcome.exit_code:
-        for point in outcome.points.values():
-            if point.failures:
-                print(f"ltx: {point.explain()}", file=sys.stderr)
+        for paragraph in failures(outcome):
+            print(f"ltx: {paragraph}", file=sys.stderr)
         return outcome.exit_code, {}
 
     store = Store([Finished(arm, spec, outcome.rows(spec)) for arm, spec in zip(arms, specs, strict=True)])

@@ -8,10 +8,12 @@ import multiprocessing
 import os
 import shutil
 import signal
+import sys
 import tempfile
 import threading
 import time
 import traceback
+import types
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -22,6 +24,7 @@ from ltx.store.files import process_lives
 
 CONTEXT = multiprocessing.get_context("forkserver")
 FOLDER = "ltx-fork-server-"
+HIDING = threading.Lock()
 PRELOAD = ["ltx.runs.levels", "ltx.methods.imp", "ltx.models.mlp", "ltx.data.digits", "sklearn.datasets"]
 
 
@@ -44,14 +47,32 @@ def warm_up() -> None:
 
     CONTEXT.set_forkserver_preload(PRELOAD)
     own_folder()
-    if threading.current_thread() is not threading.main_thread():
-        forkserver.ensure_running()
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # it would die of Ctrl-C, with a traceback, while it imports
-    try:
-        forkserver.ensure_running()
-    finally:
-        signal.signal(signal.SIGINT, before)
+    with main_hidden():
+        if threading.current_thread() is not threading.main_thread():
+            forkserver.ensure_running()
+            return
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C would end it, with a traceback, while it imports
+        try:
+            forkserver.ensure_running()
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+
+@contextlib.contextmanager
+def main_hidden() -> Iterator[None]:
+    """Hide the user's script from multiprocessing while a process is started.
+
+    Every new process is told the file of the module `__main__` and executes that file, in case something it is sent was
+    defined there. Our jobs never need it, and a script that calls `ltx.run` outside of `if __name__ == "__main__":`
+    would begin again in every worker. An empty `__main__` has no file, so the process executes nothing.
+    """
+    with HIDING:  # of two threads, the second would take the empty module for the script and put that back
+        script = sys.modules["__main__"]
+        try:
+            sys.modules["__main__"] = types.ModuleType("__main__")
+            yield
+        finally:
+            sys.modules["__main__"] = script
 
 
 def own_folder() -> None:
@@ -162,7 +183,8 @@ def start(job: Job) -> tuple[Connection, Any]:
     """Start a worker and return the pipe it reports through."""
     ours, theirs = CONTEXT.Pipe(duplex=False)
     process = CONTEXT.Process(target=work, args=(job, theirs, os.getcwd(), dict(os.environ)), name=job.name)
-    process.start()
+    with main_hidden():
+        process.start()
     theirs.close()
     return ours, process
 

@@ -19,7 +19,8 @@ def interruptible(at_once: Callable[[], object]) -> Iterator[None]:
     """Let Ctrl-C, SIGTERM and a closed terminal (SIGHUP) raise KeyboardInterrupt within, once.
 
     A signal that arrives while a library is being imported waits until it is imported, so that none is left half
-    loaded. A second Ctrl-C calls `at_once` and ends the process with 130. SIGHUP that was ignored (nohup) stays so.
+    loaded. A second Ctrl-C calls `at_once` and, unless that raises, ends the process with 130. SIGHUP that was ignored
+    (nohup) stays so.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -50,9 +50,15 @@ def begin(spec: Spec, mode: str, place: Path, name: str, group: str, job_type: s
     settings = wandb.Settings(silent=True, console="off", x_disable_meta=True, x_disable_stats=True, disable_git=True)
     settings.x_save_requirements = False  # listing every installed package takes 0.1 s; the manifest has the versions
     try:
-        arguments: dict[str, Any] = {"id": name, "name": name, "group": group, "job_type": job_type, "tags": tags}
         return wandb.init(
-            **{**arguments, "project": options["project"], "entity": options["entity"], "mode": mode},
+            id=name,
+            name=name,
+            group=group,
+            job_type=job_type,
+            tags=tags,
+            project=options["project"],
+            entity=options["entity"],
+            mode=mode,  # type: ignore[arg-type]  # perhaps from the environment; wandb refuses other words
             dir=str(place),
             settings=settings,
             config={name: value for name, value in spec.config.items() if name not in ("root", "wandb")},
@@ -166,9 +172,12 @@ class Mirror:
                 values[f"layer_density/{name}"] = mean_interval([row["layers"][name] for row in group])[0]
             self.run.log(values)
         if rows:
-            columns = [*COLUMNS, *(name for name in rows[0] if name not in (*COLUMNS, "layers"))]
-            summary = wandb.Table(columns=[*columns], data=[[row[name] for name in columns] for row in rows])
+            columns = list(COLUMNS) + [name for name in rows[0] if name not in COLUMNS and name != "layers"]
+            data = [[row[name] for name in columns] for row in rows]
+            logged: dict[str, Any] = {"summary": wandb.Table(columns=[*columns], data=data)}
             plot: Path = self.folder.path / "plots" / "levels.png"
-            self.run.log({"summary": summary, **({"levels": wandb.Image(str(plot))} if plot.exists() else {})})
+            if plot.exists():
+                logged["levels"] = wandb.Image(str(plot))
+            self.run.log(logged)
         self.run.finish()
         self.run = None

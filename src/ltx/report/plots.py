@@ -44,14 +44,21 @@ def draw(rows: Sequence[Row], title: str) -> Any:
     whole = [d for d in densities if len(known[d]) == len(stops[d])]
     means_halves = [mean_interval(known[d]) for d in whole]
     bottom.errorbar(
-        *(whole, [m for m, _ in means_halves]),
-        yerr=[0 if math.isnan(h) else h for _, h in means_halves],
-        **{"color": orange, "marker": "s", "ms": 4, "lw": 1.2, "capsize": 2, "label": "mean of seeds"},
+        whole,
+        [mean for mean, _ in means_halves],
+        yerr=[0 if math.isnan(half) else half for _, half in means_halves],
+        color=orange,
+        marker="s",
+        ms=4,
+        lw=1.2,
+        capsize=2,
+        label="mean of seeds",
     )
     censored = [d for d in densities if d not in whole]
     points = [(d, s) for d in censored for s in known[d]]
     if points:
-        bottom.plot(*zip(*points, strict=True), "s", color=orange, ms=3, alpha=0.5, label="a seed, others censored")
+        at, steps = [density for density, _ in points], [step for _, step in points]
+        bottom.plot(at, steps, "s", color=orange, ms=3, alpha=0.5, label="a seed, others censored")
     if censored:
         bottom.plot(
             censored, [last] * len(censored), "^", mfc="none", color=grey, label="censored: at least the last step"
@@ -124,8 +131,8 @@ def draw_sweep(points: Sequence[Row], rows: Sequence[Sequence[Row]], title: str)
             )
     for i, (label, values) in enumerate(lines.items()):
         width, means, halves = zip(*sorted(values), strict=True)
-        style: dict[str, Any] = {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)]}
-        axes.errorbar(width, means, yerr=halves, ms=4, lw=1.2, capsize=2, label=label, **style)
+        colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
+        axes.errorbar(width, means, yerr=halves, color=colour, marker=marker, ms=4, lw=1.2, capsize=2, label=label)
     axes.set(xscale="log", xlabel="width", ylabel="test accuracy")
     ticks = sorted({point["width"] for point in points})
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])

@@ -7,7 +7,7 @@ import yaml
 from torch.utils.flop_counter import FlopCounterMode
 
 from ltx.config.spec import Spec
-from ltx.report.tables import clock
+from ltx.report.progress import clock
 from ltx.runs.point import level_steps, missing_levels
 from ltx.runs.sweep import workers
 from ltx.store.folders import RunFolder

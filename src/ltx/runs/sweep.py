@@ -14,7 +14,8 @@ from pathlib import Path
 from ltx.config.spec import Spec
 from ltx.config.trunk import seed_of
 from ltx.launch import local as launch
-from ltx.report.tables import Progress, Row
+from ltx.report.progress import Progress
+from ltx.report.tables import Row
 from ltx.runs.point import Point, check_data, level_steps, missing_levels
 from ltx.store.files import commit
 from ltx.store.folders import COLUMNS

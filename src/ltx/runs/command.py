@@ -1,0 +1,26 @@
+"""What the command line, `ltx.run` and the figures share: what to check before a run, and what to say after it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ltx.config.compose import compose
+from ltx.config.spec import Spec
+from ltx.errors import printable
+from ltx.runs.point import check_machine
+from ltx.runs.sweep import Outcome
+
+
+def specs_of(points: Sequence[list[str]], config_dirs: list[str]) -> list[Spec]:
+    """Compose every point from its overrides and check all of them. Raises BadInput before anything is written."""
+    specs = [Spec.of(compose(overrides, config_dirs)) for overrides in points]
+    for spec in specs:
+        check_machine(spec)
+    return specs
+
+
+def failures(outcome: Outcome) -> list[str]:
+    """Return a paragraph for every point that failed; none where the command was interrupted."""
+    if outcome.interrupted:
+        return []
+    return [printable(point.explain()) for point in outcome.points.values() if point.failures]
