@@ -17,6 +17,7 @@ from ltx.launch import local as launch
 from ltx.launch.signals import interruptible
 from ltx.store.files import Damaged, read_yaml, unpack
 from ltx.store.folders import RunFolder, belongs
+from ltx.store.rows import columns_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -72,7 +73,8 @@ class Run:
         """A row per seed and level, from the level files."""
         import pandas as pd
 
-        return pd.DataFrame(RunFolder(self.path).rows()).drop(columns="layers", errors="ignore")
+        rows = RunFolder(self.path).rows()
+        return pd.DataFrame([row.columns() for row in rows], columns=columns_of(rows))
 
     @cached_property
     def records(self) -> pd.DataFrame:
@@ -121,8 +123,8 @@ def open_run(path: str | Path, trust: bool = False) -> Run:
     config need no code.
     """
     path = Path(path)
-    if not (path / "config.yaml").is_file():
-        raise BadInput(f"{path} is no run's directory: it has no config.yaml.")
+    if not RunFolder(path).is_run():
+        raise BadInput(f"{path} is no run's directory: it has neither a config nor a seed's folder.")
     return Run(path, trust)
 
 

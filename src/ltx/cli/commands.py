@@ -130,16 +130,18 @@ def show_sweep(outcome: Any, overrides: list[list[str]], place: Path) -> bool:
     from ltx.report.plots import draw_sweep, save_plot
     from ltx.report.tables import sweep_table
     from ltx.runs import sweep
+    from ltx.store.claims import Claim
 
     labels, rows = sweep.labels(outcome.asked, overrides), [outcome.rows(e) for e in outcome.asked]
     states = [outcome.points[e.key].describe() for e in outcome.asked]
     Console(highlight=False).print(sweep_table(labels, rows, states))
     try:
-        table = sweep.write(outcome, labels, place)
-        if table:
-            plot = save_plot(draw_sweep(labels, rows, place.name), place / "width.png")
-            if any(point.trained for point in outcome.points.values()) or not (place / "wandb").exists():
-                mirror_sweep(outcome.asked[0], place, table, plot)
+        with Claim(place / "lock"):  # another process may end with the same sweep
+            table = sweep.write(outcome, labels, place)
+            if table:
+                plot = save_plot(draw_sweep(labels, rows, place.name), place / "width.png")
+                if any(point.trained for point in outcome.points.values()) or not (place / "wandb").exists():
+                    mirror_sweep(outcome.asked[0], place, table, plot)
     except OSError as error:
         print(f"ltx: the sweep's files could not be written ({error}); the same command writes them.", file=sys.stderr)
         return False
@@ -204,7 +206,7 @@ def status(arguments: list[str]) -> int:
         paths = [runs / word if word in working else find_run(word, found) for word in words]
     else:
         paths = [runs / key for key in sorted(keys | {*working})]
-    entries = [status_of(path, working.get(path.name)) for path in paths]
+    entries = [status_of(path, working.get(path.name), verified=bool(words)) for path in paths]
     if "--json" in found:
         print(to_json(entries))
         return 0
@@ -223,7 +225,7 @@ def show(arguments: list[str]) -> int:
     from rich.console import Console
 
     from ltx.report.tables import table
-    from ltx.store.files import Damaged, text
+    from ltx.store.files import Damaged
     from ltx.store.folders import RunFolder
 
     words, found = options(arguments, (), ("root",))
@@ -231,7 +233,7 @@ def show(arguments: list[str]) -> int:
         raise BadInput("show takes one RUN: a key or a directory (ltx status lists them).")
     path = find_run(words[0], found)
     try:
-        print(printable(text(path / "config.yaml") or ""))
+        print(printable(config_text(path)))
     except Damaged as error:
         notice(f"{error}; it is left out.")
     folder = RunFolder(path)
@@ -244,6 +246,21 @@ def show(arguments: list[str]) -> int:
         print(f"plot: {plot}")
     print(f"run:  {path}")
     return 0
+
+
+def config_text(path: Path) -> str:
+    """Return the text of a run's config. Raises Damaged where it is not one, or not that of a run of this name."""
+    from ltx.config.schema import readable
+    from ltx.store.files import Damaged, read_yaml, text
+
+    config = read_yaml(path / "config.yaml")
+    try:
+        name = readable(config)
+    except (KeyError, TypeError, ValueError) as error:
+        raise Damaged(f"{path / 'config.yaml'} is no config of a run ({type(error).__name__}: {error})") from error
+    if path.parent.name == "runs" and path.name.rpartition("-")[0] != name:
+        raise Damaged(f"{path / 'config.yaml'} is that of another run ({name})")
+    return text(path / "config.yaml") or ""
 
 
 def complete(arguments: list[str]) -> int:
@@ -273,7 +290,7 @@ def find_run(name: str, found: dict[str, str]) -> Path:
 
     runs = output_root(found) / "runs"
     for path in (runs / name, Path(name)):
-        if any((path / name).is_file() for name in ("config.yaml", "manifest.json")) or RunFolder(path).seeds():
+        if RunFolder(path).is_run():
             return path
     known = [path.name for path in runs.iterdir() if is_key(path.name)] if runs.is_dir() else []
     raise BadInput(f"No run is named {name} under {runs}{nearest(name, known)}")

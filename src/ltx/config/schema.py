@@ -158,6 +158,12 @@ def can_be(group: str, target: Any) -> bool:
     return group == "method" and is_dataclass(target) and all(hasattr(target, q) for q in ("start", "effective"))
 
 
+def readable(config: typing.Mapping[str, Any]) -> str:
+    """Return what a person reads in a run's key: method, model, data and width. Raises KeyError and the like."""
+    names = [str(config[group]["name"]).rpartition(":")[2] for group in ("method", "model", "data")]
+    return re.sub(r"[^A-Za-z0-9_.-]", "_", f"{'-'.join(names)}-w{config['width']:g}")
+
+
 def own_names(config: Any) -> set[str]:
     """Return the classes outside ltx that a config names, those of its trunks included."""
     if not isinstance(config, dict):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-import re
 import typing
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -14,7 +13,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from ltx.config.schema import GROUPS, RunConfig, checked, find, refuse
+from ltx.config.schema import GROUPS, RunConfig, checked, find, readable, refuse
 from ltx.config.trunk import check as check_trunk
 from ltx.errors import BadInput, nearest, of_the_users
 
@@ -160,9 +159,7 @@ class Spec:
         identity["trunk"] = self.trunk.key if self.trunk else None
         identity["own"] = {g: self.source(g) for g in GROUPS if ":" in self.config[g]["name"]}
         text = json.dumps(without_nulls(identity), sort_keys=True, separators=(",", ":"))
-        names = [str(self.config[group]["name"]).rpartition(":")[2] for group in ("method", "model", "data")]
-        digest = hashlib.sha256(text.encode()).hexdigest()[:8]
-        return re.sub(r"[^A-Za-z0-9_.-]", "_", f"{'-'.join(names)}-w{self.config['width']:g}-{digest}")
+        return f"{readable(self.config)}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
     def source(self, group: str) -> str:
         """Return the SHA-256 of the file that holds a user's own class."""

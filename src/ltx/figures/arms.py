@@ -14,6 +14,7 @@ from ltx.config.compose import CONF
 from ltx.config.spec import Spec
 from ltx.errors import BadInput, nearest
 from ltx.figures import module, names
+from ltx.store.rows import Row
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Finished:
 
     arm: Arm
     spec: Spec
-    rows: list[dict[str, Any]]
+    rows: list[Row]
 
 
 @dataclass(frozen=True)
@@ -41,13 +42,11 @@ class Store:
     arms: list[Finished]
 
     def table(self, columns: Sequence[str] | None = None) -> pd.DataFrame:
-        """Return a row per arm, seed and level: the arm's facts, then the named columns of the summary, or all.
+        """Return a row per arm, seed and level: the arm's facts, then the named columns of the summary, or all."""
 
-        All are all but `layers`, which holds a list.
-        """
-
-        def chosen(row: dict[str, Any]) -> dict[str, Any]:
-            return {name: row[name] for name in (columns or row) if name != "layers"}
+        def chosen(row: Row) -> dict[str, Any]:
+            found = row.columns()
+            return {name: found[name] for name in columns or found}
 
         table = pd.DataFrame([{**done.arm.facts, **chosen(row)} for done in self.arms for row in done.rows])
         # A censored early stop is missing; pandas would then hold the whole column as Python objects.

@@ -49,7 +49,7 @@ def rows(store: Store) -> pd.DataFrame:
     found = []
     for done in store.arms:
         for row in done.rows:
-            values = {name: row[name] for name in ("seed", "density", "kept", "test_accuracy", "test_loss")}
+            values = {name: getattr(row, name) for name in ("seed", "density", "kept", "test_accuracy", "test_loss")}
             found.append({**done.arm.facts, "width": done.spec.config["width"], **values})
     return pd.DataFrame(found)
 

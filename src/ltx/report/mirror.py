@@ -12,10 +12,10 @@ from urllib.parse import urlparse
 
 from ltx.analysis.intervals import mean_interval
 from ltx.config.spec import Spec
-from ltx.report.tables import by_level
 from ltx.store.claims import Claim
 from ltx.store.files import set_aside
-from ltx.store.folders import COLUMNS, RunFolder, SeedFolder
+from ltx.store.folders import RunFolder, SeedFolder
+from ltx.store.rows import Row, by_level, columns_of
 
 METRICS = ("train_loss", "val_loss", "val_accuracy", "test_loss", "test_accuracy", "early_stop_test_accuracy")
 
@@ -123,23 +123,23 @@ class Mirror:
             for row in folder.rows():
                 self.level(folder, row)
 
-    def level(self, folder: SeedFolder, row: dict[str, Any]) -> None:
+    def level(self, folder: SeedFolder, row: Row) -> None:
         """Log the chunks of one finished level of one seed, from its records."""
         self.start()
-        at = (row["seed"], row["level"])
+        at = (row.seed, row.level)
         if self.run is None or at in self.logged:
             return
         self.logged.add(at)
         steps: dict[int, dict[str, Any]] = {}
-        for record in folder.records(row["level"]):
+        for record in folder.records(row.level):
             values = steps.setdefault(record["step"], {})
             values[f"{record['split']}_loss"] = record["loss"]
             values[f"{record['split']}_accuracy"] = record["accuracy"]
-        prefix = f"seed_{row['seed']}"
+        prefix = f"seed_{row.seed}"
         for step, values in sorted(steps.items()):
             axes = {
-                "step": row["level"] * self.spec.optim.steps + step,
-                "level": row["level"],
+                "step": row.level * self.spec.optim.steps + step,
+                "level": row.level,
                 "level_step": step,
             }
             self.run.log({f"{prefix}/{name}": value for name, value in (axes | values).items()})
@@ -150,7 +150,7 @@ class Mirror:
             self.claimed = False
             self.claim.release()
 
-    def finish(self, rows: Sequence[dict[str, Any]], trained: bool) -> None:
+    def finish(self, rows: Sequence[Row], trained: bool) -> None:
         """Log the levels, per seed and as means, layer densities, the table and the plot, and end the run.
 
         A process that has trained nothing leaves a mirror that is there as it is.
@@ -160,20 +160,20 @@ class Mirror:
         if self.run is None:
             return
         for row in rows:  # also what other processes trained
-            self.level(self.folder.seed(row["seed"]), row)
+            self.level(self.folder.seed(row.seed), row)
         import wandb
 
         for level, group in by_level(rows).items():
-            values: dict[str, Any] = {"level": level, "density": group[0]["density"], "kept": group[0]["kept"]}
+            values: dict[str, Any] = {"level": level, "density": group[0].density, "kept": group[0].kept}
             for name in METRICS:
-                values |= {f"{name}/seed_{row['seed']}": row[name] for row in group}
-                values[f"{name}/mean"] = mean_interval([row[name] for row in group])[0]
-            for name in dict.fromkeys(name for row in group for name in row["layers"]):
-                values[f"layer_density/{name}"] = mean_interval([row["layers"][name] for row in group])[0]
+                values |= {f"{name}/seed_{row.seed}": getattr(row, name) for row in group}
+                values[f"{name}/mean"] = mean_interval([getattr(row, name) for row in group])[0]
+            for name in dict.fromkeys(name for row in group for name in row.layers):
+                values[f"layer_density/{name}"] = mean_interval([row.layers[name] for row in group])[0]
             self.run.log(values)
         if rows:
-            columns = list(COLUMNS) + [name for name in rows[0] if name not in COLUMNS and name != "layers"]
-            data = [[row[name] for name in columns] for row in rows]
+            columns = columns_of(rows)
+            data = [[row.columns().get(name) for name in columns] for row in rows]
             logged: dict[str, Any] = {"summary": wandb.Table(columns=[*columns], data=data)}
             plot: Path = self.folder.path / "plots" / "levels.png"
             if plot.exists():

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from ltx.analysis.intervals import mean_interval
-from ltx.report.tables import Row, by_level, compared
+from ltx.report.tables import Label, compared
 from ltx.store.files import Damaged, canonical, commit, content
+from ltx.store.rows import Row, by_level
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")  # Okabe & Ito: for all eyes
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
@@ -27,19 +28,19 @@ def draw(rows: Sequence[Row], title: str) -> Any:
     room = {"right": 0.97, "top": 0.92, "bottom": 0.09, "hspace": 0.08}
     top, bottom = figure.subplots(2, 1, sharex=True, gridspec_kw=room)
     groups = by_level(rows)
-    densities = [100 * group[0]["density"] for group in groups.values()]
+    densities = [100 * group[0].density for group in groups.values()]
     for column, label, colour, marker in (
         ("test_accuracy", "last step", blue, "o"),
         ("early_stop_test_accuracy", "early stop", orange, "s"),
     ):
-        means, halves = zip(*(mean_interval([r[column] for r in g]) for g in groups.values()), strict=True)
+        means, halves = zip(*(mean_interval([getattr(r, column) for r in g]) for g in groups.values()), strict=True)
         errors = [0 if math.isnan(h) else h for h in halves]
         top.errorbar(densities, means, yerr=errors, color=colour, marker=marker, ms=4, lw=1.2, capsize=2, label=label)
         if column == "test_accuracy" and densities[0] == 100:
             top.axhline(means[0], color=grey, ls="--", lw=0.8, label="dense")
     top.set_ylabel("test accuracy")
-    last = rows[0]["step"]
-    stops = {d: [r["early_stop_step"] for r in g] for d, g in zip(densities, groups.values(), strict=True)}
+    last = rows[0].step
+    stops = {d: [r.early_stop_step for r in g] for d, g in zip(densities, groups.values(), strict=True)}
     known = {d: [s for s in values if s is not None] for d, values in stops.items()}
     whole = [d for d in densities if len(known[d]) == len(stops[d])]
     means_halves = [mean_interval(known[d]) for d in whole]
@@ -72,7 +73,7 @@ def draw(rows: Sequence[Row], title: str) -> Any:
     for axes in (top, bottom):
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
-    n = len({r["seed"] for r in rows})
+    n = len({r.seed for r in rows})
     top.set_title(f"{title}\n{n} seed{'s' if n > 1 else ''}, mean and 95 % interval", fontsize=9)
     return figure
 
@@ -88,7 +89,7 @@ def save_plot(figure: Any, path: Path, of: str | None = None) -> Path:
 
 def drawn_rows(rows: Sequence[Row]) -> str:
     """Return the digest of the rows that a picture shows."""
-    return hashlib.sha256(canonical([*rows]).encode()).hexdigest()
+    return hashlib.sha256(canonical([{**row.columns(), "layers": row.layers} for row in rows]).encode()).hexdigest()
 
 
 def is_picture(path: Path, of: str) -> bool:
@@ -110,7 +111,7 @@ def is_picture(path: Path, of: str) -> bool:
     return ours and last == b"IEND"
 
 
-def draw_sweep(points: Sequence[Row], rows: Sequence[Sequence[Row]], title: str) -> Any:
+def draw_sweep(points: Sequence[Label], rows: Sequence[Sequence[Row]], title: str) -> Any:
     """Draw test accuracy of the last level against width, a line per setting of everything else."""
     from matplotlib.figure import Figure
 
@@ -125,7 +126,7 @@ def draw_sweep(points: Sequence[Row], rows: Sequence[Sequence[Row]], title: str)
     for point, group in zip(points, compared(rows), strict=True):
         if group:
             parts = [f"{n.rpartition('.')[2]}={point[n]}" if "." in n else str(point[n]) for n in varying if n in point]
-            mean, half = mean_interval([r["test_accuracy"] for r in group])
+            mean, half = mean_interval([r.test_accuracy for r in group])
             lines.setdefault(" ".join(parts) or "all", []).append(
                 (point["width"], mean, 0 if math.isnan(half) else half)
             )

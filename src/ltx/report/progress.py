@@ -78,7 +78,7 @@ class Progress:
             self.running[job] = f"{job} level {level} loss {loss:.3f}"
             self.within[job] = min(max(0, step - steps(level)[0]), steps(level)[1])
         elif kind == "level":
-            self.finished += steps(value["level"])[1]
+            self.finished += steps(value.level)[1]
             self.within[job] = 0
         elif kind == "held":
             self.done -= 1  # it is given out again; "ended" follows

@@ -16,15 +16,17 @@ from ltx.store.files import Damaged, text
 from ltx.store.folders import RunFolder
 
 
-def status(path: Path, command: dict[str, Any] | None = None) -> dict[str, Any]:
+def status(path: Path, command: dict[str, Any] | None = None, verified: bool = False) -> dict[str, Any]:
     """Return what is known of a run without reading any tensor: done levels and seeds, last metric, age, state.
 
-    A run that a `command` under way has still to work on is waiting, and shows how far the command is.
+    A run that a `command` under way has still to work on is waiting, and shows how far the command is. Levels are
+    counted by the names of their files or, `verified`, by what these say of themselves, which takes longer.
     """
     folder = RunFolder(path)
-    manifest = folder.manifest()
+    manifest = folder.manifest(verified)
     seeds, last = manifest["seeds"], manifest["last_level"]
-    done = {seed: len(folder.seed(seed).levels()) for seed in seeds}
+    folders = [folder.seed(seed) for seed in seeds]
+    done = {f.seed: len([n for n in (f.metas() if verified else f.levels()) if n <= last]) for f in folders}
     failed = [seed for seed in seeds if folder.seed(seed).failure()]
     complete = bool(seeds) and all(count > last for count in done.values())
     running = folder.running()

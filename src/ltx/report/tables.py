@@ -11,13 +11,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from ltx.analysis.intervals import mean_interval
+from ltx.store.rows import Row, by_level
 
-Row = dict[str, Any]
-
-
-def by_level(rows: Sequence[Row]) -> dict[int, list[Row]]:
-    """Group summary rows by level."""
-    return {level: [r for r in rows if r["level"] == level] for level in sorted({r["level"] for r in rows})}
+Label = dict[str, Any]  # what distinguishes a point of a sweep
 
 
 def interval_text(values: Sequence[float], digits: int = 4) -> str:
@@ -28,7 +24,7 @@ def interval_text(values: Sequence[float], digits: int = 4) -> str:
 
 def early_stop_text(rows: Sequence[Row]) -> str:
     """Write the mean early-stop step of the seeds that have one, and how many of all are censored."""
-    steps = [r["early_stop_step"] for r in rows if r["early_stop_step"] is not None]
+    steps = [r.early_stop_step for r in rows if r.early_stop_step is not None]
     censored = len(rows) - len(steps)
     text = interval_text(steps, 0) if steps else "-"
     return f"{text} ({censored}/{len(rows)})" if censored else text
@@ -37,14 +33,14 @@ def early_stop_text(rows: Sequence[Row]) -> str:
 def level_cells(group: Sequence[Row]) -> dict[str, str]:
     """Return the cells of one level by column; a method that draws its mask at random has the mean of draws too."""
     cells = {
-        "level": str(group[0]["level"]),
-        "density": f"{100 * group[0]['density']:.2f} %",
-        "kept": f"{group[0]['kept']:,}",
-        "val accuracy": interval_text([r["val_accuracy"] for r in group]),
-        "test accuracy": interval_text([r["test_accuracy"] for r in group]),
+        "level": str(group[0].level),
+        "density": f"{100 * group[0].density:.2f} %",
+        "kept": f"{group[0].kept:,}",
+        "val accuracy": interval_text([r.val_accuracy for r in group]),
+        "test accuracy": interval_text([r.test_accuracy for r in group]),
     }
-    if "draws_test_accuracy" in group[0]:
-        cells["of 10 draws"] = interval_text([r["draws_test_accuracy"] for r in group])
+    if "draws_test_accuracy" in group[0].extra:
+        cells["of 10 draws"] = interval_text([float(r.extra["draws_test_accuracy"] or 0) for r in group])
     cells["early-stop step"] = early_stop_text(group)
     return cells
 
@@ -58,22 +54,17 @@ def table(rows: Sequence[Row], title: str) -> Table:
         result.add_column(name, justify="right", no_wrap=name != "early-stop step")  # a narrow terminal folds it
     for cells in lines:
         result.add_row(*cells.values())
-    n = len({r["seed"] for r in rows})
+    n = len({r.seed for r in rows})
     result.caption = f"mean ± 95 % interval over {n} seeds"
-    if any(row["early_stop_step"] is None for row in rows):
+    if any(row.early_stop_step is None for row in rows):
         result.caption += f"; (k/{n}) are censored: validation loss still falling at the last step"
     return result
 
 
 def last_level(rows: Sequence[Row]) -> list[Row]:
     """Return the rows of the last level."""
-    level = max((r["level"] for r in rows), default=0)
-    return [r for r in rows if r["level"] == level]
-
-
-def share(row: Row) -> float:
-    """Return how much of all matrix weights a level keeps, layers that are never pruned included."""
-    return (row["kept"] + row["total"] - row["prunable"]) / row["total"]
+    level = max((r.level for r in rows), default=0)
+    return [r for r in rows if r.level == level]
 
 
 def compared(groups: Sequence[Sequence[Row]]) -> list[list[Row]]:
@@ -82,18 +73,18 @@ def compared(groups: Sequence[Sequence[Row]]) -> list[list[Row]]:
     Where some points have one sparse level (a search's ticket) and others several (pruning), the latter are taken at
     the level whose share of all weights is nearest the mean of the former.
     """
-    shares = [share(group[0]) for group in groups if group and len(by_level(group)) == 1 and group[0]["density"] < 1]
+    shares = [group[0].share for group in groups if group and len(by_level(group)) == 1 and group[0].density < 1]
     if not shares:
         return [last_level(group) for group in groups]
     target = sum(shares) / len(shares)
 
     def nearest_level(group: Sequence[Row]) -> list[Row]:
-        return min(by_level(group).values(), key=lambda rows: abs(share(rows[0]) - target), default=[])
+        return min(by_level(group).values(), key=lambda rows: abs(rows[0].share - target), default=[])
 
     return [nearest_level(group) for group in groups]
 
 
-def sweep_table(points: Sequence[Row], rows: Sequence[Sequence[Row]], states: Sequence[str]) -> Table:
+def sweep_table(points: Sequence[Label], rows: Sequence[Sequence[Row]], states: Sequence[str]) -> Table:
     """Return a line per point: what distinguishes it, its last level's density and accuracy, its state."""
     result = Table(box=box.SIMPLE_HEAD, pad_edge=False, caption_justify="left")
     names = [
@@ -105,10 +96,10 @@ def sweep_table(points: Sequence[Row], rows: Sequence[Sequence[Row]], states: Se
         result.add_column(name.rpartition(".")[2], justify="right")
     for point, group, last, state in zip(points, rows, compared(rows), states, strict=True):
         values = ["-" if point.get(name) is None else escape(str(point[name])) for name in names]
-        seeds = str(len({r["seed"] for r in group}))
+        seeds = str(len({r.seed for r in group}))
         if last:
-            accuracy = interval_text([r["test_accuracy"] for r in last])
-            result.add_row(*values, seeds, str(last[0]["level"]), f"{100 * share(last[0]):.2f} %", accuracy, state)
+            accuracy = interval_text([r.test_accuracy for r in last])
+            result.add_row(*values, seeds, str(last[0].level), f"{100 * last[0].share:.2f} %", accuracy, state)
         else:
             result.add_row(*values, seeds, "-", "-", "-", state)
     result.caption = "kept: of all matrix weights; mean ± 95 % interval over seeds"

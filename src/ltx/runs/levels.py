@@ -22,6 +22,7 @@ from ltx.methods import Context, Plan, State, WithoutGradients, layer
 from ltx.store.claims import Claim, Lost
 from ltx.store.files import commit, pack
 from ltx.store.folders import FORMAT, RECORD, Records, RunFolder, SeedFolder
+from ltx.store.rows import Row, Value
 from ltx.streams import Streams
 from ltx.tensors import Tensors, buffers, cpu, matrices, seeded, under
 from ltx.training.checkpoint import LAYOUT, joined
@@ -31,8 +32,7 @@ from ltx.training.task import TASKS
 from ltx.training.watch import Diverged
 
 Report = Callable[[str, Any], None]
-Row = dict[str, Any]
-Columns = Mapping[str, float | int | str | None]
+Columns = Mapping[str, Value]
 
 
 def run_seed(config: dict[str, Any], directory: str, seed: int, report: Report) -> None:
@@ -166,7 +166,7 @@ class LevelLoop:
         self.check()
         mask, _ = self.method.ticket(found.end.scores, found.end.mask)
         row = self.measured(plan, mask, found)
-        test = {"split": "test", "loss": row["test_loss"], "accuracy": row["test_accuracy"]}
+        test = {"split": "test", "loss": row.test_loss, "accuracy": row.test_accuracy}
         log.add([{"level": level, "step": plan.last, **test, "seconds": found.end.seconds}])
         log.file.close()
         self.commit(plan, mask, found, row, log.rows)
@@ -243,7 +243,7 @@ class LevelLoop:
                 end = self.restated(end)
         return Computed(begin, end, columns)
 
-    def commit(self, plan: Plan, mask: Tensors, found: Computed, row: Row, records: list[Row]) -> None:
+    def commit(self, plan: Plan, mask: Tensors, found: Computed, row: Row, records: list[dict[str, Any]]) -> None:
         """Write the level's file, unless another process was faster, and remove its checkpoint."""
         begin, end = found.begin, found.end
         tensors = joined(
@@ -255,10 +255,9 @@ class LevelLoop:
                 "anchor": end.anchor,
             }
         )
-        layers = {layer(name): float(keep.float().mean()) for name, keep in mask.items()}
         records.sort(key=lambda record: (record["step"], record["split"]))
-        meta = {**self.identity, "level": plan.level, "row": row, "layers": layers, "anchor_step": plan.anchor}
-        meta["records"] = records
+        about = {"row": row.columns(), "layers": row.layers, "anchor_step": plan.anchor, "records": records}
+        meta = {**self.identity, "level": plan.level, **about}
         commit(self.folder.level_path(plan.level), pack(tensors, meta), replace=False)
         self.folder.partial_path.unlink(missing_ok=True)
         self.keep(plan.level, tensors, meta)
@@ -297,7 +296,7 @@ class LevelLoop:
         scores, mask, drawn = (self.placed(part) for part in (state.scores, state.mask, noise or {}))
         return self.method.effective(weights, scores, mask, 1.0, drawn or None)
 
-    def measured(self, plan: Plan, mask: Tensors, found: Computed) -> dict[str, Any]:
+    def measured(self, plan: Plan, mask: Tensors, found: Computed) -> Row:
         """Return the level's summary row, measured at the last step and at the smallest validation loss.
 
         The early stop is null where the last grid point is the best (censored), or nothing was trained.
@@ -311,23 +310,24 @@ class LevelLoop:
             test_loss, test_accuracy = self.measure(end, self.data.test)
             best = self.best(end, trained)
             best_accuracy = test_accuracy if best is None else self.measure(best, self.data.test)[1]
-        return {
-            "seed": self.folder.seed,
-            "level": plan.level,
-            "density": kept / prunable,
-            "kept": kept,
-            "prunable": prunable,
-            "total": self.total,
-            "step": plan.last,
-            "train_loss": train_loss,
-            "val_loss": val_loss,
-            "val_accuracy": val_accuracy,
-            "test_loss": test_loss,
-            "test_accuracy": test_accuracy,
-            "early_stop_step": trained.best_step if 0 <= trained.best_step < plan.last else None,
-            "early_stop_test_accuracy": best_accuracy,
-            **found.columns,
-        }
+        return Row(
+            seed=self.folder.seed,
+            level=plan.level,
+            density=kept / prunable,
+            kept=kept,
+            prunable=prunable,
+            total=self.total,
+            step=plan.last,
+            train_loss=train_loss,
+            val_loss=val_loss,
+            val_accuracy=val_accuracy,
+            test_loss=test_loss,
+            test_accuracy=test_accuracy,
+            early_stop_step=trained.best_step if 0 <= trained.best_step < plan.last else None,
+            early_stop_test_accuracy=best_accuracy,
+            extra=dict(found.columns),
+            layers={layer(name): float(keep.float().mean()) for name, keep in mask.items()},
+        )
 
     def best(self, end: State, trained: Trained) -> State | None:
         """Return the network at the smallest validation loss, None where nothing was trained."""

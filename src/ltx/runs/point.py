@@ -23,8 +23,8 @@ from ltx.report.plots import draw, drawn_rows, is_picture, save_plot
 from ltx.store.claims import Claim
 from ltx.store.files import commit, set_aside, yaml_text
 from ltx.store.folders import RunFolder, SeedFolder
+from ltx.store.rows import Row, asked
 
-Row = dict[str, Any]
 SPACE = "No space left on the device; make room and run the same command again"
 
 
@@ -270,8 +270,7 @@ class Point:
 
     def asked(self, rows: list[Row]) -> list[Row]:
         """Select the seeds and levels this run asks for."""
-        seeds, last = set(self.spec.seeds), self.spec.method.last_level
-        return [row for row in rows if row["seed"] in seeds and row["level"] <= last]
+        return asked(rows, self.spec.seeds, self.spec.method.last_level)
 
     def describe(self) -> str:
         """Return the point's state in a word or two."""
@@ -306,7 +305,7 @@ def mend(folder: SeedFolder) -> None:
 
 def write_config(spec: Spec, folder: RunFolder, command: list[str]) -> None:
     """Write config.yaml and manifest.json; seeds and extents are the union of what was ever asked."""
-    manifest = folder.manifest()
+    manifest = folder.manifest(verified=True)
     seeds = sorted({*manifest["seeds"], *spec.seeds})
     last = max(manifest["last_level"], spec.method.last_level)
     config = {**spec.config, "seeds": seeds}

@@ -10,15 +10,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from ltx.config.spec import Spec
 from ltx.config.trunk import seed_of
 from ltx.launch import local as launch
 from ltx.report.progress import Progress
-from ltx.report.tables import Row
+from ltx.report.tables import Label
 from ltx.runs.point import Point, check_data, level_steps, missing_levels
 from ltx.store.files import commit
-from ltx.store.folders import COLUMNS
+from ltx.store.rows import Row, asked, columns_of
 
 NAMED = ("method", "model", "data", "width")
 
@@ -38,9 +39,7 @@ class Outcome:
 
     def rows(self, spec: Spec) -> list[Row]:
         """Return the summary rows that a spec asks for."""
-        seeds, last = set(spec.seeds), spec.method.last_level
-        rows = self.points[spec.key].rows
-        return [row for row in rows if row["seed"] in seeds and row["level"] <= last]
+        return asked(self.points[spec.key].rows, spec.seeds, spec.method.last_level)
 
 
 def expand(specs: Sequence[Spec], command: list[str], group: str | None) -> dict[str, Point]:
@@ -167,7 +166,7 @@ def workers(spec: Spec) -> int:
     return 1 if gpu else max(1, launch.cores() // spec.config["threads"])
 
 
-def labels(specs: Sequence[Spec], overrides: Sequence[Sequence[str]]) -> list[Row]:
+def labels(specs: Sequence[Spec], overrides: Sequence[Sequence[str]]) -> list[Label]:
     """Return per point its method, model, data and width, and every other override in which the points differ."""
     given = [dict(word.lstrip("+").split("=", 1) for word in words if "=" in word) for words in overrides]
     keys = dict.fromkeys(key for values in given for key in values)
@@ -186,15 +185,16 @@ def folder(specs: Sequence[Spec], name: str | None) -> Path:
     return Path(specs[0].config["root"]) / "sweeps" / (name or f"sweep-{digest}")
 
 
-def write(outcome: Outcome, points: Sequence[Row], place: Path) -> list[Row]:
-    """Write the sweep's table as CSV, a row per point, seed and level, and return its rows."""
-    rows = [
-        {"run": e.key, **label, **{k: v for k, v in row.items() if k != "layers"}}
-        for e, label in zip(outcome.asked, points, strict=True)
-        for row in outcome.rows(e)
+def write(outcome: Outcome, points: Sequence[Label], place: Path) -> list[dict[str, Any]]:
+    """Write the sweep's table as CSV, a line per point, seed and level, and return its lines."""
+    found = [
+        ({"run": spec.key, **label}, row)
+        for spec, label in zip(outcome.asked, points, strict=True)
+        for row in outcome.rows(spec)
     ]
+    rows = [{**label, **row.columns()} for label, row in found]
     leading = [name for label in [{"run": ""}, *points] for name in label]
-    columns = list(dict.fromkeys([*leading, *COLUMNS, *(name for row in rows for name in row)]))
+    columns = list(dict.fromkeys([*leading, *columns_of([row for _, row in found])]))
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n", extrasaction="ignore")
     writer.writeheader()

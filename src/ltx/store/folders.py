@@ -9,7 +9,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,16 +17,14 @@ from typing import TYPE_CHECKING, Any
 from ltx.errors import notice
 from ltx.store.files import TEMPORARY, Damaged, commit, content, header, side_file, tidy, unpack
 from ltx.store.files import set_aside as put_aside
+from ltx.store.rows import Row, columns_of
 
 if TYPE_CHECKING:
     from ltx.tensors import Tensors
 
 FORMAT = 2  # of a level file: 2 carries the run's key, the seed, the level and the level's records
-COLUMNS = (
-    *("seed", "level", "density", "kept", "prunable", "total", "step", "train_loss", "val_loss", "val_accuracy"),
-    *("test_loss", "test_accuracy", "early_stop_step", "early_stop_test_accuracy"),
-)
 LEVEL, SEED = re.compile(r"level_(\d{2,})\.safetensors"), re.compile(r"seed_(\d{3,})")
+MOST = 10**6  # seeds and levels that a manifest may tell of
 TURN = re.compile(r"\.(lock|claim)\.[0-9a-f]{16}")  # see `claims`
 TURN_SECONDS = 60  # it is held for milliseconds
 RECORD = ("step", "split", "loss", "accuracy")  # of a row of the records, beside seed, level and seconds
@@ -89,13 +87,19 @@ class SeedFolder:
 
     def levels(self) -> list[int]:
         """Return the levels that have a file; one that only looks like a level's is none."""
-        found = (LEVEL.fullmatch(path.name) for path in self.path.glob("level_*"))
-        numbers = sorted(int(match[1]) for match in found if match)
-        return [n for n in numbers if self.level_path(n).is_file()]
+        return sorted(n for n, path in numbered(self.path, LEVEL, level_name) if path.is_file())
 
     def read_level(self, level: int, identity: Mapping[str, Any] | None = None) -> tuple[Tensors, Meta] | None:
         """Read a finished level, or return None where there is none; see `read`."""
-        return self.read(self.level_path(level), {**(identity or {}), "level": level})
+        path = self.level_path(level)
+        found = self.read(path, {**(identity or {}), "level": level})
+        try:
+            if found is not None:
+                whole_level(path, found[1])
+        except Damaged as error:
+            put_aside(path, error)
+            return None
+        return found
 
     def read(self, path: Path, identity: Mapping[str, Any]) -> tuple[Tensors, Meta] | None:
         """Read a level or checkpoint that must say `identity` of itself, or return None where there is none.
@@ -118,6 +122,7 @@ class SeedFolder:
         try:
             meta, _ = header(path)
             belongs(path, meta, {**self.identity, "level": level})
+            whole_level(path, meta)
         except Damaged as error:
             notice(f"{error}; it is left out.")
             return None
@@ -128,9 +133,9 @@ class SeedFolder:
         found = {level: self.meta(level) for level in self.levels()}
         return {level: meta for level, meta in found.items() if meta is not None}
 
-    def rows(self) -> list[dict[str, Any]]:
-        """Return the summary rows of the finished levels, from the files' headers, with the densities of `layers`."""
-        return [{**meta["row"], "layers": meta["layers"]} for meta in self.metas().values()]
+    def rows(self) -> list[Row]:
+        """Return the summary rows of the finished levels, from the files' headers."""
+        return [Row.read(meta["row"], meta["layers"]) for meta in self.metas().values()]
 
     def written(self) -> dict[tuple[int, int, str], dict[str, Any]]:
         """Return what records.jsonl holds by (level, step, split).
@@ -145,7 +150,9 @@ class SeedFolder:
         for line in lines:
             try:
                 row = json.loads(line)
-                found[int(row["level"]), int(row["step"]), str(row["split"])] = {
+                if type(row["level"]) is not int or type(row["step"]) is not int:
+                    continue
+                found[row["level"], row["step"], str(row["split"])] = {
                     "seed": self.seed,
                     "level": row["level"],
                     **{name: row[name] for name in RECORD},
@@ -255,11 +262,13 @@ class RunFolder:
 
     def seeds(self) -> list[SeedFolder]:
         """Return the folders of the seeds begun, by seed."""
-        found = (SEED.fullmatch(path.name) for path in self.path.glob("seed_*"))
-        folders = [self.seed(number) for number in sorted(int(match[1]) for match in found if match)]
-        return [folder for folder in folders if folder.path.is_dir()]
+        return [self.seed(n) for n in sorted(n for n, path in numbered(self.path, SEED, seed_name) if path.is_dir())]
 
-    def rows(self) -> list[dict[str, Any]]:
+    def is_run(self) -> bool:
+        """Tell whether this is a run's directory: it has a config, a manifest, or a seed's folder."""
+        return any((self.path / name).is_file() for name in ("config.yaml", "manifest.json")) or bool(self.seeds())
+
+    def rows(self) -> list[Row]:
         """Return the summary rows of all finished levels, by seed and level."""
         return [row for folder in self.seeds() for row in folder.rows()]
 
@@ -280,29 +289,31 @@ class RunFolder:
         for name in self.strays():
             notice(f"{self.path / name} is no level of this run; it is left out.")
 
-    def write_summary(self) -> list[dict[str, Any]]:
+    def write_summary(self) -> list[Row]:
         """Derive summary.csv from the level files and return its rows."""
         rows = self.rows()
-        names = dict.fromkeys(name for row in rows for name in row)
-        extra = [name for name in names if name not in (*COLUMNS, "layers")]
         text = io.StringIO()
-        writer = csv.DictWriter(text, [*COLUMNS, *extra], lineterminator="\n", extrasaction="ignore")
+        writer = csv.DictWriter(text, columns_of(rows), lineterminator="\n")
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows(row.columns() for row in rows)
         commit(self.path / "summary.csv", text.getvalue().encode())
         return rows
 
-    def manifest(self) -> dict[str, Any]:
-        """Return the manifest; `seeds`, `last_level` and `commands` also cover what is on disk, whatever it says."""
+    def manifest(self, verified: bool = False) -> dict[str, Any]:
+        """Return the manifest; `seeds`, `last_level` and `commands` also cover what is on disk, whatever it says.
+
+        What is on disk goes by the files' names or, `verified`, by what the level files say of themselves.
+        """
         found = side_file(self.path / "manifest.json")
         seeds, last, commands = (found.get(name) for name in ("seeds", "last_level", "commands"))
-        told = [seed for seed in seeds if type(seed) is int and seed >= 0] if isinstance(seeds, list) else []
-        folders = self.seeds()
-        reached = [level for folder in folders for level in folder.levels()]
+        told = [seed for seed in seeds if type(seed) is int and 0 <= seed < MOST] if isinstance(seeds, list) else []
+        levels = {f.seed: [*f.metas()] if verified else f.levels() for f in self.seeds()}
+        own = [seed for seed, reached in levels.items() if reached or not self.seed(seed).levels()]
+        reached = [level for found_levels in levels.values() for level in found_levels]
         return {
             **found,
-            "seeds": sorted({*told, *(folder.seed for folder in folders)}),
-            "last_level": max([last if type(last) is int else 0, *reached], default=0),
+            "seeds": sorted({*told, *own}),
+            "last_level": max([last if type(last) is int and 0 <= last < MOST else 0, *reached]),
             "commands": [line for line in commands if isinstance(line, dict)] if isinstance(commands, list) else [],
         }
 
@@ -324,9 +335,26 @@ class RunFolder:
         return None
 
 
+def numbered(folder: Path, pattern: re.Pattern[str], name: Callable[[int], str]) -> list[tuple[int, Path]]:
+    """Return what stands in a folder under the names of numbers; seed_0007 is not the name of 7."""
+    found = [(pattern.fullmatch(path.name), path) for path in folder.glob("*_*")]
+    return [(int(match[1]), path) for match, path in found if match and name(int(match[1])) == path.name]
+
+
+def whole_level(path: Path, meta: Meta) -> None:
+    """Raise Damaged where a file's metadata is not that of a finished level, but of a checkpoint, say."""
+    try:
+        Row.read(meta.get("row"), meta.get("layers"))
+    except Damaged as error:
+        raise Damaged(f"{path} is no finished level: {error}") from error
+    records = meta.get("records")
+    if not isinstance(records, list) or not all(isinstance(r, dict) and set(RECORD) <= set(r) for r in records):
+        raise Damaged(f"{path} is no finished level: it has no records")
+
+
 def remove_turns(folder: Path) -> None:
     """Remove what is left of processes that died while they took a dead one's claim over."""
-    for turn in [*folder.glob(".lock.*"), *folder.glob(".claim.*")]:
-        with contextlib.suppress(FileNotFoundError):  # its owner was faster
-            if TURN.fullmatch(turn.name) and time.time() - turn.stat().st_mtime > TURN_SECONDS:
+    for turn in folder.glob(".*"):
+        with contextlib.suppress(OSError):  # its owner was faster, or it is no file: then nobody is in its way
+            if TURN.fullmatch(turn.name) and time.time() - turn.lstat().st_mtime > TURN_SECONDS:
                 turn.unlink()
