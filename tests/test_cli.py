@@ -20,6 +20,7 @@ from ltx import open_run
 from ltx.errors import BadInput
 from ltx.report.progress import Progress
 from ltx.report.tables import table
+from ltx.store.rows import Row
 
 BAD = [
     (["method=imq"], "did you mean 'imp'"),
@@ -108,9 +109,16 @@ def test_a_run_ends_with_a_table_a_plot_and_the_run_directory(ltx, root):
 
 
 def test_the_table_loses_nothing_on_a_narrow_terminal(capsys):
-    row = {"density": 0.8, "kept": 1_448_640, "val_accuracy": 0.95, "test_accuracy": 0.9}
-    rows = [{**row, "seed": seed, "level": 1, "early_stop_step": 120 + seed or None} for seed in (-120, 1, 2)]
-    Console(width=80).print(table([{**r, "val_accuracy": 0.9 + r["seed"] / 1000} for r in rows], "run"))
+    counts = {"level": 1, "density": 0.8, "kept": 1_448_640, "prunable": 1_810_800, "total": 1_810_800, "step": 420}
+    losses = {"train_loss": 0.1, "val_loss": 0.1, "test_loss": 0.1, "test_accuracy": 0.9}
+    stops = {-120: None, 1: 121, 2: 122}
+    rows = [
+        Row(
+            seed, **counts, **losses, val_accuracy=0.9 + seed / 1000, early_stop_step=stop, early_stop_test_accuracy=0.9
+        )
+        for seed, stop in stops.items()
+    ]
+    Console(width=80).print(table(rows, "run"))
     said = capsys.readouterr().out
     assert "…" not in said and " ".join(said.split()).count("±") >= 3
     for text in ("1,448,640", "80.00 %", "122 ± 6", "(1/3)", "(k/3) are censored", "0.9000 ± 0.0000"):

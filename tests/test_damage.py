@@ -101,7 +101,7 @@ def damaged_once(number: int, root: Path, tiny: Path, capfd: pytest.CaptureFixtu
     run = root / "runs" / only(tiny).name
     expected, summary = results(run), (run / "summary.csv").read_bytes()
     names = sorted([name for name, content in tree(run).items() if content != b"/"])
-    names += [f"seed_000/{name}" for name in SIDE_FILES] + ["lock"]
+    names += [f"seed_000/{name}" for name in SIDE_FILES] + ["lock", "wandb.lock", "seed_000/claim"]
     path = run / rng.choice(names)
     how = rng.choice(sorted(DAMAGES))
     if not path.exists():

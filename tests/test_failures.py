@@ -30,11 +30,10 @@ def failing(seed: int, error: Callable[[int], Exception]) -> Callable[..., objec
     """Return a `train` that fails in level 1 of one seed."""
     original = ltx_levels.train
 
-    def train(*arguments):
-        plan, streams = arguments[3], arguments[6]
-        if streams.init == seed and plan.level == 1:
-            raise error(plan.level)
-        return original(*arguments)
+    def train(job, *rest):
+        if job.streams.init == seed and job.plan.level == 1:
+            raise error(job.plan.level)
+        return original(job, *rest)
 
     return train
 
@@ -113,7 +112,7 @@ def test_an_interrupted_run_stops_its_workers_and_exits_130_and_continues(how, l
     assert result.code == 130 and "the same command continues" in result.err
     assert not [p for p in multiprocessing.active_children() if "seed" in p.name]
     folder = only(root)
-    assert not (folder / "lock").exists() and (folder / "summary.csv").exists()
+    assert not list(folder.rglob("claim")) and (folder / "summary.csv").exists()
     assert ltx("run", *LONG).code == 0
     assert results(folder) == results(undisturbed)
 
@@ -131,6 +130,6 @@ def test_an_interrupt_of_training_in_this_process_exits_130_too(ltx, root, tiny,
         patch.setattr(ltx_levels.Records, "add", add)
         result = ltx("run", *TINY)
     assert result.code == 130 and "the same command continues" in result.err
-    assert list(levels(only(root))) == ["seed_000/level_00.safetensors"] and not (only(root) / "lock").exists()
+    assert list(levels(only(root))) == ["seed_000/level_00.safetensors"] and not list(only(root).rglob("claim"))
     assert ltx("run", *TINY).code == 0
     assert results(only(root)) == results(only(tiny))

@@ -63,11 +63,11 @@ def test_the_mirror_has_group_job_type_tags_and_config(mirrored):
 def test_every_level_has_means_seeds_and_layer_densities(last, mirrored):
     folder, *both = mirrored
     found = {item["level"]: item for item in history(both[last - 1]) if "test_accuracy/mean" in item}
-    rows = {(row["seed"], row["level"]): row for row in RunFolder(folder).rows()}
+    rows = {(row.seed, row.level): row for row in RunFolder(folder).rows()}
     assert sorted(found) == list(range(last + 1)), "an extended run has its old levels too"
     for level, item in found.items():
         ours = [rows[seed, level] for seed in (0, 1)]
-        assert item["density"] == ours[0]["density"] and item["kept"] == ours[0]["kept"]
+        assert item["density"] == ours[0].density and item["kept"] == ours[0].kept
         for name in (
             "train_loss",
             "val_loss",
@@ -76,10 +76,10 @@ def test_every_level_has_means_seeds_and_layer_densities(last, mirrored):
             "test_accuracy",
             "early_stop_test_accuracy",
         ):
-            assert [item[f"{name}/seed_{seed}"] for seed in (0, 1)] == [row[name] for row in ours]
-            assert item[f"{name}/mean"] == pytest.approx(sum(row[name] for row in ours) / 2)
+            assert [item[f"{name}/seed_{seed}"] for seed in (0, 1)] == [getattr(row, name) for row in ours]
+            assert item[f"{name}/mean"] == pytest.approx(sum(getattr(row, name) for row in ours) / 2)
         for name in ("fc1", "fc2"):
-            assert item[f"layer_density/{name}"] == pytest.approx(sum(row["layers"][name] for row in ours) / 2)
+            assert item[f"layer_density/{name}"] == pytest.approx(sum(row.layers[name] for row in ours) / 2)
 
 
 @pytest.mark.parametrize("last", [1, 2])
@@ -117,7 +117,7 @@ def test_the_summary_table_and_the_plot_are_in_the_mirror(mirrored):
     content = json.loads(table.read_text())
     rows = RunFolder(folder).rows()
     assert content["columns"][:4] == ["seed", "level", "density", "kept"]
-    assert [row[:4] for row in content["data"]] == [[r["seed"], r["level"], r["density"], r["kept"]] for r in rows]
+    assert [row[:4] for row in content["data"]] == [[r.seed, r.level, r.density, r.kept] for r in rows]
     (plot,) = place.glob("images/*.png")
     assert plot.read_bytes() == (folder / "plots" / "levels.png").read_bytes()
 

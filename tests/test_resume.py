@@ -72,12 +72,12 @@ def test_a_run_killed_inside_a_level_ends_its_workers_and_continues_to_the_same_
     folder = only(root)
     partial = [str(path.relative_to(folder)) for path in folder.glob("*/partial.safetensors")]
     done = {name: content for name, content in levels(folder).items() if name not in partial}
-    assert partial and done and len(done) < 6 and (folder / "lock").exists()
+    assert partial and done and len(done) < 6 and list(folder.glob("seed_*/claim"))
     assert done.items() <= levels(undisturbed).items()
     result = ltx("run", *LONG)
     assert result.code == 0, result.err
     assert results(folder) == results(undisturbed)
-    assert not (folder / "lock").exists()
+    assert not list(folder.rglob("claim")) and not list(folder.rglob("*lock"))
 
 
 def descendants(pid: int) -> list[int]:
@@ -147,16 +147,23 @@ def test_a_killed_worker_leaves_the_others_going_and_the_same_command_completes(
     assert results(folder) == results(undisturbed)
 
 
-def test_two_processes_on_one_run_both_end_well_and_the_second_names_the_first(ltx, root, undisturbed):
-    process = start(root, *LONG, "workers=1")
+def test_two_processes_share_the_seeds_of_one_run_and_name_each_other(ltx, root, tmp_path, monkeypatch):
+    words = (*LONG, "optim.steps=1500")
+    assert call("run", *words, "trainer.checkpoint_seconds=60", root=tmp_path / "alone") == 0
+    process = start(root, *words, "workers=1")
     soon(lambda: list(root.glob("runs/*/seed_000/partial.safetensors")))
-    refused = ltx("run", *LONG, "wait=false")
+    trained, run_seed = [], ltx_levels.run_seed
+    monkeypatch.setattr(ltx_levels, "run_seed", lambda *given: (trained.append(given[2]), run_seed(*given)))
+    refused = ltx("run", *words, "seeds=1", "wait=false")
     assert refused.code == 3 and f"in use by process {process.pid} on " in refused.err and "wait=true" in refused.err
-    second = ltx("run", *LONG)
+    second = ltx("run", *words)
     said, _ = process.communicate(timeout=60)
-    assert process.returncode == 0, said
-    assert second.code == 0 and f"waiting for process {process.pid}" in second.out, second.out + second.err
-    assert results(only(root)) == results(undisturbed)
+    assert process.returncode == 0 and "mean ± 95 % interval over 3 seeds" in said, said
+    assert second.code == 0 and "mean ± 95 % interval over 3 seeds" in second.out, second.out + second.err
+    assert f"waiting for process {process.pid}" in second.out or "waiting for process" in said
+    assert set(trained) < {0, 1, 2} and trained, "the second process took a share, and not all"
+    assert results(only(root)) == results(only(tmp_path / "alone"))
+    assert not list(root.rglob("claim")) and not list(root.rglob("*lock"))
 
 
 def test_the_workers_find_a_class_of_the_users_own(ltx, root):
@@ -165,6 +172,8 @@ def test_the_workers_find_a_class_of_the_users_own(ltx, root):
         "from torch import nn\n\n\nclass Net(nn.Sequential):\n    def __init__(self, units: int = 3):\n"
         "        super().__init__(nn.Flatten(), nn.Linear(64, units), nn.ReLU(), nn.Linear(units, 10))\n"
     )
-    result = ltx("run", *TINY, "model=own", "model.name=own_of_a_worker:Net", "model.init=glorot_normal", "workers=2")
+    result = ltx(
+        "run", *TINY, "model=own", "model.name=own_of_a_worker:Net", "model.init=glorot_normal", "workers=2", "width=1"
+    )
     assert result.code == 0, result.out + result.err
     assert len(levels(only(root))) == 4

@@ -20,9 +20,8 @@ from conftest import LONG, TINY, only, results, soon, under_way
 from ltx.cli import Output
 from ltx.launch import local as launch
 from ltx.launch.signals import interruptible
-from ltx.store.claims import Lock, here, started
+from ltx.store.claims import Claim, here, started
 from ltx.store.files import commit
-from ltx.store.folders import RunFolder
 
 ENTRY = (sys.executable, "-c", "from ltx.cli import entry; entry()")
 
@@ -85,7 +84,7 @@ def session(leader: int) -> list[int]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_a_run_that_is_told_to_end_ends_its_workers_and_releases_its_lock(number, root, ltx, undisturbed):
+def test_a_run_that_is_told_to_end_ends_its_workers_and_leaves_no_claim(number, root, ltx, undisturbed):
     words = ["run", *LONG, "workers=2", f"root={root}"]
     command = subprocess.Popen([*ENTRY, *words], stdout=-1, stderr=subprocess.STDOUT, text=True, start_new_session=True)
     soon(lambda: under_way(root))
@@ -93,7 +92,7 @@ def test_a_run_that_is_told_to_end_ends_its_workers_and_releases_its_lock(number
     said, _ = command.communicate(timeout=30)
     assert command.returncode == 130 and "Traceback" not in said and "Received SIG" not in said, said
     soon(lambda: not session(command.pid), 10)
-    assert not (only(root) / "lock").exists()
+    assert not list(only(root).rglob("claim"))
     assert ltx("run", *LONG).code == 0
     assert results(only(root)) == results(undisturbed)
 
@@ -159,51 +158,55 @@ def beat(**changed: object) -> bytes:
 
 
 @pytest.mark.parametrize("whose", ["a dead process", "a number used again"])
-def test_the_lock_of_a_dead_process_of_this_machine_is_taken_at_once(whose, tmp_path):
+def test_the_claim_of_a_dead_process_of_this_machine_is_taken_at_once(whose, tmp_path):
     gone = subprocess.Popen(["true"])
     gone.wait()
-    folder = RunFolder(tmp_path / "run")
     content = {"a dead process": beat(pid=gone.pid, started="1"), "a number used again": beat(started="1")}[whose]
-    commit(folder.path / "lock", content)
-    lock = Lock(folder, patience=60)
-    assert not lock.attempt() and lock.attempt()
-    lock.release()
+    commit(tmp_path / "claim", content)
+    claim = Claim(tmp_path / "claim", patience=60)
+    assert claim.attempt()
+    claim.release()
 
 
 @pytest.mark.parametrize("changed", [{}, {"host": "another", "pid": 2**22 - 1}, {"namespace": "pid:[1]", "pid": 3}])
-def test_the_lock_of_a_process_that_may_live_is_waited_for(changed, tmp_path):
-    folder = RunFolder(tmp_path / "run")
-    commit(folder.path / "lock", beat(**changed))
-    lock = Lock(folder, patience=60)
-    assert not any(lock.attempt() for _ in range(5))
+def test_the_claim_of_a_process_that_may_live_is_waited_for(changed, tmp_path):
+    commit(tmp_path / "claim", beat(**changed))
+    claim = Claim(tmp_path / "claim", patience=60)
+    assert not any(claim.attempt() for _ in range(5))
 
 
-def test_a_lock_from_elsewhere_that_stands_still_is_taken_over_and_that_is_said(tmp_path, capfd):
-    folder = RunFolder(tmp_path / "run")
-    commit(folder.path / "lock", beat(host="else\x1b[2Jwhere"))
-    lock = Lock(folder, patience=0.2)
-    soon(lock.attempt, 10)
-    lock.release()
+def test_a_claim_from_elsewhere_that_stands_still_is_taken_over_and_that_is_said(tmp_path, capfd):
+    commit(tmp_path / "claim", beat(host="else\x1b[2Jwhere"))
+    claim = Claim(tmp_path / "claim", patience=0.2)
+    soon(claim.attempt, 10)
+    claim.release()
     said = capfd.readouterr().err
     assert "has not moved for 0.2 s" in said and "\x1b" not in said and said.count("\n") == 1
 
 
-def test_a_holder_that_stood_still_and_lost_its_lock_stops_and_leaves_the_others_lock_alone(ltx, root, undisturbed):
-    other = beat(token="another")
-    stolen: list[Path] = []
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_worker_whose_claim_was_taken_over_stops_and_goes_on_when_the_other_is_gone(workers, ltx, root, tmp_path):
+    words = ["run", *LONG, "method.levels=0", "optim.steps=8000", "seeds=1"]
+    assert ltx(*words, f"root={tmp_path / 'alone'}", "trainer.checkpoint_seconds=60").code == 0
+    stopped: list[bool] = []
 
-    def steal() -> None:
-        soon(lambda: under_way(root))
-        stolen.append(only(root) / "lock")
-        commit(stolen[0], other)
+    def take_over() -> None:
+        soon(lambda: list(root.glob("runs/*/seed_000/partial.safetensors")))
+        claim, records = (only(root) / "seed_000" / name for name in ("claim", "records.jsonl"))
+        commit(claim, beat(token="another"))
+        time.sleep(1)  # a beat and some steps
+        before = records.read_bytes()
+        time.sleep(0.4)
+        stopped.append(records.read_bytes() == before and claim.read_bytes() == beat(token="another"))
+        claim.unlink()
 
-    thread = threading.Thread(target=steal)
+    thread = threading.Thread(target=take_over)
     thread.start()
-    result = ltx("run", *LONG, "optim.steps=4000", "workers=2")
+    result = ltx(*words, f"workers={workers}")
     thread.join()
-    assert result.code == 3 and "took over" in result.err, result.err
-    assert stolen[0].read_bytes() == other
-    assert len(list(only(root).glob("seed_*/level_*"))) < 6, "it trained on to the end"
+    assert stopped == [True], "it trained on, or took the other's claim away"
+    assert result.code == 0, result.out + result.err
+    assert results(only(root)) == results(only(tmp_path / "alone"))
 
 
 @pytest.mark.parametrize("name", ["ünï", "a b,c", "k=v", "it's", "[x]", "a{b}", "$x", "a\\b"])

@@ -153,7 +153,7 @@ def test_a_level_file_has_the_layout_of_the_contract(finished):
     parameters = {f"{layer}.{kind}" for layer in ("fc1", "fc2", "out") for kind in ("weight", "bias")}
     common = {f"{part}/{name}" for part in ("begin", "end") for name in parameters}
     common |= {"mask/fc1.weight", "mask/fc2.weight"}  # the output layer is excluded
-    rows = {(row["seed"], row["level"]): row for row in RunFolder(finished).rows()}
+    rows = {(row.seed, row.level): row for row in RunFolder(finished).rows()}
     for level in (0, 1):
         with safe_open(finished / "seed_001" / f"level_{level:02d}.safetensors", "pt") as file:
             names, metadata = set(file.keys()), file.metadata()
@@ -167,7 +167,7 @@ def test_a_level_file_has_the_layout_of_the_contract(finished):
         known = {"format", "key", "trunk", "seed", "level", "row", "layers", "records", "anchor_step"}
         known |= {"digest", "meta_digest"}
         assert set(meta) == known, "nothing that differs between two machines or two moments"
-        assert {**meta["row"], "layers": meta["layers"]} == rows[1, level]
+        assert meta["row"] == rows[1, level].columns() and meta["layers"] == rows[1, level].layers
         assert meta["row"]["kept"] == kept and meta["row"]["density"] == kept / meta["row"]["prunable"]
 
 

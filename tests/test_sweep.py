@@ -20,6 +20,7 @@ from ltx.config.spec import Spec
 from ltx.report.tables import compared
 from ltx.runs.sweep import Schedule, expand, labels
 from ltx.store.files import commit
+from ltx.store.rows import Row
 
 SMALL = ("method.levels=1", "optim.steps=10", "seeds=2")
 Ltx = Callable[..., Result]
@@ -120,18 +121,21 @@ def test_labels_name_what_the_points_differ_in() -> None:
     assert found[0] == {"method": "imp", "model": "lenet", "data": "digits", "width": 1.0, "optim.lr": ".1"}
 
 
-def rows_of(kept: list[int], total: int = 100) -> list[dict[str, int | float]]:
-    """Return levels of a network with `total` weights, 10 of which are never pruned."""
-    whole = {"prunable": total - 10, "total": total, "seed": 0}
-    return [{"level": i, "kept": k - 10, "density": (k - 10) / (total - 10), **whole} for i, k in enumerate(kept)]
+def rows_of(kept: list[int], total: int = 100, excluded: int = 10) -> list[Row]:
+    """Return the rows of one seed that keeps so many of all weights at each level; `excluded` are never pruned."""
+    prunable = total - excluded
+    return [
+        Row(0, level, (k - excluded) / prunable, k - excluded, prunable, total, 1, 0, 0, 0, 0, 0, None, 0)
+        for level, k in enumerate(kept)
+    ]
 
 
 def test_pruning_is_compared_with_a_search_at_the_level_that_keeps_as_much() -> None:
     search, pruning, dense = rows_of([50]), rows_of([100, 80, 64, 51, 41]), rows_of([100])
-    assert [rows[0]["kept"] for rows in compared([search, pruning, dense])] == [40, 41, 90]
-    assert [rows[0]["kept"] for rows in compared([pruning, dense, []]) if rows] == [31, 90]
-    whole = [{**row, "kept": 50, "prunable": 100, "density": 0.5} for row in search]  # prunes all its layers
-    assert [rows[0]["kept"] for rows in compared([whole, pruning])] == [50, 41], "what is never pruned is kept too"
+    assert [rows[0].kept for rows in compared([search, pruning, dense])] == [40, 41, 90]
+    assert [rows[0].kept for rows in compared([pruning, dense, []]) if rows] == [31, 90]
+    whole = rows_of([50], excluded=0)  # prunes all its layers
+    assert [rows[0].kept for rows in compared([whole, pruning])] == [50, 41], "what is never pruned is kept too"
 
 
 NET = """

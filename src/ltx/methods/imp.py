@@ -77,7 +77,8 @@ class Method(dense.Method):
         for level in range(1, self.levels + 1):
             now = self.kept(level, at)
             possible = f"at most method.levels={level - 1} is possible"
-            if dead := emptied(now):
+            if emptied(now):
+                dead = emptied(self.kept(self.levels, at))
                 where = f"in layer {', '.join(dead)}" if isinstance(now, dict) else f"of {n} in all"
                 asked = f"method.levels={self.levels} at method.fraction={self.fraction}"
                 raise ValueError(f"{asked} leaves no weight {where}; {possible}")

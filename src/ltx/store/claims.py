@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import multiprocessing
 import os
 import socket
 import threading
@@ -42,8 +43,8 @@ class Claim:
 
     def beat_text(self, counter: int) -> bytes:
         """Return the file's content at a beat."""
-        who = {"pid": os.getpid(), "started": started(os.getpid()), "token": self.token, "counter": counter}
-        return canonical({**here(), **who}).encode()
+        who = {"pid": os.getpid(), "started": started(os.getpid()), "command": command(), "token": self.token}
+        return canonical({**here(), **who, "counter": counter}).encode()
 
     def attempt(self) -> bool:
         """Take the claim if it is free, and tell whether it was."""
@@ -157,6 +158,12 @@ def here() -> dict[str, str]:
     return {"host": socket.gethostname(), "namespace": namespace}
 
 
+def command() -> int:
+    """Return the number of the process that a person started: a worker's parent, or this one."""
+    parent = multiprocessing.parent_process()
+    return os.getpid() if parent is None or parent.pid is None else parent.pid
+
+
 def started(pid: int) -> str:
     """Return when a process was started, in the system's ticks, so that a number used again is not taken for it."""
     try:
@@ -186,4 +193,4 @@ def told(beat: bytes) -> dict[str, Any]:
 def holder_of(beat: bytes) -> str:
     """Name the holder of a claim."""
     holder = told(beat)
-    return printable(f"process {holder.get('pid', '?')} on {holder.get('host', '?')}")
+    return printable(f"process {holder.get('command', holder.get('pid', '?'))} on {holder.get('host', '?')}")
