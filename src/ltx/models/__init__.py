@@ -17,7 +17,7 @@ Init = Literal["glorot_normal", "glorot_uniform", "kaiming_normal", "kaiming_uni
 Activation = Literal["relu", "sign"]
 
 
-def scaled(base: int, width: float) -> int:
+def units_at(base: int, width: float) -> int:
     """Return the number of hidden units or channels at a width multiplier, at least 1."""
     return max(1, round(base * width))
 
@@ -74,6 +74,12 @@ class _Sign(torch.autograd.Function):
 def activate(x: Tensor, activation: Activation | None) -> Tensor:
     """Return ReLU, or the binary activation of MPT-1/1 (Diffenderfer & Kailkhura 2021)."""
     return _Sign.apply(x) if activation == "sign" else x.relu()
+
+
+def check_activation(activation: Activation | None, norm: str | None) -> None:
+    """Raise ValueError where binary activations have no norm before them."""
+    if activation == "sign" and norm is None:
+        raise ValueError("binary activations need a norm before them: model.norm=batch")
 
 
 def batch_norm(kind: type[nn.Module], units: int, norm: str | None, affine: bool | None) -> nn.Module | None:

@@ -8,7 +8,7 @@ from annotated_types import Ge, Len
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ltx.models import Activation, activate, batch_norm, scaled
+from ltx.models import Activation, activate, batch_norm, check_activation, units_at
 
 
 class Model(nn.Module):
@@ -29,13 +29,12 @@ class Model(nn.Module):
         activation: Activation | None = None,
     ):
         super().__init__()
-        if activation == "sign" and norm is None:
-            raise ValueError("binary activations need a norm before them: model.norm=batch")
+        check_activation(activation, norm)
         self.activation = activation
         before, height, side = input_shape
         self.blocks: list[tuple[nn.Module, nn.Module | None, bool]] = []  # plain: modules are registered by name
         for i, base in enumerate(channels, 1):
-            after = scaled(base, width)
+            after = units_at(base, width)
             conv = nn.Conv2d(before, after, 3, padding=1, bias=bias)
             normalise = batch_norm(nn.BatchNorm2d, after, norm, affine)
             pool = i > 1 and min(height, side) > 1

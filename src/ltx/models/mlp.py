@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Len
 from torch import Tensor, nn
 
-from ltx.models import Activation, activate, batch_norm, scaled
+from ltx.models import Activation, activate, batch_norm, check_activation, units_at
 
 
 class Model(nn.Module):
@@ -26,13 +26,12 @@ class Model(nn.Module):
         activation: Activation | None = None,
     ):
         super().__init__()
-        if activation == "sign" and norm is None:
-            raise ValueError("binary activations need a norm before them: model.norm=batch")
+        check_activation(activation, norm)
         self.activation = activation
         units = math.prod(input_shape)
         self.blocks: list[tuple[nn.Module, nn.Module | None]] = []  # plain: the modules are registered by name
         for i, base in enumerate(hidden, 1):
-            after = scaled(base, width)
+            after = units_at(base, width)
             fc, normalise = nn.Linear(units, after, bias=bias), batch_norm(nn.BatchNorm1d, after, norm, affine)
             self.add_module(f"fc{i}", fc)
             if normalise is not None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from ltx.config.compose import compose
 from ltx.config.spec import Spec
 from ltx.errors import printable
-from ltx.runs.point import check_machine
+from ltx.runs.checks import check_machine
 from ltx.runs.sweep import Outcome
 
 

@@ -16,7 +16,6 @@ import torch
 from ltx.config.spec import Spec
 from ltx.config.trunk import Standing, seed_of
 from ltx.data.batches import Batches
-from ltx.data.splits import Split
 from ltx.masks import count
 from ltx.methods import Context, Plan, State, WithoutGradients, layer
 from ltx.store.claims import Claim, Lost
@@ -26,8 +25,8 @@ from ltx.store.rows import Row, Value
 from ltx.streams import Streams
 from ltx.tensors import Tensors, buffers, cpu, matrices, seeded, under
 from ltx.training.checkpoint import LAYOUT, joined
-from ltx.training.evaluate import calibration, evaluate, reestimate
 from ltx.training.fit import Hooks, Job, Resume, Trained, train
+from ltx.training.measure import Measure
 from ltx.training.task import TASKS
 from ltx.training.watch import Diverged
 
@@ -108,9 +107,9 @@ class LevelLoop:
         self.spec, self.folder, self.report, self.check = spec, folder, report, check
         self.method, self.data, self.options = spec.method, spec.data, spec.config["trainer"]
         self.device = pick_device(spec.config["device"])
-        self.task = TASKS[self.data.task]
         self.streams = spec.streams(folder.seed)
         self.network = spec.network(streams=self.streams)
+        self.measure = Measure(self.network, self.method, self.data, self.streams, self.device)
         self.matrices = matrices(self.network)
         self.prunable = self.method.prunable(self.matrices)
         self.total = sum(self.network.get_parameter(name).numel() for name in self.matrices)
@@ -177,15 +176,15 @@ class LevelLoop:
         parent = self.spec.plan(level).parent
         return Context(
             prunable=self.prunable,
-            init=replace(self.init, weights=self.scaled(self.init.weights)),
+            init=replace(self.init, weights=self.begun(self.init.weights)),
             anchor=self.state(0, "anchor") if level else self.init,
             previous=self.init if parent == level else self.state(parent, "end"),
             streams=self.streams,
             redrawn=self.redrawn,
             network=self.spec.network(),
             batch=Batches(self.data, self.spec.optim.batch, self.streams).at,
-            loss=self.task.loss,
-            measure=self.measure_restated,
+            loss=TASKS[self.data.task].loss,
+            measure=self.measure.part,
             trunk=None if self.trunk is None else self.trunk.ticket,
         )
 
@@ -193,10 +192,10 @@ class LevelLoop:
         """Draw the model's initialisation another time, at the scale of the trunk's method."""
         streams = replace(self.streams, init=Streams.other(self.streams.init))
         weights = cpu(dict(self.spec.network(streams=streams).named_parameters()))
-        return self.scaled(weights)
+        return self.begun(weights)
 
-    def scaled(self, weights: Tensors) -> Tensors:
-        """Return initial weights at the scale that a control takes over from its trunk."""
+    def begun(self, weights: Tensors) -> Tensors:
+        """Return drawn weights as the run begins with them: a control at the scale of its trunk."""
         return self.trunk.scaled(weights) if self.trunk is not None and self.method.needs_trunk else weights
 
     def under_way(self, level: int) -> Resume | None:
@@ -214,8 +213,9 @@ class LevelLoop:
             end, columns = method.advance(plan.level, previous, context)
         seconds = round(time.monotonic() - began, 3)
         anchor = {} if plan.level else previous.weights | previous.buffers
+        end = self.measure.restated(end)
         trained = Trained(end.weights, end.buffers, end.scores, end.mask, {}, -1, anchor, seconds)
-        return Computed(previous, self.restated(trained), columns)
+        return Computed(previous, trained, columns)
 
     def trained(self, plan: Plan, context: Context, resume: Resume | None, log: Log) -> Computed:
         """Train the level and restate what its ticket needs."""
@@ -234,13 +234,11 @@ class LevelLoop:
             streams = replace(streams, order=order, augment=augment)
         job = Job(self.network, method, begin, plan, self.spec.optim, self.data, streams, hooks)
         end = train(job, self.device, self.options, resume)
+        state, on = end.state, self.measure.on
         with self.seeded("measure", level):
-            state = State(end.weights, end.buffers, end.mask, end.scores)
-            columns = method.columns(
-                end.scores, self.streams, lambda noise: self.measure(state, self.data.test, noise)[1]
-            )
+            columns = method.columns(end.scores, self.streams, lambda noise: on(self.data.test, state, noise)[1])
             if plan.first == plan.last or plan.restates:
-                end = self.restated(end)
+                end = replace(end, buffers=self.measure.restated(state).buffers)
         return Computed(begin, end, columns)
 
     def commit(self, plan: Plan, mask: Tensors, found: Computed, row: Row, records: list[dict[str, Any]]) -> None:
@@ -278,38 +276,19 @@ class LevelLoop:
 
         return report
 
-    def restated(self, end: Trained) -> Trained:
-        """Return what came out with BatchNorm statistics estimated anew, for the weights as they are."""
-        state = State(end.weights, end.buffers, end.mask, end.scores)
-        return replace(end, buffers=self.restated_buffers(state))
-
-    def restated_buffers(self, state: State) -> Tensors:
-        """Return the buffers of the network with BatchNorm statistics estimated for a state's effective weights."""
-        reestimate(self.network, self.effective(state), calibration(self.data, self.streams).to(self.device))
-        return cpu(buffers(self.network))
-
-    def effective(self, state: State, noise: Tensors | None = None) -> Tensors:
-        """Load a state into the network, on the device, and return the weights it sees in place of its own."""
-        self.network.load_state_dict(state.weights | state.buffers)
-        self.network.to(self.device)
-        weights: Tensors = {**dict(self.network.named_parameters())}
-        scores, mask, drawn = (self.placed(part) for part in (state.scores, state.mask, noise or {}))
-        return self.method.effective(weights, scores, mask, 1.0, drawn or None)
-
     def measured(self, plan: Plan, mask: Tensors, found: Computed) -> Row:
         """Return the level's summary row, measured at the last step and at the smallest validation loss.
 
         The early stop is null where the last grid point is the best (censored), or nothing was trained.
         """
-        trained = found.end
-        end = State(trained.weights, trained.buffers, mask, trained.scores)
+        trained, on = found.end, self.measure.on
+        end, best = replace(trained.state, mask=mask), trained.best_state(mask)
         kept, prunable = count(mask), sum(m.numel() for m in mask.values())
         with self.seeded("measure", plan.level):
-            train_loss, _ = self.measure(end, self.data.measured)
-            val_loss, val_accuracy = self.measure(end, self.data.val)
-            test_loss, test_accuracy = self.measure(end, self.data.test)
-            best = self.best(end, trained)
-            best_accuracy = test_accuracy if best is None else self.measure(best, self.data.test)[1]
+            train_loss, _ = on(self.data.measured, end)
+            val_loss, val_accuracy = on(self.data.val, end)
+            test_loss, test_accuracy = on(self.data.test, end)
+            best_accuracy = test_accuracy if best is None else on(self.data.test, best)[1]
         return Row(
             seed=self.folder.seed,
             level=plan.level,
@@ -328,27 +307,6 @@ class LevelLoop:
             extra=dict(found.columns),
             layers={layer(name): float(keep.float().mean()) for name, keep in mask.items()},
         )
-
-    def best(self, end: State, trained: Trained) -> State | None:
-        """Return the network at the smallest validation loss, None where nothing was trained."""
-        if not trained.best:
-            return None
-        weights = {name: trained.best[name] for name in end.weights}
-        rest = {name: trained.best[name] for name in end.buffers}
-        return State(weights, rest, end.mask, under("score", trained.best))
-
-    def measure(self, state: State, split: Split, noise: Tensors | None = None) -> tuple[float, float]:
-        """Return loss and accuracy of a state's effective weights on a split."""
-        return evaluate(self.network, self.effective(state, noise), split.to(self.device), self.task)
-
-    def measure_restated(self, state: State, part: str) -> tuple[float, float]:
-        """Return loss and accuracy of a state on `train` or `val`, BatchNorm statistics estimated for it."""
-        split = {"train": self.data.measured, "val": self.data.val}[part]
-        return self.measure(replace(state, buffers=self.restated_buffers(state)), split)
-
-    def placed(self, tensors: Tensors) -> Tensors:
-        """Return tensors on the device."""
-        return {name: tensor.to(self.device) for name, tensor in tensors.items()}
 
 
 def pick_device(asked: str) -> str:

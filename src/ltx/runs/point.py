@@ -4,65 +4,22 @@ from __future__ import annotations
 
 import errno
 import os
-import platform
-import subprocess
-import tempfile
 import time
 from collections.abc import Callable
-from functools import cache
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 from ltx.config.spec import Spec
 from ltx.config.trunk import seed_of
-from ltx.errors import BadInput, notice
 from ltx.launch import local as launch
 from ltx.report.mirror import Mirror
 from ltx.report.plots import draw, drawn_rows, is_picture, save_plot
+from ltx.runs.manifest import write_config
 from ltx.store.claims import Claim
-from ltx.store.files import commit, set_aside, yaml_text
+from ltx.store.files import set_aside
 from ltx.store.folders import RunFolder, SeedFolder
 from ltx.store.rows import Row, asked
 
 SPACE = "No space left on the device; make room and run the same command again"
-
-
-def check_machine(spec: Spec) -> None:
-    """Raise BadInput where this machine cannot do what is asked, before anything is written."""
-    device = spec.config["device"]
-    kind, _, number = device.partition(":")
-    if kind not in ("auto", "cpu", "cuda") or (number and not number.isdigit()):
-        raise BadInput(f"device={device} is unknown. Known: auto, cpu, cuda, cuda:N")
-    if kind == "cuda":
-        import torch
-
-        if not torch.cuda.is_available():
-            raise BadInput(
-                f"device={device}, but torch {torch.__version__} sees no CUDA device; use device=auto or cpu."
-            )
-        if int(number or 0) >= torch.cuda.device_count():
-            raise BadInput(f"device={device}, but there are {torch.cuda.device_count()} CUDA devices, numbered from 0.")
-    check_root(spec.directory.absolute(), spec.config["root"])
-
-
-def check_root(place: Path, root: str) -> None:
-    """Raise BadInput where a run's folder could not be made: it is tried, since permissions do not say it of /proc."""
-    try:
-        while not place.exists():
-            place = place.parent
-        if not place.is_dir():
-            raise BadInput(f"root={root} cannot be written: {place} is not a folder.")
-        with tempfile.TemporaryDirectory(prefix=".ltx-", dir=place):
-            return
-    except OSError as error:
-        raise BadInput(f"root={root} cannot be used: {place}: {error.strerror or error}.") from error
-
-
-def check_data(spec: Spec) -> None:
-    """Load the data, before anything is written. Raises BadInput, and says what was changed of what the user gave."""
-    for note in spec.data.notes:
-        notice(f"{spec.config['data']['name']}: {note}.")
 
 
 def missing_levels(spec: Spec, folder: SeedFolder, verify: bool = True) -> list[int]:
@@ -301,49 +258,3 @@ def mend(folder: SeedFolder) -> None:
             folder.mend()
         finally:
             claim.release()
-
-
-def write_config(spec: Spec, folder: RunFolder, command: list[str]) -> None:
-    """Write config.yaml and manifest.json; seeds and extents are the union of what was ever asked."""
-    manifest = folder.manifest(verified=True)
-    seeds = sorted({*manifest["seeds"], *spec.seeds})
-    last = max(manifest["last_level"], spec.method.last_level)
-    config = {**spec.config, "seeds": seeds}
-    if "levels" in config["method"] and config["method"].get("trunk_level") is None:
-        config["method"] = {**config["method"], "levels": last}
-    commit(folder.path / "config.yaml", yaml_text(config).encode())
-    facts = {
-        "key": spec.key,
-        "seeds": seeds,
-        "last_level": last,
-        "device": spec.config["device"],
-        "threads": spec.config["threads"],
-        "data": spec.data.fingerprint(),
-        "classes": list(spec.data.names),
-        "data_notes": list(spec.data.notes),
-        **environment(),
-    }
-    line = {"command": command, "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
-    commands = manifest["commands"]
-    if not commands or commands[-1].get("command") != command:
-        commands = [*commands, line]
-    folder.write_manifest({**facts, "commands": commands})
-
-
-@cache
-def environment() -> dict[str, Any]:
-    """Return versions, machine and the commit of the checkout ltx runs from (None for an installed package)."""
-    names = ("ltx", "torch", "lightning", "numpy", "hydra-core", "wandb")
-    here, git = Path(__file__).resolve().parents[3], None
-    if (here / ".git").exists():
-        try:
-            options: Any = {"text": True, "stderr": subprocess.DEVNULL, "cwd": here}
-            commit_id = subprocess.check_output(["git", "rev-parse", "HEAD"], **options).strip()
-            git = {
-                "commit": commit_id,
-                "dirty": bool(subprocess.check_output(["git", "status", "--porcelain"], **options)),
-            }
-        except (OSError, subprocess.CalledProcessError):
-            git = None
-    versions = {name: version(name) for name in names}
-    return {"versions": versions, "python": platform.python_version(), "machine": platform.machine(), "git": git}

@@ -17,7 +17,8 @@ from ltx.config.trunk import seed_of
 from ltx.launch import local as launch
 from ltx.report.progress import Progress
 from ltx.report.tables import Label
-from ltx.runs.point import Point, check_data, level_steps, missing_levels
+from ltx.runs.checks import check_data
+from ltx.runs.point import Point, level_steps, missing_levels
 from ltx.store.files import commit
 from ltx.store.rows import Row, asked, columns_of
 

@@ -22,7 +22,7 @@ from ltx.data.splits import Dataset
 from ltx.masks import NotANumber
 from ltx.methods import Method, Plan, State
 from ltx.streams import Streams
-from ltx.tensors import Tensors, buffers, cpu, generators, seeded, set_generators
+from ltx.tensors import Tensors, buffers, cpu, generators, seeded, set_generators, under
 from ltx.training.checkpoint import joined, moments, part, set_moments
 from ltx.training.evaluate import calibration, grid
 from ltx.training.leaves import Leaves
@@ -62,6 +62,18 @@ class Trained:
     best_step: int
     anchor: Tensors
     seconds: float
+
+    @property
+    def state(self) -> State:
+        """The end as a state."""
+        return State(self.weights, self.buffers, self.mask, self.scores)
+
+    def best_state(self, mask: Tensors) -> State | None:
+        """Return the network of the smallest validation loss with a mask, None where nothing was trained."""
+        if not self.best:
+            return None
+        weights = {name: self.best[name] for name in self.weights}
+        return State(weights, {name: self.best[name] for name in self.buffers}, mask, under("score", self.best))
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,46 @@
+"""What must be true of the machine and the data before anything is written."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from ltx.config.spec import Spec
+from ltx.errors import BadInput, notice
+
+
+def check_machine(spec: Spec) -> None:
+    """Raise BadInput where this machine cannot do what is asked, before anything is written."""
+    device = spec.config["device"]
+    kind, _, number = device.partition(":")
+    if kind not in ("auto", "cpu", "cuda") or (number and not number.isdigit()):
+        raise BadInput(f"device={device} is unknown. Known: auto, cpu, cuda, cuda:N")
+    if kind == "cuda":
+        import torch
+
+        if not torch.cuda.is_available():
+            raise BadInput(
+                f"device={device}, but torch {torch.__version__} sees no CUDA device; use device=auto or cpu."
+            )
+        if int(number or 0) >= torch.cuda.device_count():
+            raise BadInput(f"device={device}, but there are {torch.cuda.device_count()} CUDA devices, numbered from 0.")
+    check_root(spec.directory.absolute(), spec.config["root"])
+
+
+def check_root(place: Path, root: str) -> None:
+    """Raise BadInput where a run's folder could not be made: it is tried, since permissions do not say it of /proc."""
+    try:
+        while not place.exists():
+            place = place.parent
+        if not place.is_dir():
+            raise BadInput(f"root={root} cannot be written: {place} is not a folder.")
+        with tempfile.TemporaryDirectory(prefix=".ltx-", dir=place):
+            return
+    except OSError as error:
+        raise BadInput(f"root={root} cannot be used: {place}: {error.strerror or error}.") from error
+
+
+def check_data(spec: Spec) -> None:
+    """Load the data, before anything is written. Raises BadInput, and says what was changed of what the user gave."""
+    for note in spec.data.notes:
+        notice(f"{spec.config['data']['name']}: {note}.")

@@ -1,0 +1,61 @@
+"""What a run's folder says of it: its config, and what it ran on."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import time
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from ltx.config.spec import Spec
+from ltx.store.files import commit, yaml_text
+from ltx.store.folders import RunFolder
+
+
+def write_config(spec: Spec, folder: RunFolder, command: list[str]) -> None:
+    """Write config.yaml and manifest.json; seeds and extents are the union of what was ever asked."""
+    manifest = folder.manifest(verified=True)
+    seeds = sorted({*manifest["seeds"], *spec.seeds})
+    last = max(manifest["last_level"], spec.method.last_level)
+    config = {**spec.config, "seeds": seeds}
+    if "levels" in config["method"] and config["method"].get("trunk_level") is None:
+        config["method"] = {**config["method"], "levels": last}
+    commit(folder.path / "config.yaml", yaml_text(config).encode())
+    facts = {
+        "key": spec.key,
+        "seeds": seeds,
+        "last_level": last,
+        "device": spec.config["device"],
+        "threads": spec.config["threads"],
+        "data": spec.data.fingerprint(),
+        "classes": list(spec.data.names),
+        "data_notes": list(spec.data.notes),
+        **environment(),
+    }
+    line = {"command": command, "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
+    commands = manifest["commands"]
+    if not commands or commands[-1].get("command") != command:
+        commands = [*commands, line]
+    folder.write_manifest({**facts, "commands": commands})
+
+
+@cache
+def environment() -> dict[str, Any]:
+    """Return versions, machine and the commit of the checkout ltx runs from (None for an installed package)."""
+    names = ("ltx", "torch", "lightning", "numpy", "hydra-core", "wandb")
+    here, git = Path(__file__).resolve().parents[3], None
+    if (here / ".git").exists():
+        try:
+            options: Any = {"text": True, "stderr": subprocess.DEVNULL, "cwd": here}
+            commit_id = subprocess.check_output(["git", "rev-parse", "HEAD"], **options).strip()
+            git = {
+                "commit": commit_id,
+                "dirty": bool(subprocess.check_output(["git", "status", "--porcelain"], **options)),
+            }
+        except (OSError, subprocess.CalledProcessError):
+            git = None
+    versions = {name: version(name) for name in names}
+    return {"versions": versions, "python": platform.python_version(), "machine": platform.machine(), "git": git}
