@@ -240,7 +240,7 @@ def command(*words: str | Path) -> Callable[[], float]:
 
 def fill(root: Path, runs: int) -> None:
     """Write the folders of many finished runs, their level files empty: status reads no tensor."""
-    from ltx.store.folders import COLUMNS
+    from ltx.store.rows import COLUMNS
 
     row = ",".join(["0"] * len(COLUMNS))
     summary = "\n".join([",".join(COLUMNS), *[row] * 45]) + "\n"

@@ -16,8 +16,9 @@ from ltx.errors import BadInput, Failed, forget_notices
 from ltx.launch import local as launch
 from ltx.launch.signals import interruptible
 from ltx.store.files import Damaged, read_yaml, unpack
-from ltx.store.folders import RunFolder, belongs
+from ltx.store.folders import RunFolder
 from ltx.store.rows import columns_of
+from ltx.store.seeds import belongs
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -14,8 +14,9 @@ from ltx.analysis.intervals import mean_interval
 from ltx.config.spec import Spec
 from ltx.store.claims import Claim
 from ltx.store.files import set_aside
-from ltx.store.folders import RunFolder, SeedFolder
+from ltx.store.folders import RunFolder
 from ltx.store.rows import Row, by_level, columns_of
+from ltx.store.seeds import SeedFolder
 
 METRICS = ("train_loss", "val_loss", "val_accuracy", "test_loss", "test_accuracy", "early_stop_test_accuracy")
 

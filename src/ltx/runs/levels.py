@@ -20,8 +20,9 @@ from ltx.masks import count
 from ltx.methods import Context, Plan, State, WithoutGradients, layer
 from ltx.store.claims import Claim, Lost
 from ltx.store.files import commit, pack
-from ltx.store.folders import FORMAT, RECORD, Records, RunFolder, SeedFolder
+from ltx.store.folders import RunFolder
 from ltx.store.rows import Row, Value
+from ltx.store.seeds import FORMAT, RECORD, Records, SeedFolder
 from ltx.streams import Streams
 from ltx.tensors import Tensors, buffers, cpu, matrices, seeded, under
 from ltx.training.checkpoint import LAYOUT, joined

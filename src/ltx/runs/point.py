@@ -16,8 +16,9 @@ from ltx.report.plots import draw, drawn_rows, is_picture, save_plot
 from ltx.runs.manifest import write_config
 from ltx.store.claims import Claim
 from ltx.store.files import set_aside
-from ltx.store.folders import RunFolder, SeedFolder
+from ltx.store.folders import RunFolder
 from ltx.store.rows import Row, asked
+from ltx.store.seeds import SeedFolder
 
 SPACE = "No space left on the device; make room and run the same command again"
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import multiprocessing
 import os
+import re
 import socket
 import threading
 import time
@@ -16,6 +18,8 @@ from typing import Any
 from ltx.errors import notice, printable
 from ltx.store.files import Damaged, canonical, commit, content, process_lives, read_json, set_aside
 
+TURN = re.compile(r"\.(lock|claim)\.[0-9a-f]{16}")  # the files of `take_over`
+TURN_SECONDS = 60  # one is there for milliseconds
 ONE_BEAT_MISSED = 2.0  # seconds after which a holder looks for itself whether the claim is still its own
 
 
@@ -194,3 +198,11 @@ def holder_of(beat: bytes) -> str:
     """Name the holder of a claim."""
     holder = told(beat)
     return printable(f"process {holder.get('command', holder.get('pid', '?'))} on {holder.get('host', '?')}")
+
+
+def remove_turns(folder: Path) -> None:
+    """Remove what is left of processes that died while they took a dead one's claim over."""
+    for turn in folder.glob(".*"):
+        with contextlib.suppress(OSError):  # its owner was faster, or it is no file: then nobody is in its way
+            if TURN.fullmatch(turn.name) and time.time() - turn.lstat().st_mtime > TURN_SECONDS:
+                turn.unlink()
