@@ -272,7 +272,7 @@ def lenet(inputs: int) -> Any:
 
 def fit(spec: Any, network: Any, state: Any, data: Any, streams: Any, level: int) -> tuple[float, Any, list[float]]:
     """Train a level as a worker does, records to a file; return seconds, what it left and the validation losses."""
-    from ltx.store.folders import Records, SeedFolder
+    from ltx.store.seeds import Records, SeedFolder
     from ltx.training.fit import Hooks, Plan, train
 
     losses: list[float] = []

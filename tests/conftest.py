@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from ltx.store.folders import SeedFolder
+from ltx.store.seeds import SeedFolder
 
 TINY = ("method.levels=1", "optim.steps=20", "width=.05", "seeds=2")
 LONG = ("method.levels=1", "optim.steps=250", "width=.05", "seeds=3", "trainer.checkpoint_seconds=.04")  # half a second

@@ -14,7 +14,8 @@ from conftest import TINY, levels
 from safetensors import safe_open
 
 from ltx.store.files import Damaged, canonical, commit, digest, pack, unpack
-from ltx.store.folders import Records, RunFolder, SeedFolder
+from ltx.store.folders import RunFolder
+from ltx.store.seeds import Records, SeedFolder
 
 CONTRACT = [
     *("seed", "level", "density", "kept", "prunable", "total", "step", "train_loss", "val_loss", "val_accuracy"),
