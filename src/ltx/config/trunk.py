@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ltx.config.schema import GROUPS, find
 from ltx.config.words import head_of, key_of, text
@@ -13,11 +13,29 @@ from ltx.errors import BadInput
 if TYPE_CHECKING:
     from torch import nn
 
-    from ltx.config.spec import Spec
     from ltx.methods import Method, State
     from ltx.tensors import Tensors
 
 ANY_OPTIM = ("optim.steps", "optim.batch")  # of every optimiser, so of a trunk's too
+
+
+class Checked(Protocol):
+    """What these rules look at of a run's spec."""
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The whole config."""
+
+    @property
+    def method(self) -> Method:
+        """The method with its fields."""
+
+    @property
+    def trunk(self) -> Checked | None:
+        """The run below."""
+
+    def network(self, device: str = "cpu") -> nn.Module:
+        """Return the network on a device."""
 
 
 def words(config: dict[str, Any], overrides: list[str]) -> list[str]:
@@ -75,7 +93,7 @@ def searches(config: dict[str, Any]) -> bool:
     return bool(method.trains == "scores")
 
 
-def check(spec: Spec, network: nn.Module) -> None:
+def check(spec: Checked, network: nn.Module) -> None:
     """Raise BadInput where a run cannot stand on its trunk, or has none and needs one."""
     from ltx.tensors import matrices
 
@@ -106,7 +124,7 @@ def check(spec: Spec, network: nn.Module) -> None:
         )
 
 
-def seed_of(spec: Spec, seed: int) -> int:
+def seed_of(spec: Checked, seed: int) -> int:
     """Return the trunk's seed that one of this run's seeds stands on."""
     pinned = spec.config["method"].get("trunk_seed")
     return seed if pinned is None else int(pinned)
