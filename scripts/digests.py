@@ -28,8 +28,14 @@ RUNS = {
     "dense": ["method=dense", "optim.label_smoothing=.1", "optim.clip=1"],
     "imp": ["method.levels=2"],
     "imp, layers, rewound, shifted": [
-        *("model=convnet", "data.shift=1", "method.levels=2", "method.scope=layer"),
-        *("method.fraction={conv*:.3,out:.1}", "method.exclude=[]", "method.rewind=7", "method.criterion=increase"),
+        "model=convnet",
+        "data.shift=1",
+        "method.levels=2",
+        "method.scope=layer",
+        "method.fraction={conv*:.3,out:.1}",
+        "method.exclude=[]",
+        "method.rewind=7",
+        "method.criterion=increase",
     ],
     "imp, learning-rate rewinding": ["model=mlp", "method.levels=2", "method.retrain=lr_rewind", "optim=sgd"],
     "imp, fine-tuned in one shot": [
@@ -40,8 +46,14 @@ RUNS = {
     ],
     "imp on a pretrained network": ["method.levels=1", "trunk={method:dense,data.random_labels:true}"],
     "edge_popup, annealed and redrawn": [
-        *("method=edge_popup", "method.density=.2", "method.anneal=true", "method.redraw=.1", "method.redraw_every=30"),
-        *("model=convnet", "model.norm=batch", SEARCH),
+        "method=edge_popup",
+        "method.density=.2",
+        "method.anneal=true",
+        "method.redraw=.1",
+        "method.redraw_every=30",
+        "model=convnet",
+        "model.norm=batch",
+        SEARCH,
     ],
     "biprop, binary activations": ["method=biprop", "model=convnet", "model.activation=sign", SEARCH],
     "supermask": ["method=supermask", "model=convnet", SEARCH],
@@ -52,15 +64,23 @@ RUNS = {
     "at_init, grasp": ["method=at_init", "method.criterion=grasp"],
     "at_init, synflow": ["method=at_init", "method.criterion=synflow", "method.rounds=10"],
     "control, shuffled": [
-        *("method=control", "method.kind=shuffle", "trunk={method:imp,method.levels:2,method.rewind:9}"),
+        "method=control",
+        "method.kind=shuffle",
+        "trunk={method:imp,method.levels:2,method.rewind:9}",
     ],
     "control, reinitialised signs over a search": [
-        *("method=control", "method.kind=reinit_signs", "trunk={method:edge_popup}", SEARCH),
+        "method=control",
+        "method.kind=reinit_signs",
+        "trunk={method:edge_popup}",
+        SEARCH,
     ],
     "control, inverted search": ["method=control", "method.kind=invert", "trunk={method:edge_popup}", SEARCH],
     "control, data order": ["method=control", "method.kind=data_order", "trunk={method:imp,method.levels:1}"],
     "control, untrained and binarised": [
-        *("method=control", "method.kind=untrained", "method.binarise=true", "method.trunk_level=1"),
+        "method=control",
+        "method.kind=untrained",
+        "method.binarise=true",
+        "method.trunk_level=1",
         "trunk={method:imp,method.levels:1,model:convnet}",
     ],
     "control, random": ["method=control", "method.kind=random", "trunk={method:imp,method.levels:2}"],
@@ -69,7 +89,7 @@ EXTENDED = ["method.levels=2", "optim.lr=2e-3"]  # one level and one seed first,
 RESUMED = ["method.levels=1", "optim.steps=2000", "trainer.checkpoint_seconds=.05"]  # killed -9 within a level
 
 
-def run(root: Path, *words: str) -> None:
+def run(root: Path, words: list[str]) -> None:
     """Run a command in this process, silently."""
     said = io.StringIO()
     with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
@@ -77,7 +97,7 @@ def run(root: Path, *words: str) -> None:
     assert code == 0, f"{words}: {said.getvalue()}"
 
 
-def killed(root: Path, *words: str) -> None:
+def killed(root: Path, words: list[str]) -> None:
     """Begin a run in another process and kill it once a level has been checkpointed."""
     line = [sys.executable, "-c", "import sys; from ltx.cli import main; main(sys.argv[1:])", "run", f"root={root}"]
     process = subprocess.Popen([*line, *SMALL, *words], stdout=-1, stderr=-1, start_new_session=True)
@@ -108,12 +128,12 @@ def measure() -> dict[str, dict[str, str]]:
     found = {}
     with tempfile.TemporaryDirectory() as place:
         for number, (name, words) in enumerate(RUNS.items()):
-            run(Path(place) / str(number), *words)
+            run(Path(place) / str(number), words)
             found[name] = digests(Path(place) / str(number))
-        run(Path(place) / "extended", *EXTENDED, "method.levels=1", "seeds=1")
-        run(Path(place) / "extended", *EXTENDED)
-        killed(Path(place) / "resumed", *RESUMED)
-        run(Path(place) / "resumed", *RESUMED)
+        run(Path(place) / "extended", [*EXTENDED, "method.levels=1", "seeds=1"])
+        run(Path(place) / "extended", EXTENDED)
+        killed(Path(place) / "resumed", RESUMED)
+        run(Path(place) / "resumed", RESUMED)
         for name in ("extended", "resumed"):
             found[name] = digests(Path(place) / name)
     return found
