@@ -1,0 +1,97 @@
+"""Make anew what README.md shows of runs: the table and picture of `make run`, a figure, the accuracies of methods.
+
+    python scripts/readme.py                       # finished runs are read, missing ones trained: minutes
+    python scripts/readme.py --small --to FOLDER   # a tiny size, to see that it works; FOLDER gets README.md and docs/
+
+Words key=value are added to every run: `python scripts/readme.py root=elsewhere`. The text around the numbers, such as
+which criterion of `at_init` they are of, is left as it stands.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from ltx.figures.make import make
+from ltx.report.tables import compared, table
+from ltx.runs import sweep
+from ltx.runs.command import failures, specs_of
+from ltx.store.rows import Row
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+MAIN = ["method=imp", "width=4"]  # `make run`
+LEVELS = (0, 3, 5, 8, 11, 14)  # those of its table that README shows
+METHODS = ("dense", "imp", "edge_popup", "biprop", "supermask", "gem_miner", "at_init")
+EACH = ["width=.25", "seeds=5"]  # the accuracies of the methods are of these
+FIGURE = "imp"
+SMALL = ["optim.steps=42", "seeds=2", "width=.25", "workers=0"]
+SMALL_FIGURE = ["optim.steps=10", "seeds=2", "width=.05", "method.levels=2", "workers=0"]
+
+
+def finished(points: Sequence[list[str]], command: list[str]) -> tuple[sweep.Outcome, list[list[Row]]]:
+    """Train what is missing of runs and return their rows."""
+    outcome = sweep.run(specs_of(points, []), command)
+    if outcome.exit_code:
+        raise SystemExit("\n".join(failures(outcome)) or "interrupted; the same command continues")
+    return outcome, [outcome.rows(spec) for spec in outcome.asked]
+
+
+def table_text(rows: Sequence[Row]) -> str:
+    """Return the table of a run as README shows it: some of its levels, no title, no rule."""
+    shown = table([row for row in rows if row.level in LEVELS], "")
+    caption, shown.caption = shown.caption, None  # which would be folded to the table's width
+    text = io.StringIO()
+    Console(file=text, width=120, highlight=False).print(shown)
+    lines = [line.rstrip() for line in [*text.getvalue().splitlines(), str(caption)]]
+    return "\n".join(line for line in lines if line and not set(line) <= {" ", "─"}) + "\n"
+
+
+def accuracy_text(rows: Sequence[Row]) -> str:
+    """Return a method's mean test accuracy, and what it keeps of all matrix weights unless that is all."""
+    mean = f"{sum(row.test_accuracy for row in rows) / len(rows):.3f}".removeprefix("0")
+    return mean if rows[0].share == 1 else f"{mean} at {100 * rows[0].share:.0f} %"
+
+
+def updated(readme: str, shown: str, accuracies: Mapping[str, str]) -> str:
+    """Return README with another table of `make run`, and other numbers in the last column of the Methods table."""
+    readme, found = re.subn(r"(?<=^```text\n).*?(?=^```)", lambda _: shown, readme, count=1, flags=re.M | re.S)
+    assert found == 1, "README.md has no block of text for the table of `make run`"
+    for method, accuracy in accuracies.items():
+        number = rf"(^\| `{method}` \|.*\| )[.\d]+(?: at \d+ %)?( \([^|]*\))? \|$"
+        readme, found = re.subn(number, rf"\g<1>{accuracy}\g<2> |", readme, flags=re.M)
+        assert found == 1, f"README.md has no accuracy of {method}"
+    return readme
+
+
+def main(small: bool, to: Path, words: list[str]) -> None:
+    """Make everything and write it below a folder."""
+    command = ["python", "scripts/readme.py", *words]
+    words = [*words, *(SMALL if small else [])]
+    outcome, (rows,) = finished([[*MAIN, *words]], command)
+    _, groups = finished([[f"method={method}", *EACH, *words] for method in METHODS], command)
+    accuracies = dict(zip(METHODS, map(accuracy_text, compared(groups)), strict=True))
+    given = [word for word in words if word not in SMALL]
+    code, figure = make(FIGURE, [*given, *SMALL_FIGURE] if small else given, command)
+    if code:
+        raise SystemExit(code)
+
+    (to / "docs").mkdir(parents=True, exist_ok=True)
+    readme = updated((REPOSITORY / "README.md").read_text(), table_text(rows), accuracies)
+    (to / "README.md").write_text(readme)
+    shutil.copy(outcome.asked[0].directory / "plots" / "levels.png", to / "docs" / "imp-width4.png")
+    shutil.copy(figure["path"], to / "docs" / f"figure-{FIGURE}.png")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--small", action="store_true", help="a tiny size")
+    parser.add_argument("--to", type=Path, default=REPOSITORY, help="where README.md and docs/ are written")
+    parser.add_argument("words", nargs="*", metavar="key=value", help="added to every run")
+    arguments = parser.parse_args()
+    main(arguments.small, arguments.to, arguments.words)

@@ -1,0 +1,70 @@
+"""The scripts that a person runs by hand do what they say, at a small size."""
+
+from __future__ import annotations
+
+import re
+import runpy
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_imports import IMPORTS, ROWS
+from test_keys import PINNED, key
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+def script(name: str) -> dict[str, Any]:
+    """Return the names of a script."""
+    return runpy.run_path(str(REPOSITORY / "scripts" / f"{name}.py"))
+
+
+@pytest.mark.parametrize("path", sorted(path.name for path in (REPOSITORY / "scripts").glob("*.py")))
+def test_a_script_says_how_it_is_called(path: str) -> None:
+    assert f"python scripts/{path}" in script(path.removesuffix(".py"))["__doc__"]
+
+
+def test_the_keys_to_paste_are_those_that_are_pinned() -> None:
+    lines = "\n".join(map(script("keys")["line"], PINNED))
+    assert eval("{" + lines + "}") == {overrides: key(overrides) for overrides in PINNED}
+    assert lines in (REPOSITORY / "tests" / "test_keys.py").read_text()
+
+
+def test_the_drawing_has_every_room_and_no_arrow_upwards(tmp_path: Path) -> None:
+    names = script("architecture")
+    places, arrows, heights = names["PLACES"], names["arrows"](), names["heights"]()
+    assert set(places) == {names["GROUND"], *(room for row in ROWS[1:] for room in row)}
+    assert all(heights[other] < heights[room] for room, below in arrows.items() for other in below)
+    names["main"](tmp_path / "rooms.png")
+    assert (tmp_path / "rooms.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_an_arrow_that_is_left_out_follows_from_others() -> None:
+    names = script("architecture")
+    arrows, room = names["arrows"](), names["room"]
+
+    def reached(name: str) -> set[str]:
+        return arrows[name].union(*map(reached, arrows[name]))
+
+    imported = {(room(name), room(other)) for name, (ours, _) in IMPORTS.items() if name for other in ours}
+    assert all(low in reached(up) for up, low in imported if up != low)
+
+
+def test_what_the_readme_shows_is_made_anew(root: Path, tmp_path: Path) -> None:
+    names = script("readme")
+    names["main"](small=True, to=tmp_path, words=[f"root={root}"])
+    before, after = (REPOSITORY / "README.md").read_text(), (tmp_path / "README.md").read_text()
+    assert after != before
+    number = re.compile(r"[.\d,%±()/ -]+")  # and what stands between numbers
+    old, new = ([number.sub("", line) for line in text.splitlines()] for text in (before, after))
+    assert [line for line in new if "censored" not in line] == [line for line in old if "censored" not in line]
+    for picture in ("imp-width4.png", "figure-imp.png"):
+        assert (tmp_path / "docs" / picture).read_bytes().startswith(b"\x89PNG")
+
+
+def test_only_the_numbers_of_the_readme_are_replaced() -> None:
+    updated = script("readme")["updated"]
+    text = "```text\nold\n```\n| `imp` | trains | all | .972 at 35 % |\n| `at_init` | s | b | .940 at 23 % (SNIP) |\n"
+    assert updated(text, "new\n", {"imp": ".980 at 36 %", "at_init": ".950"}) == (
+        "```text\nnew\n```\n| `imp` | trains | all | .980 at 36 % |\n| `at_init` | s | b | .950 (SNIP) |\n"
+    )
