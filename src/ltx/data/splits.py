@@ -156,11 +156,11 @@ class Files:
 
         asked = Asked(batches)
         loader: DataLoader[Any] = DataLoader(
-            self,  # type: ignore[arg-type]  # it has what a loader asks for
+            self,  # type: ignore[arg-type]  # a loader needs no more than __len__ and __getitem__
             batch_sampler=asked,
             num_workers=self.workers,
             collate_fn=stacked,
-            generator=torch.Generator(),  # of the loader's own: what a network draws must not depend on loading
+            generator=torch.Generator(),  # otherwise it draws from the global one, and changes what dropout draws
         )
         for found in loader:
             yield whole(found).to(self.device), self.targets[asked.given.pop(0)].to(self.device)

@@ -152,10 +152,10 @@ class Fit(lightning.LightningModule):
         try:
             outputs = leaves(x, step / plan.last, self.noise(step))
         except NotANumber:
-            self.watch.flush(step)  # names the first loss that was not finite
+            self.watch.flush(step)  # raises for the first loss that was not finite, if one was
             raise Diverged(plan.level, step) from None
         loss = self.task.loss(outputs, y, recipe.label_smoothing)
-        loss.backward()  # one device and no loss scaling: manual_backward would add its hooks and nothing else
+        loss.backward()  # there is one device and no loss scaling, so Lightning's manual_backward would only cost time
         if recipe.clip is not None:
             nn.utils.clip_grad_norm_(leaves.trained, recipe.clip)
         optimiser.step()
@@ -245,7 +245,7 @@ def train(job: Job, device: str, options: dict[str, Any], resume: Resume | None)
     if fit.step < job.plan.last:
         loader = torch.utils.data.DataLoader(Chunks(fit.step, job.plan.last, options["chunk"]), batch_size=None)
         try:
-            with seeded(0, device):  # what a fit draws is its own affair; the caller's generators stay as they are
+            with seeded(0, device):  # so that the caller's random generators are afterwards as they were
                 trainer(device, options).fit(fit, loader)
         except SystemExit as stopped:
             if isinstance(stopped.__context__, KeyboardInterrupt):  # Lightning's answer to Ctrl-C
