@@ -49,7 +49,7 @@ def rows(store: Store) -> pd.DataFrame:
             continue
         copy = copies.get(pair(done.arm))
         for row in done.rows:
-            values = {name: done.arm.facts[name] for name in ("setting", "retrain")}
+            values: dict[str, Any] = {name: done.arm.facts[name] for name in ("setting", "retrain")}
             values["k"] = done.spec.plan(0).anchor
             values |= {name: row[name] for name in ("seed", "level", "density", "test_accuracy")}
             if copy is not None:
