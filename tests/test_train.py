@@ -1,5 +1,6 @@
 """Training equals a plain loop, resumes bit for bit and stops at what is no number."""
 
+import gc
 import json
 import math
 from collections.abc import Callable
@@ -19,7 +20,7 @@ import ltx.training.watch
 from ltx.config.schema import TrainerConfig
 from ltx.data.arrays import assemble
 from ltx.data.batches import Batches, shift
-from ltx.data.splits import Dataset
+from ltx.data.splits import Dataset, Memory
 from ltx.methods import Plan, State, Trains, dense
 from ltx.models import initialise, mlp
 from ltx.store.files import header, pack
@@ -224,6 +225,33 @@ def test_a_level_that_should_not_go_on_stops_before_its_next_chunk():
     with pytest.raises(RuntimeError, match="taken over"):
         case.train()
     assert asked == [0, 4, 8]
+
+
+def test_a_level_that_ends_or_stops_lets_go_of_its_batches_at_once(monkeypatch: pytest.MonkeyPatch):
+    closed: list[bool] = []
+    ahead = Memory.ahead
+
+    def held(split: Memory, batches: Any) -> Any:
+        try:
+            yield from ahead(split, batches)
+        finally:
+            closed.append(True)
+
+    def stop() -> None:
+        if case.checkpoints:
+            raise RuntimeError("taken over")
+
+    monkeypatch.setattr(Memory, "ahead", held)
+    case = Case(chunk=4, every=0, check=stop)
+    gc.disable()  # which would find them some time
+    try:
+        Case().train()
+        assert closed == [True]
+        with pytest.raises(RuntimeError, match="taken over"):
+            case.train()
+        assert closed == [True, True]
+    finally:
+        gc.enable()
 
 
 def test_a_rewound_level_starts_with_a_fresh_optimiser():
