@@ -152,3 +152,14 @@ def test_a_network_that_looks_at_values_is_tried_on_real_examples_and_runs(ltx: 
     assert result.code == 0, result.err
     assert "became the classes 0 to 2" in result.err
     assert json.loads((only(root) / "manifest.json").read_text())["classes"] == ["a", "b", "c"]
+
+
+def test_a_width_is_refused_where_a_users_network_takes_none(ltx: Callable, root: Path) -> None:
+    Path("own_width.py").write_text(HEAD + DATA + GOOD + "\n\ndef wide(width):\n    return Net()\n")
+    words = ("run", "method=dense", "optim.steps=2", "seeds=1", "model=own", "data=own", "data.name=own_width:Set")
+    for more in ([], ["--dry-run"]):
+        refused = ltx(*words, "model.name=own_width:Net", "width=4", *more)
+        assert refused.code == 2 and "takes no width, so that width=4 would change nothing" in refused.err
+        assert len(refused.err.strip().splitlines()) == 1 and not root.exists()
+    assert ltx(*words, "model.name=own_width:Net", "optim.batch=10", "width=1").code == 0
+    assert ltx(*words, "model.name=own_width:wide", "optim.batch=10", "width=4").code == 0
