@@ -114,19 +114,20 @@ class Memory:
 class Files:
     """Examples that are decoded from one file each when they are wanted, by worker processes ahead of need.
 
+    targets: a label for each file, of any kind that `assemble` takes; a tensor in a part of a data set.
     decode: a function of a module (workers import it) from a path to an array of the example's shape.
     workers: processes that decode; 0: this one.
     """
 
     paths: Sequence[str | Path]
-    targets: Tensor
+    targets: Any
     decode: Callable[[Path], Any]
     workers: int = 2
     device: torch.device | str = "cpu"
 
     @property
     def y(self) -> Tensor:
-        return self.targets.to(self.device)
+        return torch.as_tensor(self.targets, device=self.device)
 
     @property
     def x(self) -> Tensor:
@@ -142,6 +143,10 @@ class Files:
             return torch.as_tensor(np.asarray(self.decode(path))).float()
         except Exception as error:  # whatever a decoder raises for a malformed file
             return BadInput(f"{path} cannot be decoded: {described(error)}.")
+
+    def example(self, index: int) -> Tensor:
+        """Decode one example. Raises BadInput naming its file where it cannot be decoded."""
+        return whole(self[index])
 
     def take(self, indices: Tensor | slice) -> Example:
         wanted = [*range(len(self))[indices]] if isinstance(indices, slice) else indices.tolist()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from ltx.data.batches import Batches
-from ltx.data.splits import Dataset
+from ltx.data.splits import Dataset, Example
 from ltx.masks import NotANumber
 from ltx.methods import Method, Plan, State
 from ltx.streams import Streams
@@ -108,6 +108,7 @@ class Fit(lightning.LightningModule):
         self.step, self.seconds = job.plan.first, 0.0
         self.began = self.checkpointed = time.monotonic()
         self.anchor = self.leaves.snapshot() if job.plan.anchor == job.plan.first else {}
+        self.batches: Generator[Example, None, None] | None = None
         self.moments: Tensors = {}
         self.generators: Tensors = {}
 
@@ -142,6 +143,7 @@ class Fit(lightning.LightningModule):
 
     def take_step(self, step: int, optimiser: torch.optim.Optimizer) -> None:
         """Take the step from `step` to `step + 1`."""
+        assert self.batches is not None
         x, y = next(self.batches)
         leaves, plan, recipe = self.leaves, self.plan, self.recipe
         rate = recipe.rate(step if plan.rate_at is None else plan.rate_at)
@@ -251,6 +253,9 @@ def train(job: Job, device: str, options: dict[str, Any], resume: Resume | None)
             if isinstance(stopped.__context__, KeyboardInterrupt):  # Lightning's answer to Ctrl-C
                 raise KeyboardInterrupt from stopped
             raise
+        finally:
+            if fit.batches is not None:
+                fit.batches.close()  # left to the garbage collector, worker processes are not told and hold it up
     end = cpu(job.network.state_dict())
     kept = buffers(job.network)
     return Trained(
