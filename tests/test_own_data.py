@@ -146,14 +146,14 @@ def test_a_linear_target_is_learnt_and_its_score_is_the_share_of_variance_explai
     result = ltx("run", *words, *LEARN)
     assert result.code == 0, result.err
     (row,) = RunFolder(only(root)).rows()
-    assert 0.99 < row["test_accuracy"] <= 1 and row["val_loss"] < 0.01
+    assert 0.99 < row.test_accuracy <= 1 and row.val_loss < 0.01
     data, network = spec(*words).data, of_the_run(only(root), 0)
     assert abs(float(data.train.y.mean())) < 1e-6 and float(data.train.y.var(correction=0)) == pytest.approx(1)
     for part, split in (("train", data.train), ("val", data.val), ("test", data.test)):
         errors = (network(split.x) - split.y).square()
-        assert row[f"{part}_loss"] == pytest.approx(float(errors.mean()), rel=1e-4)
+        assert getattr(row, f"{part}_loss") == pytest.approx(float(errors.mean()), rel=1e-4)
         if part != "train":
-            assert row[f"{part}_accuracy"] == pytest.approx(1 - float(errors.mean()), rel=1e-5)
+            assert getattr(row, f"{part}_accuracy") == pytest.approx(1 - float(errors.mean()), rel=1e-5)
     last = [r for r in RunFolder(only(root)).seed(0).records() if r["split"] == "train"][-1]
     assert last["accuracy"] == pytest.approx(1 - last["loss"], rel=1e-5), "of training too"
 
@@ -163,13 +163,13 @@ def test_the_next_token_of_a_deterministic_sequence_is_predicted(ltx: Callable, 
     result = ltx("run", *words, *LEARN)
     assert result.code == 0, result.err
     (row,) = RunFolder(only(root)).rows()
-    assert row["test_accuracy"] == row["val_accuracy"] == 1.0
+    assert row.test_accuracy == row.val_accuracy == 1.0
     data, network = spec(*words).data, of_the_run(only(root), 0)
     assert data.facts.task == "next_token" and data.facts.classes == 7 and data.facts.input_shape == (6,)
     for part, split in (("train", data.train), ("val", data.val), ("test", data.test)):
         log_p = F.log_softmax(network(split.x), -1)
         reference = -torch.stack([log_p[i, t, split.y[i, t]] for i in range(len(split)) for t in range(6)]).mean()
-        assert row[f"{part}_loss"] == pytest.approx(float(reference), rel=1e-4)
+        assert getattr(row, f"{part}_loss") == pytest.approx(float(reference), rel=1e-4)
 
 
 LAZY = """
@@ -246,6 +246,6 @@ def test_the_training_loss_is_measured_on_ten_thousand_examples_the_same_for_eve
     for seed, row in enumerate(RunFolder(only(root)).rows()):
         network = of_the_run(only(root), seed)
         losses = [float(F.cross_entropy(network(part.x), part.y)) for part in (data.measured, data.train)]
-        assert row["train_loss"] == pytest.approx(losses[0], rel=1e-6) != pytest.approx(losses[1], rel=1e-6)
+        assert row.train_loss == pytest.approx(losses[0], rel=1e-6) != pytest.approx(losses[1], rel=1e-6)
     forget_data()
     assert torch.equal(spec(*words).data.measured.x, once)

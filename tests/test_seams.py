@@ -60,7 +60,7 @@ def module() -> None:
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:
-    return RunFolder(folder).rows()
+    return [row.columns() for row in RunFolder(folder).rows()]
 
 
 def test_levels_and_seeds_of_an_own_method_improve_at_an_exact_count_and_have_its_column(
