@@ -63,7 +63,8 @@ def lenet_step() -> Iterator[Line]:
     from reference import lightning_loop
 
     from ltx.config.spec import Spec
-    from ltx.data import Batches, Dataset, Split
+    from ltx.data.batches import Batches
+    from ltx.data.splits import Dataset, Memory
     from ltx.methods import State
     from ltx.streams import Streams
     from ltx.tensors import Tensors
@@ -72,7 +73,7 @@ def lenet_step() -> Iterator[Line]:
     steps, rng = 468, np.random.default_rng(0)
     x = torch.from_numpy(rng.standard_normal((60128, 1, 28, 28), dtype=np.float32))
     y = torch.from_numpy(rng.integers(0, 10, 60128))
-    train, val = Split(x[:60000], y[:60000]), Split(x[60000:], y[60000:])
+    train, val = Memory(x[:60000], y[:60000]), Memory(x[60000:], y[60000:])
     data, streams = Dataset(train, val, val, 10), Streams(0, 0, 0, 0, 0)
     sgd = ["optim=sgd", "optim.momentum=0", "optim.schedule=constant", "optim.batch=128", f"optim.steps={steps}"]
     spec = Spec.of(composed("method=imp", "method.levels=1", *sgd))
@@ -131,7 +132,7 @@ def runner_tax() -> Iterator[Line]:
     from reference import bare_loop
 
     from ltx.config.spec import Spec
-    from ltx.data import Batches
+    from ltx.data.batches import Batches
     from ltx.methods import State
     from ltx.training.evaluate import grid
 
@@ -273,7 +274,7 @@ def lenet(inputs: int) -> Any:
 def fit(spec: Any, network: Any, state: Any, data: Any, streams: Any, level: int) -> tuple[float, Any, list[float]]:
     """Train a level as a worker does, records to a file; return seconds, what it left and the validation losses."""
     from ltx.store.seeds import Records, SeedFolder
-    from ltx.training.fit import Hooks, Plan, train
+    from ltx.training.fit import Hooks, Job, train
 
     losses: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
@@ -284,10 +285,9 @@ def fit(spec: Any, network: Any, state: Any, data: Any, streams: Any, level: int
             losses.extend(row["loss"] for row in rows if row["split"] == "val")
 
         hooks = Hooks(record, lambda *_: None, lambda *_: None, spec.config["trainer"]["checkpoint_seconds"])
-        plan = Plan(level, 0, spec.optim.steps, None if level else 0)
-        options = spec.config["trainer"]
+        job = Job(network, spec.method, state, spec.plan(level), spec.optim, data, streams, hooks)
         began = time.perf_counter()
-        trained = train(network, spec.method, state, plan, spec.optim, data, streams, hooks, "cpu", options, None)
+        trained = train(job, "cpu", spec.config["trainer"], None)
         seconds = time.perf_counter() - began
         records.close()
     return seconds, trained, losses

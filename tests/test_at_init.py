@@ -6,39 +6,37 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
+import helpers
 import pytest
 import torch
+from helpers import STREAMS
 from torch import Tensor, nn
 from torch.func import functional_call, hessian
 from torch.nn import functional as F
 
-from ltx.config.compose import compose
-from ltx.config.spec import Spec
 from ltx.masks import count, keep_top
-from ltx.methods import Context, State, at_init
+from ltx.methods import Context, at_init
+from ltx.methods.counts import kept, shapes
 from ltx.models import mlp
 from ltx.streams import Streams
 from ltx.tensors import Tensors, matrices
 
-STREAMS = Streams(init=0, order=1, augment=2, mask=3, noise=4)
 CRITERIA = ("random", "erk", "magnitude", "snip", "grasp", "synflow")
 Batches = list[tuple[Tensor, Tensor]]
 
 
 def method(criterion: str, **changed: Any) -> at_init.Method:
-    found = Spec.of(compose(["method=at_init", f"method.criterion={criterion}", "device=cpu"], [])).method
-    assert isinstance(found, at_init.Method)
-    return replace(found, **{"exclude": [], "rounds": 1, "batches": 1, **changed})
+    usual = {"exclude": [], "rounds": 1, "batches": 1}
+    return helpers.method("at_init", f"method.criterion={criterion}", **{**usual, **changed})
 
 
 def context(network: nn.Module, weights: Tensors, batches: Batches, streams: Streams = STREAMS) -> Context:
-    init = State(weights, {}, {})
-    never: Any = lambda: pytest.fail("nothing is drawn anew")  # noqa: E731
-    return Context(matrices(network), init, init, init, streams, never, network, lambda i: batches[i])
+    given = {"prunable": matrices(network), "network": network, "batch": lambda i: batches[i], "streams": streams}
+    return helpers.context(weights, **given)
 
 
 def whole(weights: Tensors, network: nn.Module) -> Tensors:
-    return {name: torch.ones_like(weights[name], dtype=torch.bool) for name in matrices(network)}
+    return helpers.whole({name: weights[name] for name in matrices(network)})
 
 
 class Chain(nn.Module):
@@ -75,9 +73,9 @@ def test_snip_is_the_absolute_weight_times_the_gradient_of_the_mean_loss() -> No
     batches = [(torch.tensor([[1.0, 2.0]]), torch.tensor([0])), (torch.tensor([[3.0, 6.0]]), torch.tensor([1]))]
     network = Chain(2, 2)
     given = context(network, weights, batches)
-    scores = method("snip", batches=2).scores(given, whole(weights, network))["fc1.weight"]
+    scores = method("snip", batches=2).start(0, given).scores["fc1.weight"]
     assert torch.allclose(scores, torch.tensor([[0.5, 0.5], [1.0, 0.0]]))
-    assert torch.allclose(method("snip").scores(given, whole(weights, network))["fc1.weight"], scores), "by symmetry"
+    assert torch.allclose(method("snip").start(0, given).scores["fc1.weight"], scores), "by symmetry"
     state = method("snip", density=0.5).start(0, given)
     assert state.mask["fc1.weight"].int().tolist() == [[1, 0], [1, 0]]  # the tie at .5 goes to the lower index
     assert state.mask["fc1.weight"].tolist() == [[True, False], [True, False]]
@@ -110,7 +108,7 @@ def test_grasp_is_the_weight_times_the_hessian_times_the_gradient_and_the_highes
     expected = vector * (hessian(loss)(vector) @ gradient)
     found = method("grasp", batches=2, density=0.3, temperature=temperature)
     given = context(network, weights, batches)
-    scores = found.scores(given, masks)
+    scores = found.rank(given, masks)
     assert torch.allclose(torch.cat([s.reshape(-1) for s in scores.values()]), expected, rtol=1e-9, atol=1e-16)
     assert expected.min() < 0 < expected.max(), "a signed score: not its absolute value"
     loss, vector = flattened(network, weights, whole(weights, network), batches, temperature)
@@ -123,7 +121,7 @@ def test_synflow_of_a_linear_chain_is_the_sum_over_the_paths_through_a_weight() 
     network = Chain(3, 4, 2)
     weights = {name: w.float() for name, w in drawn(network).items()}
     given = context(network, weights, [(torch.full((5, 3), torch.nan), torch.zeros(5))])  # data-free
-    scores = method("synflow").scores(given, whole(weights, network))
+    scores = method("synflow").start(0, given).scores
     one, two = (weights[f"fc{i}.weight"].double().abs() for i in (1, 2))
     assert torch.allclose(scores["fc1.weight"], one * two.sum(0)[:, None])
     assert torch.allclose(scores["fc2.weight"], two * one.sum(1)[None, :])
@@ -138,7 +136,7 @@ def test_synflow_is_conserved_from_layer_to_layer_masked_or_not() -> None:
             name: torch.rand(w.shape, generator=torch.Generator().manual_seed(3)) < density
             for name, w in weights.items()
         }
-        scores = method("synflow").scores(given, mask)
+        scores = method("synflow").rank(given, mask)
         sums = torch.stack([score.sum() for score in scores.values()])
         assert sums[0] > 0 and torch.allclose(sums, sums[0].expand(4), rtol=1e-10)
         assert all(not scores[name][~mask[name]].any() for name in mask)
@@ -166,9 +164,8 @@ def test_snip_and_synflow_do_not_see_a_rescaling_of_relu_units_and_magnitude_doe
     same = all(torch.equal(states[0].mask[name], states[1].mask[name]) for name in states[0].mask)
     assert same == (criterion != "magnitude")
     if same:
-        scores = [found.scores(context(network, v, [batch]), whole(v, network)) for v in (weights, other)]
-        for name in scores[0]:
-            assert torch.allclose(scores[0][name], scores[1][name], rtol=1e-6, atol=1e-12)
+        for name, score in states[0].scores.items():
+            assert torch.allclose(score, states[1].scores[name], rtol=1e-6, atol=1e-12)
 
 
 SIZES = {"fc1.weight": (300, 64), "fc2.weight": (100, 300), "out.weight": (10, 100)}
@@ -176,23 +173,30 @@ SIZES = {"fc1.weight": (300, 64), "fc2.weight": (100, 300), "out.weight": (10, 1
 
 @pytest.mark.parametrize("density", [0.01, 0.05, 0.2, 0.5, 0.9, 1.0])
 def test_erk_densities_follow_the_dimensions_and_sum_to_the_target(density: float) -> None:
-    mask = {name: torch.ones(shape) for name, shape in SIZES.items()}
-    sizes, kept = {name: m.numel() for name, m in mask.items()}, at_init.erk(mask, density)
-    assert abs(sum(kept.values()) - density * sum(sizes.values())) <= len(kept) / 2, (
-        "no more than each layer's rounding"
-    )
-    assert all(0 < kept[name] <= sizes[name] for name in kept)
-    partial = [name for name in kept if kept[name] < sizes[name]]  # n * (sum of dimensions) / n = sum of dimensions
-    rates = [kept[name] / sum(SIZES[name]) for name in partial]
+    layers = {name: torch.ones(shape) for name, shape in SIZES.items()}
+    sizes, found = {name: m.numel() for name, m in layers.items()}, kept(shapes(layers), density, "erk")
+    assert isinstance(found, dict) and sum(found.values()) == round(density * sum(sizes.values()))
+    assert all(0 < found[name] <= sizes[name] for name in found)
+    partial = [name for name in found if found[name] < sizes[name]]  # n * (sum of dimensions) / n = sum of dimensions
+    rates = [found[name] / sum(SIZES[name]) for name in partial]
     assert max(rates, default=1) == pytest.approx(min(rates, default=1), rel=0.02)
     if density == 0.5:
         assert partial == ["fc1.weight", "fc2.weight"], "the small output layer is full, and no fuller"
 
 
 def test_erk_counts_the_kernel_of_a_convolution_among_the_dimensions() -> None:
-    mask = {"conv1.weight": torch.ones(16, 8, 3, 3), "out.weight": torch.ones(10, 200)}
-    kept = at_init.erk(mask, 0.1)
-    assert kept["conv1.weight"] / kept["out.weight"] == pytest.approx((16 + 8 + 3 + 3) / (10 + 200), rel=0.02)
+    layers = {"conv1.weight": torch.ones(16, 8, 3, 3), "out.weight": torch.ones(10, 200)}
+    found = kept(shapes(layers), 0.1, "erk")
+    assert isinstance(found, dict)
+    assert found["conv1.weight"] / found["out.weight"] == pytest.approx((16 + 8 + 3 + 3) / (10 + 200), rel=0.02)
+
+
+def test_erk_counts_do_not_depend_on_the_order_in_which_a_file_gives_the_layers() -> None:
+    sizes = {"fc1.weight": (9, 7), "fc2.weight": (7, 9), "fc3.weight": (9, 7)}  # alike: one takes what is left over
+    layers = shapes({name: torch.ones(size) for name, size in sizes.items()})
+    for density in (0.1, 0.37, 0.5):
+        turned = dict(reversed(layers.items()))
+        assert kept(layers, density, "erk") == kept(turned, density, "erk")
 
 
 @pytest.mark.parametrize("criterion", CRITERIA)
@@ -201,11 +205,11 @@ def test_a_hundred_rounds_are_nested_and_follow_the_density_geometrically(criter
     weights, masks = drawn(network), [whole(drawn(network), network)]
     prune = at_init.prune
 
-    def kept(*given: Any) -> Tensors:
+    def kept_too(*given: Any) -> Tensors:
         masks.append(prune(*given))
         return masks[-1]
 
-    monkeypatch.setattr(at_init, "prune", kept)
+    monkeypatch.setattr(at_init, "prune", kept_too)
     state = method(criterion, density=0.1, rounds=100).start(0, context(network, weights, [examples(6, 3)]))
     n = count(masks[0])
     assert len(masks) == 101
@@ -267,5 +271,5 @@ def test_grasps_temperature_is_its_authors_and_touches_no_other_criterion() -> N
     network = Chain(3, 4, 2)
     weights = drawn(network)
     given = context(network, weights, [examples(3, 2)])
-    snip = [method("snip", temperature=t).scores(given, whole(weights, network)) for t in (1.0, 200.0)]
+    snip = [method("snip", temperature=t).start(0, given).scores for t in (1.0, 200.0)]
     assert all(torch.equal(snip[0][name], snip[1][name]) for name in weights)

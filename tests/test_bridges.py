@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from helpers import SMALL, File, counts, same
 
 from ltx.config.compose import compose
 from ltx.config.spec import Spec
@@ -14,9 +14,8 @@ from ltx.methods.biprop import binarised
 from ltx.runs.levels import run_seed
 from ltx.store.files import unpack
 from ltx.store.folders import RunFolder
-from ltx.tensors import Tensors, cpu, matrices, under
+from ltx.tensors import cpu, matrices, under
 
-SMALL = ("device=cpu", "model.hidden=[12,8]", "optim.steps=12", "optim.batch=50", "seeds=1")
 TRUNKS = {
     "edge_popup": "method:edge_popup,method.density:0.4",
     "iterand": "method:edge_popup,method.density:0.4,method.redraw:0.5,method.redraw_every:3",
@@ -31,7 +30,6 @@ TRUNKS = {
 }
 SEARCHES = ("edge_popup", "iterand", "global", "biprop", "gem_miner", "supermask")
 KINDS = ("ticket", "untrained", "shuffle", "random", "invert", "own_init", "reinit")
-File = tuple[Tensors, dict[str, Any]]
 
 
 def control(root: Path, trunk: str, *words: str, seed: int = 0) -> tuple[File, File, Spec]:
@@ -49,14 +47,6 @@ def control(root: Path, trunk: str, *words: str, seed: int = 0) -> tuple[File, F
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One output root, so that controls share their trunks."""
     return tmp_path_factory.mktemp("bridges")
-
-
-def same(one: Tensors, other: Tensors) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
-
-
-def counts(mask: Tensors) -> dict[str, int]:
-    return {name: int(m.sum()) for name, m in mask.items()}
 
 
 @pytest.mark.parametrize("kind", KINDS)

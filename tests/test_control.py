@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 import yaml
+from helpers import File, same
 
 from ltx.config.compose import compose
 from ltx.config.spec import Spec
@@ -15,7 +15,7 @@ from ltx.data import Dataset
 from ltx.errors import BadInput
 from ltx.runs.levels import run_seed
 from ltx.store.folders import RunFolder
-from ltx.tensors import Tensors, under
+from ltx.tensors import under
 from ltx.training.evaluate import calibration, reestimate
 
 BASE = ["width=.1", "optim.steps=12", "optim.batch=20", "seeds=2"]
@@ -30,7 +30,7 @@ def run(root: Path, *words: str, seed: int = 0) -> tuple[RunFolder, Spec]:
     return RunFolder(spec.directory), spec
 
 
-def level(folder: RunFolder, number: int, seed: int = 0) -> tuple[Tensors, dict[str, Any]]:
+def level(folder: RunFolder, number: int, seed: int = 0) -> File:
     found = folder.seed(seed).read_level(number)
     assert found is not None
     return found
@@ -44,10 +44,6 @@ def chains(tmp_path_factory: pytest.TempPathFactory) -> dict[str, RunFolder]:
     for kind in KINDS:
         folders[kind] = run(root, "model=mlp", "method=control", f"method.kind={kind}", TRUNK)[0]
     return folders
-
-
-def same(one: Tensors, other: Tensors) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
 @pytest.mark.parametrize("number", [1, 2])  # level 0 of the trunk went through the anchor with its optimiser

@@ -3,18 +3,20 @@
 import numpy as np
 import pytest
 import torch
+from helpers import spec
 from torch import Tensor
 from torch.nn import functional as F
 
 import ltx.training.evaluate
-from ltx.config.compose import compose
-from ltx.config.spec import Spec
-from ltx.data import Batches, Dataset, Split, assemble, shift
+from ltx.data.arrays import assemble
+from ltx.data.batches import SPAN, Batches, shift
 from ltx.data.digits import MEAN, SD
+from ltx.data.splits import Dataset, Memory
 from ltx.errors import BadInput
 from ltx.models import mlp
 from ltx.streams import Streams
 from ltx.training.evaluate import evaluate, grid
+from ltx.training.task import TASKS
 
 SEEDS = {"init": 1, "order": 2, "augment": 3, "mask": 4, "noise": 5}
 STREAMS = Streams(**SEEDS)
@@ -32,7 +34,7 @@ def training(n: int, augment=None) -> Dataset:
 
 
 def digits(*overrides: str) -> Dataset:
-    return Spec.of(compose(["device=cpu", "method=dense", *overrides], [])).data
+    return spec("method=dense", *overrides).data
 
 
 def numbers(x: Tensor) -> list[int]:
@@ -53,7 +55,7 @@ class Offsets:
 def test_digits_are_1257_to_train_180_to_validate_and_360_to_test():
     data = digits()
     assert [len(split.y) for split in (data.train, data.val, data.test)] == [1257, 180, 360]
-    assert data.input_shape == (1, 8, 8) and data.classes == 10
+    assert data.facts.input_shape == (1, 8, 8) and data.classes == 10
     assert data.train.x.dtype == torch.float32 and data.train.y.dtype == torch.int64
 
 
@@ -109,9 +111,7 @@ def test_each_example_is_seen_once_an_epoch_and_every_batch_is_full(n: int, batc
     steps = epochs * n // batch
     seen = []
     for step in range(steps):
-        indices = batches.indices(step, step + 1)
-        assert indices.shape == (1, batch)
-        x, y = batches.at(step, indices[0])
+        x, y = batches.at(step)
         assert len(x) == batch and y.tolist() == [i % 3 for i in numbers(x)]
         seen += numbers(x)
     whole = [seen[i : i + n] for i in range(0, len(seen) - n + 1, n)]
@@ -127,6 +127,16 @@ def test_batches_asked_out_of_order_are_the_same():
     jumping = make()
     for start, stop in ((25, 30), (3, 4), (0, 12), (11, 12), (11, 25), (0, 30)):
         assert torch.equal(jumping.indices(start, stop), straight[start:stop])
+
+
+@pytest.mark.parametrize("first, last", [(0, 1), (3, 9), (SPAN - 2, 2 * SPAN + 1)])
+def test_a_stream_of_batches_gives_what_each_step_gives_alone(first: int, last: int):
+    data = training(20, augment=lambda x, rng: x + torch.from_numpy(rng.random(x.shape, "float32")))
+    found = list(Batches(data, 7, STREAMS).stream(first, last))
+    assert len(found) == last - first
+    for step, (x, y) in enumerate(found, first):
+        alone = Batches(data, 7, STREAMS).at(step)
+        assert torch.equal(x, alone[0]) and torch.equal(y, alone[1])
 
 
 def test_the_order_follows_the_order_stream_only():
@@ -164,7 +174,7 @@ def test_augmentation_is_a_function_of_the_augment_stream_and_the_step():
         x = torch.arange(6 * 64).reshape(6, 1, 8, 8).float()
         part = (x, torch.arange(6) % 3)
         data = assemble({"train": part, "val": part, "test": part}, 0, augment=shift(2, fill=0.0))
-        return Batches(data, 6, streams).at(step, torch.arange(6))[0]
+        return Batches(data, 6, streams).augmented(step, x)
 
     assert torch.equal(batch(4), batch(4)) and not torch.equal(batch(4), batch(5))
     assert all(torch.equal(batch(4), batch(4, **{name: 99})) for name in ("init", "order", "mask", "noise"))
@@ -174,8 +184,7 @@ def test_augmentation_is_a_function_of_the_augment_stream_and_the_step():
 def test_augmentation_leaves_the_data_set_as_it_was():
     data = digits("data.shift=1")
     before = data.fingerprint()
-    batches = Batches(data, 50, STREAMS)
-    x, _ = batches.at(0, batches.indices(0, 1)[0])
+    x, _ = Batches(data, 50, STREAMS).at(0)
     assert data.fingerprint() == before and x.shape == (50, 1, 8, 8)
     assert float(x.min()) >= float(np.float32(-MEAN / SD))  # filled with the background
 
@@ -188,7 +197,7 @@ def test_evaluation_is_the_mean_over_examples_with_a_short_last_chunk(chunk: int
     network.train()(x)  # statistics that are not the initial ones
     weights = {name: torch.randn_like(p) for name, p in network.named_parameters()}  # not the network's own
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    loss, accuracy = evaluate(network, weights, Split(x, y))
+    loss, accuracy = evaluate(network, weights, Memory(x, y), TASKS["classification"])
     assert network.training and all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
     network.load_state_dict(before | weights)
     logits = network.eval()(x).detach()
@@ -197,7 +206,7 @@ def test_evaluation_is_the_mean_over_examples_with_a_short_last_chunk(chunk: int
     assert accuracy == int((logits.argmax(1) == y).sum()) / 20
     means = sum(float(part.mean()) for part in losses.split(chunk)) / len(losses.split(chunk))
     assert chunk != 7 or means != pytest.approx(loss, rel=1e-3)  # a mean of means would not pass
-    evaluate(network, weights, Split(x, y))
+    evaluate(network, weights, Memory(x, y), TASKS["classification"])
     assert not network.training
 
 

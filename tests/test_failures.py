@@ -133,3 +133,25 @@ def test_an_interrupt_of_training_in_this_process_exits_130_too(ltx, root, tiny,
     assert list(levels(only(root))) == ["seed_000/level_00.safetensors"] and not list(only(root).rglob("claim"))
     assert ltx("run", *TINY).code == 0
     assert results(only(root)) == results(only(tiny))
+
+
+def test_a_seed_that_another_process_tried_in_vain_meanwhile_fails_here_too_and_is_not_tried_again(
+    ltx, root, monkeypatch
+):
+    words = (*TINY, "seeds=1")
+    assert ltx("run", *words, "method.levels=0").code == 0
+    folder = only(root) / "seed_000"
+    asked = iter(["process 4242 on elsewhere", None])
+
+    def holder(claim):
+        found = next(asked, None) if claim.path.name == "claim" else None
+        claim.alive = found is not None
+        if found is None and claim.path.name == "claim":
+            (folder / "failed.json").write_text('{"kind": "diverged", "reason": "it was no number there"}')
+        return found
+
+    monkeypatch.setattr("ltx.store.claims.Claim.holder", holder)
+    monkeypatch.setattr(ltx_levels, "run_seed", None)
+    result = ltx("run", *words)
+    assert result.code == 3 and "it was no number there" in result.err
+    assert "waiting for process 4242 on elsewhere" in result.out

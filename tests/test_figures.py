@@ -23,6 +23,7 @@ from ltx.config.spec import Spec
 from ltx.figures import edge_popup, imp, module, names, sanity
 from ltx.figures.arms import Finished, Store, plan
 from ltx.figures.claims import Stated, decide, decide_consecutive, levels_within, nearest_level, stated
+from ltx.store.rows import Row
 
 SMALL = {
     "imp": ("method.levels=8", "optim.steps=10", "seeds=2", "width=.05"),
@@ -163,16 +164,10 @@ def finished(name: str) -> Store:
     """Return a figure's arms with made-up rows, each arm's accuracy its own."""
     arms = []
     for index, arm in enumerate(plan(name, list(SMALL[name]))[1]):
-        row: dict[str, Any] = {
-            "seed": 100,
-            "level": 0,
-            "density": 0.5,
-            "kept": 50,
-            "total": 100,
-            "step": 10,
-            "early_stop_step": 5,
-        }
-        row |= {"test_accuracy": index / 100, "test_loss": 1.0, "layers": []}
+        counts = {"seed": 100, "level": 0, "density": 0.5, "kept": 50, "prunable": 100, "total": 100, "step": 10}
+        losses = {"train_loss": 1.0, "val_loss": 1.0, "val_accuracy": 0.5, "test_loss": 1.0}
+        stops = {"early_stop_step": 5, "early_stop_test_accuracy": 0.5}
+        row = Row(**counts, **losses, **stops, test_accuracy=index / 100)  # type: ignore[arg-type]
         arms.append(Finished(arm, Spec.of(compose(arm.words, [])), [row]))
     return Store(arms)
 

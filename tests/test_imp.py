@@ -6,53 +6,37 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import helpers
 import pytest
 import torch
+from helpers import STREAMS, File, same, spec, trained, whole
 from torch import Tensor, nn
 
-import ltx.training.fit
-from ltx.config.compose import compose
-from ltx.config.spec import Spec
-from ltx.data import Dataset, Split
+import ltx.training.watch
+from ltx.data.splits import Dataset, Memory
 from ltx.errors import BadInput
 from ltx.masks import keep_top
-from ltx.methods import Context, State
-from ltx.runs.levels import run_seed
-from ltx.store.files import unpack
+from ltx.methods import Context, Plan, State
 from ltx.streams import Streams
 from ltx.tensors import Tensors, under
-from ltx.training.fit import Hooks, Plan, train
+from ltx.training.fit import Hooks, Job, train
 
-SMALL = ("device=cpu", "model.hidden=[12,8]", "optim.steps=6", "optim.batch=50", "method.levels=3")
+SMALL = ("model.hidden=[12,8]", "optim.steps=6", "optim.batch=50", "method.levels=3")
 BATCHNORM = ("model=mlp", *SMALL, "optim=sgd", "optim.steps=6", "optim.batch=50", "data.shift=1")
-STREAMS = Streams(init=0, order=0, augment=0, mask=0, noise=0)
 
 
-def levels(directory: Path, *overrides: str, seed: int = 0) -> list[tuple[Tensors, dict[str, Any]]]:
+def levels(directory: Path, *overrides: str, seed: int = 0) -> list[File]:
     """Run one seed and read its level files."""
-    spec = Spec.of(compose(["method=imp", *SMALL, *overrides], []))
-    run_seed(spec.config, str(directory), seed, lambda kind, value: None)
-    return [unpack(path) for path in sorted(directory.glob(f"seed_{seed:03d}/level_*.safetensors"))]
+    return trained(spec("method=imp", *SMALL, *overrides), directory, seed)
 
 
 def method(**changed: Any) -> Any:
     """The method of conf/method/imp.yaml with other values."""
-    spec = Spec.of(compose(["method=imp", "device=cpu"], []))
-    return replace(spec.method, **{"exclude": [], **changed})
+    return helpers.method("imp", **{"exclude": [], **changed})
 
 
 def context(init: Tensors, end: Tensors, mask: Tensors, streams: Streams = STREAMS) -> Context:
-    first = State(init, {}, {})
-    unused: Any = None
-    return Context(list(init), first, first, State(end, {}, mask), streams, lambda: init, unused, unused)
-
-
-def whole(weights: Tensors) -> Tensors:
-    return {name: torch.ones_like(value, dtype=torch.bool) for name, value in weights.items()}
-
-
-def same(one: Tensors, other: Tensors) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+    return helpers.context(init, previous=State(end, {}, mask), streams=streams)
 
 
 def times(values: Tensors, mask: Tensors) -> Tensors:
@@ -130,8 +114,9 @@ def test_finetuning_stays_at_the_last_rate_and_the_others_follow_the_schedule():
         ("lr_rewind", 1, list(steps)),
         ("rewind", 1, list(steps)),
     ):
-        found = method(retrain=retrain, rewind=3)
-        assert [found.rate_step(level, step, 10) for step in steps] == expected
+        plan = method(retrain=retrain, rewind=3).plan(level, 10, None)
+        assert (plan.first, plan.last) == (3 if level else 0, 10)
+        assert [step if plan.rate_at is None else plan.rate_at for step in steps] == expected
 
 
 @pytest.mark.parametrize("one_shot", [True, False])
@@ -200,7 +185,7 @@ def test_the_output_rate_means_the_last_layer_in_whatever_order_a_file_gave_the_
 
 def test_a_rate_for_an_excluded_layer_is_refused():
     with pytest.raises(BadInput, match="out"):
-        Spec.of(compose(["device=cpu", "method.scope=layer", "method.fraction={output:.1}"], []))
+        spec("method.scope=layer", "method.fraction={output:.1}")
 
 
 @pytest.mark.parametrize(
@@ -215,7 +200,7 @@ def test_a_rate_for_an_excluded_layer_is_refused():
 )
 def test_a_method_that_does_not_fit_the_network_is_refused_by_name(override: str, words: str):
     with pytest.raises(BadInput, match=words):
-        Spec.of(compose(["method=imp", *SMALL, override], []))
+        spec("method=imp", *SMALL, override)
 
 
 def test_a_level_does_not_depend_on_how_many_come_after_it(tmp_path: Path):
@@ -237,7 +222,7 @@ def test_the_early_stop_is_the_smallest_validation_loss_and_null_at_the_last_ste
     for best in (2, 5, 6):
         calls = iter(range(1, 100))
         monkeypatch.setattr(
-            ltx.training.fit, "evaluate", lambda *_, calls=calls, best=best: (abs(next(calls) - best), 0.0)
+            ltx.training.watch, "evaluate", lambda *_, calls=calls, best=best: (abs(next(calls) - best), 0.0)
         )
         row = levels(tmp_path / str(best), "method.levels=0")[0][1]["row"]
         assert row["early_stop_step"] == (best if best < 6 else None)
@@ -259,17 +244,17 @@ def test_one_step_of_a_masked_layer_and_the_next_mask_done_by_hand():
     # dL/dW = (dL/dz x^T) m = [[-.5, -1], [.5, 0]]; the stray 9 under the mask is neither seen nor moved. lr = .5.
     weights = {"out.weight": torch.tensor([[1.0, 0.5], [2.0, 9.0]])}
     mask = {"out.weight": torch.tensor([[True, True], [True, False]])}
-    one = Split(torch.tensor([[1.0, 2.0]]), torch.tensor([0]))
-    recipe = Spec.of(compose(["optim=sgd", "optim.schedule=constant", "optim.lr=.5", "optim.batch=1"], [])).optim
+    one = Memory(torch.tensor([[1.0, 2.0]]), torch.tensor([0]))
+    recipe = spec("optim=sgd", "optim.schedule=constant", "optim.lr=.5", "optim.batch=1").optim
     rows: list[dict[str, Any]] = []
-    trained = train(
-        *(Linear(), method(), State(weights, {}, mask), Plan(0, 0, 1, 0), replace(recipe, steps=1, momentum=0.0)),
-        *(Dataset(one, one, one, 2), STREAMS, Hooks(rows.extend, lambda *_: None, lambda *_: None, 1e9), "cpu"),
-        *({"precision": "32-true", "deterministic": True, "chunk": 10}, None),
+    job = Job(
+        *(Linear(), method(), State(weights, {}, mask), Plan(0, 0, 0, 1), replace(recipe, steps=1, momentum=0.0)),
+        *(Dataset(one, one, one, 2), STREAMS, Hooks(rows.extend, lambda *_: None, lambda *_: None, 1e9)),
     )
-    assert trained.weights["out.weight"].tolist() == [[1.25, 1.0], [1.75, 9.0]]
+    end = train(job, "cpu", {"precision": "32-true", "deterministic": True, "chunk": 10}, None)
+    assert end.weights["out.weight"].tolist() == [[1.25, 1.0], [1.75, 9.0]]
     after = math.log(1 + math.exp(1.75 - 3.25))  # W m x = [1.25 + 2, 1.75]
     assert [row["loss"] for row in rows] == pytest.approx([math.log(2), after])
     # Of 4 weights round(4 * .5) = 2 survive: 1.75 and 1.25; the stray 9 was pruned before. They restart at 2 and 1.
-    state = method(fraction=0.5).start(1, context(weights, trained.weights, mask))
+    state = method(fraction=0.5).start(1, context(weights, end.weights, mask))
     assert state.weights["out.weight"].tolist() == [[1.0, 0.0], [2.0, 0.0]]

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from helpers import SMALL, gates, same
 from safetensors.torch import load
 from torch import Tensor
 from torch.func import functional_call, vmap
@@ -23,7 +24,8 @@ from ltx.runs.levels import run_seed
 from ltx.store.files import header, unpack
 from ltx.tensors import Tensors, matrices, under
 from ltx.training.evaluate import evaluate
-from ltx.training.fit import Fit, Hooks, Plan
+from ltx.training.fit import Fit, Hooks, Job
+from ltx.training.task import TASKS
 
 YAMLS = sorted(path.stem for path in Path(CONF, "method").glob("*.yaml") if path.stem != "control")
 BATCHNORM = ("model=mlp", "data.shift=1")
@@ -39,7 +41,6 @@ VARIANTS = {  # several at once, so that a mistake in one shows beside the other
     "rewound": ("method=imp", "method.rewind=4", *BATCHNORM),
 }
 CASES = {name: (f"method={name}",) for name in YAMLS} | VARIANTS
-SMALL = ("device=cpu", "model.hidden=[12,8]", "optim.steps=12", "optim.batch=50", "seeds=1")
 
 
 def spec(*words: str) -> Spec:
@@ -119,10 +120,6 @@ def ticket(run: Finished) -> State:
     return State(weights, rest, under("mask", tensors), under("score", tensors))
 
 
-def same(one: Tensors, other: Tensors) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
-
-
 def test_the_density_asked_for_is_an_exact_count(run: Finished) -> None:
     tensors, meta = run.last
     mask, fields = under("mask", tensors), run.spec.config["method"]
@@ -145,13 +142,14 @@ def test_only_the_declared_tree_is_held_by_the_optimiser(run: Finished) -> None:
     state, found = ticket(run), run.spec
     hooks = Hooks(lambda *_: None, lambda *_: None, lambda *_: None, 1e9)
     network = found.network()
-    fit = Fit(network, run.method, state, Plan(0, 0, 12, 0), found.optim, found.data, found.streams(0), hooks)
-    searched = run.method.trains == "extra"
-    assert [p.requires_grad for p in fit.extra] == [searched] * len(state.extra)
+    job = Job(network, run.method, state, found.plan(0), found.optim, found.data, found.streams(0), hooks)
+    fit, searched = Fit(job), run.method.trains == "scores"
+    scores = list(fit.leaves.scores.values())
+    assert [p.requires_grad for p in scores] == [searched] * len(state.scores)
     frozen = {name for name, p in network.named_parameters() if not p.requires_grad}
     assert frozen == (set(matrices(network)) if searched else set())
     held = {id(p) for group in fit.configure_optimizers().param_groups for p in group["params"]}
-    assert held == {id(p) for p in (*network.parameters(), *fit.extra) if p.requires_grad}
+    assert held == {id(p) for p in (*network.parameters(), *scores) if p.requires_grad}
 
 
 def test_only_the_declared_tree_changes_and_the_file_holds_it(run: Finished, checkpointed: tuple) -> None:
@@ -160,11 +158,11 @@ def test_only_the_declared_tree_changes_and_the_file_holds_it(run: Finished, che
     first = load(checkpointed[1][5])
     weights = matrices(run.spec.network())
     if run.method.trains == "weights":
-        assert same(score, under("extra", first)), "scores at initialisation are kept, not trained"
+        assert same(score, under("leaves/score", first)), "scores at initialisation are kept, not trained"
         assert not any(torch.equal(begin[name], end[name]) for name in weights)
         return
     assert score.keys() == under("mask", tensors).keys()
-    assert not any(torch.equal(first[f"extra/{name}"], score[name]) for name in score)
+    assert not any(torch.equal(first[f"leaves/score/{name}"], score[name]) for name in score)
     redrawn = set(score) if run.spec.config["method"].get("redraw") else set()
     for name in weights:
         assert torch.equal(begin[name], end[name]) == (name not in redrawn), name
@@ -175,16 +173,18 @@ def test_only_the_declared_tree_changes_and_the_file_holds_it(run: Finished, che
 
 def test_every_score_gets_the_gradient_that_its_weight_gets(run: Finished) -> None:
     state, found = ticket(run), run.spec
-    leaves = state.extra if run.method.trains == "extra" else {n: state.weights[n] for n in state.mask}
+    searched = run.method.trains == "scores"
+    leaves = state.scores if searched else {n: state.weights[n] for n in state.mask}
     leaves = {name: tensor.clone().requires_grad_() for name, tensor in leaves.items()}
-    trees = (state.weights, leaves) if run.method.trains == "extra" else (state.weights | leaves, {})
-    seen = run.method.effective(*trees, state.mask, 0.5, noise_of(run, state.extra))
+    weights, scores = (state.weights, leaves) if searched else (state.weights | leaves, {})
+    seen = run.method.effective(weights, scores, gates(state.mask), 0.5, noise_of(run, state.scores))
     split = found.data.train
     network = found.network().train()
     logits = functional_call(network, (seen, {k: v.clone() for k, v in state.buffers.items()}), (split.x[:50],))
     grads = torch.autograd.grad(torch.nn.functional.cross_entropy(logits, split.y[:50]), list(leaves.values()))
     for (name, _), grad in zip(leaves.items(), grads, strict=True):
         assert torch.isfinite(grad).all()
+        assert grad.any(), f"nothing would ever move {name}"
         if run.method.trains == "weights":
             assert not grad[~state.mask[name]].any(), "a pruned weight is not seen"
 
@@ -218,7 +218,7 @@ def test_a_level_resumed_inside_ends_in_the_same_bytes(
 def noise_of(run: Finished, like: Tensors, seed: int = 0) -> Tensors | None:
     """Uniform draws for a method that wants them."""
     rng = torch.Generator().manual_seed(seed)
-    return {name: torch.rand(t.shape, generator=rng) for name, t in like.items()} if run.method.noisy else None
+    return {name: torch.rand(t.shape, generator=rng) for name, t in like.items()} if run.spec.plan(0).noise else None
 
 
 @pytest.mark.parametrize("done", [0.2, 1.0])
@@ -229,7 +229,7 @@ def test_the_effective_weights_of_stacked_networks_are_those_of_each(run: Finish
     def stack(like: Tensors) -> Tensors:
         return {name: torch.randn(4, *tensor.shape, generator=rng) for name, tensor in like.items()}
 
-    weights, scores = stack(state.weights), stack(state.extra)
+    weights, scores = stack(state.weights), stack(state.scores)
     masks = {name: (tensor > 0.3).float() for name, tensor in stack(state.mask).items()}
     noise = noise_of(run, scores) or {}
 
@@ -245,10 +245,10 @@ def test_the_effective_weights_of_stacked_networks_are_those_of_each(run: Finish
 
 def test_the_logits_and_the_row_of_a_file_are_those_of_its_effective_weights(run: Finished) -> None:
     state, found = ticket(run), run.spec
-    seen = run.method.effective(state.weights, state.extra, state.mask)
+    seen = run.method.effective(state.weights, state.scores, gates(state.mask))
     network = found.network()
     network.load_state_dict(state.weights | state.buffers)
-    loss, accuracy = evaluate(network, seen, found.data.test)
+    loss, accuracy = evaluate(network, seen, found.data.test, TASKS["classification"])
     row = run.last[1]["row"]
     assert (loss, accuracy) == (row["test_loss"], row["test_accuracy"])
     folder, x = run.files[-1].parents[1], found.data.test.x[:40]
@@ -261,8 +261,8 @@ def test_the_logits_and_the_row_of_a_file_are_those_of_its_effective_weights(run
 
 def test_the_mask_of_a_file_is_where_the_ticket_has_weights(run: Finished) -> None:
     state = ticket(run)
-    assert same(state.mask, run.method.ticket_mask(state.extra, state.mask))
-    seen = run.method.effective(state.weights, state.extra, state.mask)
+    assert same(state.mask, run.method.ticket(state.scores, state.mask)[0])
+    seen = run.method.effective(state.weights, state.scores, gates(state.mask))
     for name, weight in seen.items():
         if name not in state.mask:
             assert torch.equal(weight, state.weights[name])
@@ -285,8 +285,8 @@ def test_methods_of_one_seed_and_law_stand_on_one_initialisation(name: str, tmp_
     for weight, own in network.named_parameters():
         mask = tensors[f"mask/{weight}"] if f"mask/{weight}" in tensors else torch.ones_like(own, dtype=torch.bool)
         begin = tensors[f"begin/{weight}"]
-        kept = begin if run.method.trains == "extra" else begin[mask]
-        reference = own.detach() if run.method.trains == "extra" else own.detach()[mask]
+        kept = begin if run.method.trains == "scores" else begin[mask]
+        reference = own.detach() if run.method.trains == "scores" else own.detach()[mask]
         ratio = scale(kept, reference)
         assert torch.allclose(kept, ratio * reference, rtol=1e-6), "the same draw, up to one constant"
         scaled = run.spec.config["method"].get("scale")

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers import same
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -31,10 +32,6 @@ def drawn(module: nn.Module, law: str = "kaiming_normal", **changed: int) -> dic
 
 def net(hidden: list[int], norm: str | None = None, bias: bool = True) -> mlp.Model:
     return mlp.Model((1, 4, 4), 3, 1.0, hidden, norm, bias)
-
-
-def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
 def test_width_is_rounded_and_at_least_one():

@@ -26,7 +26,7 @@ class Net(nn.Module):
         x = self.drop(self.fc1(x.flatten(1)).relu())
         return self.out(F.dropout(x, 0.1, self.training))
 """
-WORDS = (*LONG[1:], "model=own", "model.name=net_with_dropout:Net", "model.init=glorot_normal", "seeds=1")
+WORDS = (*LONG[1:], "model=own", "model.name=net_with_dropout:Net", "model.init=glorot_normal", "seeds=1", "width=1")
 
 
 @pytest.fixture(autouse=True)

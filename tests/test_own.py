@@ -13,7 +13,7 @@ import pytest
 import torch
 from conftest import TINY, only
 
-from ltx.data import assemble
+from ltx.data.arrays import assemble
 from ltx.errors import BadInput
 
 X, Y = np.random.default_rng(0).normal(size=(12, 4)), np.arange(12) % 3
@@ -72,13 +72,13 @@ def test_what_plainly_means_a_data_set_is_taken_and_its_classes_keep_their_names
 
 def test_images_of_bytes_get_their_channels_first_and_run_from_0_to_1() -> None:
     data = assemble(dict.fromkeys(("train", "val", "test"), (IMAGES, Y)), 0)
-    assert data.input_shape == (3, 6, 5)
+    assert data.facts.input_shape == (3, 6, 5)
     assert torch.equal(data.train.x, torch.from_numpy(IMAGES.transpose(0, 3, 1, 2).astype("float32") / 255))
     assert any("channels last" in note for note in data.notes) and any("divided by 255" in note for note in data.notes)
     first = assemble({name: (IMAGES.transpose(0, 3, 1, 2), Y) for name in ("train", "val", "test")}, 0)
     assert torch.equal(first.train.x, data.train.x) and not any("channels last" in note for note in first.notes)
     grey = assemble(dict.fromkeys(("train", "val", "test"), (IMAGES[..., 0], Y)), 0)
-    assert grey.input_shape == (1, 6, 5)
+    assert grey.facts.input_shape == (1, 6, 5)
 
 
 HERE = "  # here"  # the line that the refusal must name
@@ -142,6 +142,7 @@ def test_a_network_that_looks_at_values_is_tried_on_real_examples_and_runs(ltx: 
         "run",
         *TINY,
         "optim.batch=10",
+        "width=1",
         "method.exclude=[]",
         "model=own",
         "model.name=own_values:Net",
@@ -151,3 +152,14 @@ def test_a_network_that_looks_at_values_is_tried_on_real_examples_and_runs(ltx: 
     assert result.code == 0, result.err
     assert "became the classes 0 to 2" in result.err
     assert json.loads((only(root) / "manifest.json").read_text())["classes"] == ["a", "b", "c"]
+
+
+def test_a_width_is_refused_where_a_users_network_takes_none(ltx: Callable, root: Path) -> None:
+    Path("own_width.py").write_text(HEAD + DATA + GOOD + "\n\ndef wide(width):\n    return Net()\n")
+    words = ("run", "method=dense", "optim.steps=2", "seeds=1", "model=own", "data=own", "data.name=own_width:Set")
+    for more in ([], ["--dry-run"]):
+        refused = ltx(*words, "model.name=own_width:Net", "width=4", *more)
+        assert refused.code == 2 and "takes no width, so that width=4 would change nothing" in refused.err
+        assert len(refused.err.strip().splitlines()) == 1 and not root.exists()
+    assert ltx(*words, "model.name=own_width:Net", "optim.batch=10", "width=1").code == 0
+    assert ltx(*words, "model.name=own_width:wide", "optim.batch=10", "width=4").code == 0

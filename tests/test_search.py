@@ -10,17 +10,17 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import helpers
 import numpy as np
 import pytest
 import torch
+from helpers import SMALL, STREAMS, File, context, counts, gates, never, spec, whole
 from torch import Tensor
 from torch.nn import functional as F
 
 import ltx.runs.levels as ltx_levels
-from ltx.config.compose import compose
-from ltx.config.spec import Spec
 from ltx.masks import straight_through
-from ltx.methods import Context, State
+from ltx.methods import State
 from ltx.methods.biprop import binarised
 from ltx.models import activate
 from ltx.runs.levels import run_seed
@@ -29,18 +29,11 @@ from ltx.streams import Streams
 from ltx.tensors import Tensors, under
 
 ANNEALED = ("method.anneal=true", "method.density=.1")
-SMALL = ("device=cpu", "model.hidden=[12,8]", "optim.steps=12", "optim.batch=50", "seeds=1")
-STREAMS = Streams(init=0, order=1, augment=2, mask=3, noise=4)
 SHAPES = {"fc1.weight": (40, 30), "out.weight": (10, 40)}
 
 
-def spec(*words: str) -> Spec:
-    return Spec.of(compose([*SMALL, *words], []))
-
-
 def method(name: str, **changed: Any) -> Any:
-    """The method of a yaml with other values."""
-    return replace(spec(f"method={name}", "optim.steps=60").method, **changed)
+    return helpers.method(name, *SMALL, "optim.steps=60", **changed)
 
 
 def normal(seed: int, shapes: dict[str, tuple[int, ...]] = SHAPES, dtype: Any = torch.float32) -> Tensors:
@@ -50,24 +43,17 @@ def normal(seed: int, shapes: dict[str, tuple[int, ...]] = SHAPES, dtype: Any = 
 
 def start(found: Any, weights: Tensors, streams: Streams = STREAMS) -> State:
     """The state a search starts from on given weights."""
-    init = State(weights, {}, {})
-    never: Any = lambda *_: pytest.fail("a search looks at no batch and draws no second network")  # noqa: E731
     network = torch.nn.Module()
     for name, weight in weights.items():
         holder = torch.nn.Module()
         holder.weight = torch.nn.Parameter(weight)
         network.add_module(name.removesuffix(".weight"), holder)
-    return found.start(0, Context(list(weights), init, init, init, streams, never, network, never))
+    return found.start(0, context(weights, network=network, streams=streams))
 
 
-def trained(folder: Path, *words: str) -> tuple[Tensors, dict[str, Any]]:
+def trained(folder: Path, *words: str) -> File:
     """Train one seed in this process and read its file."""
-    run_seed(spec(*words).config, str(folder), 0, lambda kind, value: None)
-    return unpack(folder / "seed_000" / "level_00.safetensors")
-
-
-def counts(weights: Tensors) -> dict[str, int]:
-    return {name: int((weight != 0).sum()) for name, weight in weights.items()}
+    return helpers.trained(spec(*SMALL, *words), folder)[0]
 
 
 def test_straight_through_has_the_value_of_hard_and_the_gradient_of_soft() -> None:
@@ -120,7 +106,7 @@ def test_alpha_is_the_mean_over_the_kept_weights_and_the_sign_of_zero_is_plus() 
 def test_biprop_sees_exactly_minus_alpha_zero_and_alpha(scope: str) -> None:
     found = method("biprop", density=0.2, scope=scope)
     weights, scores = normal(0), normal(1)
-    mask, seen = found.ticket_mask(scores, {}), found.effective(weights, scores, {})
+    (mask, _), seen = found.ticket(scores, {}), found.effective(weights, scores, {})
     for name, weight in seen.items():
         alpha = weights[name][mask[name]].abs().mean()
         assert torch.equal(weight.unique(), weight.abs().max() * torch.tensor([-1.0, 0.0, 1.0]))
@@ -188,13 +174,13 @@ def test_the_memory_layout_does_not_move_the_mask() -> None:
 @pytest.mark.parametrize("name", ["edge_popup", "biprop"])
 def test_first_scores_are_uniform_up_to_the_root_of_the_fan_in_and_follow_the_mask_stream(name: str) -> None:
     shapes = {"fc1.weight": (60, 50), "conv1.weight": (40, 5, 3, 3)}
-    scores = start(method(name), normal(0, shapes)).extra
+    scores = start(method(name), normal(0, shapes)).scores
     for key, fan_in in (("fc1.weight", 50), ("conv1.weight", 45)):
         score, bound = scores[key], 1 / math.sqrt(fan_in)
         assert 0.99 * bound < float(score.abs().max()) <= bound and abs(float(score.mean())) < 0.1 * bound
         assert float(score.std()) == pytest.approx(bound / math.sqrt(3), rel=0.05)
     for stream in ("init", "order", "augment", "noise", "mask"):
-        again = start(method(name), normal(5, shapes), replace(STREAMS, **{stream: 9})).extra
+        again = start(method(name), normal(5, shapes), replace(STREAMS, **{stream: 9})).scores
         assert torch.equal(again["fc1.weight"], scores["fc1.weight"]) == (stream != "mask")
 
 
@@ -206,11 +192,11 @@ def test_redrawing_touches_a_share_of_the_pruned_weights_alone() -> None:
     def redrawn(step: int, seed: int = 0) -> Tensors:
         streams = replace(STREAMS, noise=seed)
         rng = lambda name: streams.generator("noise", "between", 0, step, name)  # noqa: E731
-        changed, extra, mask = found.between(weights, scores, {}, 0.5, rng)
-        assert extra is scores and mask == {}
+        changed, after, mask = found.between(weights, scores, {}, 0.5, rng)
+        assert after is scores and mask == {}
         return changed
 
-    after, mask = redrawn(300), found.ticket_mask(scores, {})
+    after, (mask, _) = redrawn(300), found.ticket(scores, {})
     pruned = torch.cat([(after[name] != weights[name])[~mask[name]] for name in weights]).float()
     assert 0.2 < float(pruned.mean()) < 0.3
     for name, weight in after.items():
@@ -219,7 +205,7 @@ def test_redrawing_touches_a_share_of_the_pruned_weights_alone() -> None:
         assert set(weight.abs().reshape(-1).tolist()) <= set(before[name].abs().reshape(-1).tolist())
         assert torch.equal(weight, redrawn(300)[name])
         assert not torch.equal(weight, redrawn(600)[name]) and not torch.equal(weight, redrawn(300, seed=1)[name])
-    assert found.every == 300 and method("edge_popup").every == 0
+    assert found.plan(0, 900, None).every == 300 and method("edge_popup").plan(0, 900, None).every == 0
 
 
 def test_a_supermask_keeps_each_weight_with_its_probability_and_rounds_without_noise() -> None:
@@ -236,7 +222,7 @@ def test_a_supermask_keeps_each_weight_with_its_probability_and_rounds_without_n
     probability = scores["out.weight"].detach().sigmoid()
     assert (total / n - probability).abs().max() < 4 * math.sqrt(0.25 / n)
     assert found.effective(ones, scores, {})["out.weight"].tolist() == [[0, 0, 1, 1, 1]]
-    assert found.ticket_mask(scores, {})["out.weight"].int().tolist() == [[0, 0, 1, 1, 1]]
+    assert found.ticket(scores, {})[0]["out.weight"].int().tolist() == [[0, 0, 1, 1, 1]]
     (grad,) = torch.autograd.grad(seen.sum(), scores["out.weight"])
     assert torch.allclose(grad, probability * (1 - probability)), "straight through the draw"
 
@@ -253,23 +239,32 @@ def test_the_mean_of_the_drawn_supermasks_stands_in_the_summary(ltx: Any) -> Non
 @pytest.mark.parametrize("scope", ["layer", "global"])
 def test_what_gem_miner_freezes_off_never_returns_and_the_density_is_reached(scope: str) -> None:
     found = method("gem_miner", density=0.1, scope=scope, freeze_every=1)
-    mask = {name: torch.ones(shape) for name, shape in SHAPES.items()}
+    mask = whole(normal(0))
     masks = [mask]
     for i in range(1, 11):
         scores = normal(i)  # as if training had turned everything over
-        mask = found.between(normal(0), scores, masks[-1], i / 10, lambda name: pytest.fail("nothing is drawn"))[2]
-        kept = found.ticket_mask(scores, mask)
-        assert all(not (kept[name] & (masks[-1][name] == 0)).any() for name in SHAPES)
+        mask = found.between(normal(0), scores, masks[-1], i / 10, never)[2]
+        kept, ranks = found.ticket(scores, mask)
+        assert ranks is scores and all(not (kept[name] & ~masks[-1][name]).any() for name in SHAPES)
         masks.append(mask)
-    assert all(
-        not ((after[name] > 0) & (before[name] == 0)).any() for before, after in pairwise(masks) for name in mask
-    )
+    assert all(not (after[name] & ~before[name]).any() for before, after in pairwise(masks) for name in mask)
     assert sum(counts(mask).values()) == 160 and (
         scope == "global" or counts(mask) == {"fc1.weight": 120, "out.weight": 40}
     )
-    assert found.settled(mask) and not found.settled(masks[0]), "no early stop before the density is there"
-    seen = found.effective(normal(0), normal(10), mask)
-    assert all(not seen[name][mask[name] == 0].any() for name in seen)
+    seen = found.effective(normal(0), normal(10), gates(mask))
+    assert all(not seen[name][~mask[name]].any() for name in seen)
+
+
+@pytest.mark.parametrize("steps, every", [(60, 1), (60, 7), (61, 1), (61, 20), (9, 4)])
+def test_gem_miner_chooses_no_step_before_its_density_is_there(steps: int, every: int) -> None:
+    found = method("gem_miner", density=0.1, freeze_every=every)
+    first, settled, mask = found.plan(0, steps, None).best_from, steps, whole(normal(0))
+    for step in range(every, steps, every):
+        mask = found.between(normal(0), normal(1), mask, step / steps, never)[2]
+        if sum(counts(mask).values()) == 160:
+            settled = step
+            break
+    assert first == settled < steps
 
 
 def test_gem_miner_keeps_its_scores_within_0_and_1_between_two_freezings_and_ranks_all_layers_together(tmp_path):
@@ -291,7 +286,7 @@ def test_a_finished_gem_miner_keeps_no_more_than_the_density(every: int, tmp_pat
 def test_a_search_whose_scores_explode_is_reported_as_diverged(tmp_path: Path) -> None:
     for name in ("edge_popup", "biprop"):
         folder = tmp_path / name
-        config = spec(f"method={name}", "optim.lr=1e20", "optim.steps=420").config  # between two records
+        config = spec(*SMALL, f"method={name}", "optim.lr=1e20", "optim.steps=420").config  # between two records
         run_seed(config, str(folder), 0, lambda kind, value: None)
         assert json.loads((folder / "seed_000" / "failed.json").read_text())["kind"] == "diverged"
 
@@ -313,15 +308,15 @@ def test_the_best_step_is_chosen_and_kept_with_batchnorm_statistics_of_the_ticke
         return made[-1]
 
     monkeypatch.setattr(ltx_levels, "train", kept)
-    found = Spec.of(compose([*SAMPLED, *words], []))
+    found = spec(*SAMPLED, *words)
     run_seed(found.config, str(tmp_path / "run"), 0, lambda kind, value: None)
     best = made[0].best
-    mask = {name: tensor.float() for name, tensor in made[0].mask.items()}
-    weights = found.method.effective(made[0].weights, under("extra", best), mask)
+    weights = found.method.effective(made[0].weights, under("score", best), gates(made[0].mask))
     mean = F.conv2d(found.data.train.x[:1024], weights["conv1.weight"], padding=1).mean((0, 2, 3))
     assert torch.allclose(best["norm1.running_mean"], mean, atol=1e-5)
-    monkeypatch.setattr(type(found.method), "restates", False)
+    plan = type(found.method).plan
+    monkeypatch.setattr(type(found.method), "plan", lambda *given: replace(plan(*given), restates=False))
     run_seed(found.config, str(tmp_path / "plain"), 0, lambda kind, value: None)
     assert not torch.allclose(made[1].best["norm1.running_mean"], mean, atol=1e-3), "any statistics would pass"
-    same = [torch.equal(made[0].extra[name], score) for name, score in made[1].extra.items()]
+    same = [torch.equal(made[0].scores[name], score) for name, score in made[1].scores.items()]
     assert same and all(same), "what is measured on the way changes the training"

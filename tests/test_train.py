@@ -1,5 +1,6 @@
 """Training equals a plain loop, resumes bit for bit and stops at what is no number."""
 
+import gc
 import json
 import math
 from collections.abc import Callable
@@ -9,20 +10,25 @@ from typing import Any, ClassVar, get_args
 
 import pytest
 import torch
+from helpers import same
 from safetensors.torch import load
 from torch import nn
 from torch.nn import functional as F
 
 import ltx.training.fit
+import ltx.training.watch
 from ltx.config.schema import TrainerConfig
-from ltx.data import Batches, Dataset, assemble, shift
-from ltx.methods import State, dense
+from ltx.data.arrays import assemble
+from ltx.data.batches import Batches, shift
+from ltx.data.splits import Dataset, Memory
+from ltx.methods import Plan, State, Trains, dense
 from ltx.models import initialise, mlp
 from ltx.store.files import header, pack
 from ltx.streams import Streams
 from ltx.tensors import Tensors, buffers, cpu, matrices, under
-from ltx.training.fit import Diverged, Hooks, Plan, Trained, train
+from ltx.training.fit import Hooks, Job, Trained, train
 from ltx.training.optim import SGD, Adam, AdamW
+from ltx.training.watch import Diverged
 
 STREAMS = Streams(init=1, order=2, augment=3, mask=4, noise=5)
 DENSE = dense.Method()
@@ -56,9 +62,11 @@ class Case:
     last: int = 16
     anchor: int | None = 5
     level: int = 0
+    rate_at: int | None = None
     chunk: int = 100
     every: float = 1e9
     precision: str = "32-true"
+    check: Callable[[], None] = lambda: None
     checkpoints: dict[int, bytes] = field(default_factory=dict)
     records: list[dict[str, Any]] = field(default_factory=list)
 
@@ -72,10 +80,11 @@ class Case:
         torch.set_num_threads(1)
         network = self.network()
         state = self.state or begin(network)
-        hooks = Hooks(self.records.extend, lambda step, loss: None, self.checkpoint, self.every)
+        hooks = Hooks(self.records.extend, lambda step, loss: None, self.checkpoint, self.every, self.check)
         options = {"precision": self.precision, "deterministic": True, "chunk": self.chunk}
-        plan, data = Plan(self.level, self.first, self.last, self.anchor), self.data or blobs()
-        return train(network, self.method, state, plan, self.recipe, data, STREAMS, hooks, "cpu", options, resume)
+        plan = Plan(self.level, 0, self.first, self.last, self.anchor, rate_at=self.rate_at)
+        job = Job(network, self.method, state, plan, self.recipe, self.data or blobs(), STREAMS, hooks)
+        return train(job, "cpu", options, resume)
 
 
 def blobs(augment: bool = True) -> Dataset:
@@ -102,13 +111,9 @@ def anchored(trained: Trained) -> State:
     return State(weights, rest, begin(Case().network()).mask)
 
 
-def same(one: Tensors, other: Tensors) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
-
-
 def equal(one: Trained, other: Trained) -> bool:
     """Bit-identical in everything but the seconds."""
-    parts = ("weights", "buffers", "extra", "best", "anchor")
+    parts = ("weights", "buffers", "scores", "mask", "best", "anchor")
     return one.best_step == other.best_step and all(same(getattr(one, part), getattr(other, part)) for part in parts)
 
 
@@ -116,7 +121,7 @@ def timeless(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{name: value for name, value in row.items() if name != "seconds"} for row in records]
 
 
-def best_at_3(network: mlp.Model, weights: Tensors, split: Any) -> tuple[float, float]:
+def best_at_3(network: mlp.Model, weights: Tensors, split: Any, task: Any) -> tuple[float, float]:
     """Stands for `evaluate`: the smallest loss is at step 3."""
     return abs(int(network.norm1.num_batches_tracked) - 3.0), 0.0
 
@@ -140,7 +145,7 @@ def test_training_equals_a_plain_loop(name: str):
     optimiser = kind(network.parameters(), weight_decay=recipe.weight_decay, **options)
     batches = Batches(data, recipe.batch, STREAMS)
     for step in range(16):
-        x, y = batches.at(step, batches.indices(step, step + 1)[0])
+        x, y = batches.at(step)
         log_p, smooth = F.log_softmax(network(x), 1), recipe.label_smoothing
         loss = -((1 - smooth) * log_p[range(7), y] + smooth * log_p.mean(1)).mean()
         optimiser.zero_grad()
@@ -171,7 +176,7 @@ def test_a_level_resumed_in_the_middle_equals_an_uninterrupted_one(name: str):
 
 
 def test_resuming_keeps_the_best_step_found_before(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(ltx.training.fit, "evaluate", best_at_3)
+    monkeypatch.setattr(ltx.training.watch, "evaluate", best_at_3)
     case = Case(every=0)
     expected = case.train()
     assert expected.best_step == 3 and int(expected.best["norm1.num_batches_tracked"]) == 3
@@ -185,7 +190,7 @@ def test_the_number_of_fused_steps_does_not_change_a_bit(name: str, monkeypatch:
     cases = [Case(RECIPES[name], chunk=chunk) for chunk in (1, 3, 100)]
     first, *others = [case.train() for case in cases]
     assert all(equal(first, other) for other in others)
-    monkeypatch.setattr(ltx.training.fit, "FLUSH", 2)
+    monkeypatch.setattr(ltx.training.watch, "FLUSH", 2)
     assert equal(Case(RECIPES[name]).train(), first)
     assert timeless(cases[0].records) == timeless(cases[1].records) == timeless(cases[2].records)
 
@@ -200,6 +205,55 @@ def test_a_rewound_level_goes_on_with_the_order_augmentation_and_schedule_of_its
     assert not torch.equal(later.weights["fc1.weight"], full.weights["fc1.weight"])
 
 
+def test_a_fixed_rate_is_that_of_its_step_of_the_schedule():
+    recipe = replace(RECIPES["sgd"], schedule="cosine")
+    fixed = Case(recipe, rate_at=10).train()
+    constant = Case(replace(RECIPES["sgd"], lr=recipe.rate(10))).train()
+    assert same(fixed.weights, constant.weights) and not same(fixed.weights, Case(recipe).train().weights)
+
+
+def test_a_level_that_should_not_go_on_stops_before_its_next_chunk():
+    asked: list[int] = []
+    case = Case(chunk=4, every=0)
+
+    def check() -> None:
+        asked.append(len(case.checkpoints))
+        if len(asked) == 3:
+            raise RuntimeError("taken over")
+
+    case.check = check
+    with pytest.raises(RuntimeError, match="taken over"):
+        case.train()
+    assert asked == [0, 4, 8]
+
+
+def test_a_level_that_ends_or_stops_lets_go_of_its_batches_at_once(monkeypatch: pytest.MonkeyPatch):
+    closed: list[bool] = []
+    ahead = Memory.ahead
+
+    def held(split: Memory, batches: Any) -> Any:
+        try:
+            yield from ahead(split, batches)
+        finally:
+            closed.append(True)
+
+    def stop() -> None:
+        if case.checkpoints:
+            raise RuntimeError("taken over")
+
+    monkeypatch.setattr(Memory, "ahead", held)
+    case = Case(chunk=4, every=0, check=stop)
+    gc.disable()  # which would find them some time
+    try:
+        Case().train()
+        assert closed == [True]
+        with pytest.raises(RuntimeError, match="taken over"):
+            case.train()
+        assert closed == [True, True]
+    finally:
+        gc.enable()
+
+
 def test_a_rewound_level_starts_with_a_fresh_optimiser():
     recipe = RECIPES["momentum"]
     state = anchored(Case(recipe).train())
@@ -208,7 +262,7 @@ def test_a_rewound_level_starts_with_a_fresh_optimiser():
     after, _ = case.saved(6)
     for i, (name, before) in enumerate(state.weights.items()):  # Nesterov's first step is -rate (1 + momentum) gradient
         expected = before - recipe.rate(5) * 1.9 * after[f"optim/{i}/momentum_buffer"]
-        assert torch.allclose(after[f"network/{name}"], expected, atol=1e-6)
+        assert torch.allclose(after[f"leaves/network/{name}"], expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["momentum", "adam", "adamw"])
@@ -231,25 +285,25 @@ def test_neither_momentum_nor_decay_nor_clipping_sees_or_revives_a_pruned_weight
 class Scored(dense.Method):
     """Train one factor per weight, the weights themselves frozen."""
 
-    trains: ClassVar[str] = "extra"
+    trains: ClassVar[Trains] = "scores"
 
     def effective(
-        self, weights: Tensors, extra: Tensors, mask: Tensors, done: float = 1.0, noise: Tensors | None = None
+        self, weights: Tensors, scores: Tensors, gate: Tensors, done: float = 1.0, noise: Tensors | None = None
     ) -> Tensors:
-        return weights | {name: weights[name] * score * mask[name] for name, score in extra.items()}
+        return weights | {name: weights[name] * score * gate[name] for name, score in scores.items()}
 
 
 def scored(**options: Any) -> Case:
     state = begin(Case().network())
-    extra = {name: torch.rand(m.shape, generator=torch.Generator().manual_seed(2)) for name, m in state.mask.items()}
-    return Case(method=Scored(), state=replace(state, extra=extra), **options)
+    scores = {name: torch.rand(m.shape, generator=torch.Generator().manual_seed(2)) for name, m in state.mask.items()}
+    return Case(method=Scored(), state=replace(state, scores=scores), **options)
 
 
 def test_the_best_scores_are_those_of_the_best_step(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(ltx.training.fit, "evaluate", best_at_3)
+    monkeypatch.setattr(ltx.training.watch, "evaluate", best_at_3)
     trained, short = scored().train(), scored(last=3).train()
-    assert trained.best_step == 3 and not same(trained.extra, short.extra)
-    assert same(under("extra", trained.best), short.extra)
+    assert trained.best_step == 3 and not same(trained.scores, short.scores)
+    assert same(under("score", trained.best), short.scores)
 
 
 def test_scores_resume_by_name_and_leave_the_weights_alone():
@@ -263,7 +317,7 @@ def test_scores_resume_by_name_and_leave_the_weights_alone():
 
 @pytest.mark.parametrize("chunk, flush, every", [(1, 64, 1e9), (100, 64, 1e9), (5, 3, 1e9), (100, 64, 0)])
 def test_a_loss_that_is_no_number_stops_the_level_at_its_step(chunk: int, flush: int, every: float, monkeypatch: Any):
-    monkeypatch.setattr(ltx.training.fit, "FLUSH", flush)
+    monkeypatch.setattr(ltx.training.watch, "FLUSH", flush)
     data = blobs(augment=False)
     data.train.x[17] = torch.nan
     at = int((Batches(data, 7, STREAMS).indices(0, 16) == 17).any(1).nonzero()[0])

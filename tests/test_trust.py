@@ -28,7 +28,7 @@ class Net(nn.Sequential):
     def __init__(self, input_shape):
         super().__init__(nn.Flatten(), nn.Linear(64, 3), nn.ReLU(), nn.Linear(3, 10))
 """
-OWN = ("model=own", "model.init=glorot_normal")
+OWN = ("model=own", "model.init=glorot_normal", "width=1")
 
 
 @pytest.fixture
@@ -47,9 +47,10 @@ def planted(ltx: Callable, root: Path, tmp_path: Path, request: pytest.FixtureRe
 def forget(module: str, marker: Path) -> None:
     import sys
 
-    from ltx.config.spec import load
+    from ltx.config.spec import facts, load
 
     sys.modules.pop(module)
+    facts.cache_clear()
     load.cache_clear()
     marker.unlink()
 

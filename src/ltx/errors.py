@@ -44,7 +44,7 @@ def described(error: BaseException) -> str:
     text = " ".join(str(error).split()).rstrip(".")
     name = f"{type(error).__name__}: {text}" if text else type(error).__name__
     if isinstance(error, SyntaxError):
-        return name  # names its file and line itself
+        return name  # its text names file and line already
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if is_the_users(frame.filename)]
     return f"{name} ({frames[-1].filename}, line {frames[-1].lineno})" if frames else name
 

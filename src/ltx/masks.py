@@ -28,7 +28,9 @@ def keep_top(score: Tensor, k: int) -> Tensor:
     if not 0 <= k <= n:
         raise ValueError(f"cannot keep {k} of {n} weights")
     values = (flat.float() if flat.dtype == torch.bfloat16 else flat).numpy() if flat.device.type == "cpu" else None
-    if bool(torch.isnan(flat).any()) if values is None else np.isnan(values).any():  # numpy's is 20 times torch's
+    if (
+        bool(torch.isnan(flat).any()) if values is None else np.isnan(values).any()
+    ):  # NumPy's isnan is 20 times as fast as torch's
         raise NotANumber("a score is not a number")
     if k in (0, n):
         return torch.full(score.shape, k > 0, dtype=torch.bool, device=score.device)

@@ -12,12 +12,7 @@ from ltx.errors import BadInput, nearest, notice, printable
 
 LISTED = {"methods": "method", "models": "model", "data": "data", "optim": "optim"}
 LISTED |= {"experiments": "experiment", "figures": "figure"}
-SWITCHES = (
-    "-m",
-    "--multirun",
-    "--resolve",
-    "--hydra-help",
-)  # Hydra's own, before every key=value: argparse wants it so
+SWITCHES = ("-m", "--multirun", "--resolve", "--hydra-help")  # of Hydra, which wants them before every key=value
 VALUED = {"--cfg": "job", "-c": "job", "--package": "PACKAGE", "-p": "PACKAGE", "--info": "all", "-i": "all"}
 VALUED |= {"--config-dir": "DIR", "-cd": "DIR"}
 

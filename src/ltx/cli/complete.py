@@ -10,7 +10,7 @@ import yaml
 from ltx.config.compose import CHOICES, CONF, choices
 from ltx.config.schema import GROUPS
 
-# bash takes what follows the last "=" for the word, so the rest is cut off the candidates.
+# bash completes only what follows the last "=", so the text before it is cut off every candidate.
 SCRIPT = """\
 _ltx() {
     local IFS=$'\\n' line=${COMP_LINE:0:COMP_POINT}

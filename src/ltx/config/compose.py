@@ -121,7 +121,9 @@ def resolved(overrides: list[str], config_dirs: list[str], inherited: dict[str, 
     made = tuple(word for word, is_choice in zip(checked, grouped, strict=True) if is_choice)
     try:
         config = copy.deepcopy(base(made, tuple(config_dirs)))
-        recipe = dict(config.method.pop("recipe", None) or {})  # what a method wants of model and optimiser
+        recipe = dict(
+            config.method.pop("recipe", None) or {}
+        )  # values that the method's yaml wants the model and the optimiser to have
         usual = base(tuple(word for word in made if key_of(word) != "optim"), tuple(config_dirs)).optim.name
         for key, value in recipe.items():
             group, _, name = key.partition(".")
@@ -183,7 +185,7 @@ def hydra_main(words: list[str], config_dirs: list[str]) -> tuple[list[list[str]
     def point(_: Any) -> None:
         points.append(list(HydraConfig.get().overrides.task))
 
-    point.sweep = points.extend  # type: ignore[attr-defined]  # where ltx's launcher finds it
+    point.sweep = points.extend  # type: ignore[attr-defined]  # the launcher of ltx calls this attribute
     search = ",".join(f"file://{Path(folder).resolve()}" for folder in config_dirs)
     extra = [f"hydra.searchpath=[{search}]"] if search else []
     before = sys.argv
@@ -192,7 +194,7 @@ def hydra_main(words: list[str], config_dirs: list[str]) -> tuple[list[list[str]
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="run")(point)()
     except SystemExit as error:
         return [], 2 if error.code else 0
-    except ValueError as error:  # flags that do not go together
+    except ValueError as error:  # Hydra raises this for flags that contradict each other
         raise BadInput(f"{error}.") from error
     finally:
         sys.argv = before

@@ -20,7 +20,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 from ltx.errors import BadInput, described, nearest
 
 PACKAGED = Path(__file__).parents[1] / "conf"
-CONF = PACKAGED if PACKAGED.is_dir() else Path(__file__).resolve().parents[3] / "conf"  # wheel, else checkout
+CONF = (
+    PACKAGED if PACKAGED.is_dir() else Path(__file__).resolve().parents[3] / "conf"
+)  # the first in a wheel, the second in a checkout
 STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 Seed = Annotated[int, Ge(0)]
@@ -81,9 +83,20 @@ class RunConfig(BaseModel):
     trust: bool = False
 
 
-TYPE_WORDS = ("int", "float", "str", "bool", "constrained")  # how pydantic's error paths name a union's branches
+TYPE_WORDS = (
+    "int",
+    "float",
+    "str",
+    "bool",
+    "constrained",
+)  # pydantic puts these names of types into the path of an error; they are no keys
 GROUPS = ("data", "model", "method", "optim")
-FROM_CONTEXT = ("self", "input_shape", "classes", "width")  # arguments of a model that no config gives
+FROM_CONTEXT = (
+    "self",
+    "input_shape",
+    "classes",
+    "width",
+)  # a model gets these arguments from the run, not from the config's model group
 
 
 def known(group: str) -> list[str]:
@@ -119,11 +132,13 @@ def find_own(group: str, name: str) -> Callable[..., Any]:
     if module.partition(".")[0] in sys.stdlib_module_names:
         raise BadInput(f"{group}.name={name} is part of Python itself, and no {group} of yours.")
     if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())  # a console script does not look where the user stands
+        sys.path.insert(0, os.getcwd())  # a console script does not search the folder it is called in
     try:
         found = importlib.import_module(module)
     except ModuleNotFoundError as error:
-        if error.name is not None and f"{module}.".startswith(f"{error.name}."):  # their module, not one it imports
+        if error.name is not None and f"{module}.".startswith(
+            f"{error.name}."
+        ):  # the module that was named is missing, and not one that it imports
             raise BadInput(f"{group}.name={name}: {error}. It should read package.module:Class.") from error
         raise BadInput(f"{group}.name={name} cannot be imported: {described(error)}.") from error
     except (Exception, SystemExit) as error:  # whatever the user's module raises when it is imported
@@ -204,7 +219,7 @@ def refuse(error: ValidationError, prefix: str, whole: str, known_fields: typing
         path = [str(part) for part in e["loc"] if re.fullmatch(r"\w+", str(part)) and part not in TYPE_WORDS]
         name = ".".join([prefix, *path]) if prefix else ".".join(path)
         if e["type"] == "extra_forbidden":
-            path = [str(part) for part in e["loc"]]  # a key that is no word, too
+            path = [str(part) for part in e["loc"]]  # also a part that is no word belongs to the name here
             name = ".".join([prefix, *path] if prefix else path)
             inner = RunConfig.model_fields[path[0]].annotation if len(path) > 1 and not prefix else None
             offered = getattr(inner, "model_fields", known_fields)

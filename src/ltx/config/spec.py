@@ -126,7 +126,7 @@ class Spec:
         try:
             with torch.no_grad():
                 network(x)
-        except Exception:  # whatever cannot be done without values is tried with them
+        except Exception:  # a network that looks at values fails on meta tensors; it is tried on real examples
             x, module = self.data.train.take(slice(0, 2))[0], self.network()
         expected = TASKS[self.facts.task].shape(len(x), self.facts)
         outputs = f"one number for each of the {self.facts.classes} classes"

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ltx.methods import Method, State
     from ltx.tensors import Tensors
 
-ANY_OPTIM = ("optim.steps", "optim.batch")  # of every optimiser, so of a trunk's too
+ANY_OPTIM = ("optim.steps", "optim.batch")  # every optimiser has these, so a trunk with another one takes them over too
 
 
 class Checked(Protocol):
@@ -48,7 +48,7 @@ def words(config: dict[str, Any], overrides: list[str]) -> list[str]:
         raise BadInput(f"trunk={trunk} should be a set of values: trunk={{method:imp,method.levels:14}}.")
     if is_control(config) and "model" in trunk and "model" in map(head_of, overrides):
         raise BadInput("model is named twice: a control has its trunk's network, so name it in trunk={...} alone.")
-    own = {"method", "trunk", "of"} | {key for key in trunk if key in GROUPS}  # not the trunk's to take over
+    own = {"method", "trunk", "of"} | {key for key in trunk if key in GROUPS}  # the trunk does not take these over
     shared = [word for word in overrides if head_of(word) not in own or key_of(word) in ANY_OPTIM]
     return [*shared, *(f"{key}={text(value)}" for key, value in {"trunk": None, "of": None, **trunk}.items())]
 

@@ -31,5 +31,5 @@ def plain_root(word: str) -> str:
     key, equals, value = word.partition("=")
     if key != "root" or not equals or value[:1] in ("'", '"', "$") or not value:
         return word
-    escaped = value.replace("'", "\\'")  # in quotes a backslash means itself but for one before a quote
+    escaped = value.replace("'", "\\'")  # within quotes Hydra reads a backslash as itself, except before a quote
     return f"root='{escaped}'"

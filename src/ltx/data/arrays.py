@@ -61,6 +61,8 @@ def assemble(
             splits[name] = train.part(chosen)
     if len(order) < len(train):
         splits["train"] = train.part(order)
+    if task == "regression":
+        splits, changed = standardised(splits)
     said = tuple(dict.fromkeys([*notes, *changed]))
     return Dataset(splits["train"], splits["val"], splits["test"], outputs, augment, tuple(names), said, task)
 
@@ -98,7 +100,7 @@ def examples_and_labels(name: str, pair: object, task: TaskName) -> tuple[Tensor
 
 def shape_of(x: Tensor | Files) -> tuple[int, ...]:
     """Return the shape of one example."""
-    return tuple(x.take(slice(0, 1))[0].shape[1:] if isinstance(x, Files) else x.shape[1:])
+    return tuple(x.example(0).shape if isinstance(x, Files) else x.shape[1:])
 
 
 def likely(name: object) -> str:
@@ -191,18 +193,24 @@ def as_tokens(labels: Mapping[str, np.ndarray]) -> Targets:
 
 
 def as_numbers(labels: Mapping[str, np.ndarray]) -> Targets:
-    """Return the numbers of every part (N, numbers), with mean 0 and variance 1 over the training part."""
+    """Return the numbers of every part (N, numbers), float64."""
     found = {}
     for name, y in labels.items():
         values = numbers(f"labels of the {name} part", y).astype("float64")
         if not np.isfinite(values).all():
             raise BadInput(f"The {name} part holds labels that are not finite.")
-        found[name] = values.reshape(len(values), -1)
-    mean, sd = found["train"].mean(0), found["train"].std(0)
+        found[name] = torch.from_numpy(values.reshape(len(values), -1))
+    return found, found["train"].shape[1], [], []
+
+
+def standardised(splits: Mapping[str, Split]) -> tuple[dict[str, Split], list[str]]:
+    """Give the numbers to predict mean 0 and variance 1 over the examples that train; say what they had."""
+    train = splits["train"].y
+    mean, sd = train.mean(0), train.std(0, correction=0)
     if not sd.all():
         raise BadInput("All labels of train are equal: there is nothing to predict.")
-    targets = {name: torch.from_numpy((y - mean) / sd).float() for name, y in found.items()}
-    return targets, len(mean), [], [f"the labels were given mean 0 and variance 1 (they had mean {mean}, sd {sd})"]
+    said = f"the labels were given mean 0 and variance 1 (they had mean {mean.tolist()}, sd {sd.tolist()})"
+    return {name: split.labelled(((split.y - mean) / sd).float()) for name, split in splits.items()}, [said]
 
 
 TARGETS = {"classification": as_classes, "next_token": as_tokens, "regression": as_numbers}

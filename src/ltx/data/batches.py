@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import numpy as np
 import torch
@@ -39,8 +39,11 @@ class Batches:
         part = joined[start * self.batch - first * n : stop * self.batch - first * n]
         return torch.from_numpy(part.reshape(-1, self.batch)).to(self.device)
 
-    def stream(self, first: int, last: int) -> Iterator[Example]:
-        """Return the batches of the steps first .. last - 1, x (batch, *input_shape) augmented, and y (batch, ...)."""
+    def stream(self, first: int, last: int) -> Generator[Example, None, None]:
+        """Return the batches of the steps first .. last - 1, x (batch, *input_shape) augmented, and y (batch, ...).
+
+        Close it when no more is wanted: worker processes may stand behind it.
+        """
 
         def wanted() -> Iterator[Tensor]:
             for start in range(first, last, SPAN):

@@ -114,19 +114,20 @@ class Memory:
 class Files:
     """Examples that are decoded from one file each when they are wanted, by worker processes ahead of need.
 
+    targets: a label for each file, of any kind that `assemble` takes; a tensor in a part of a data set.
     decode: a function of a module (workers import it) from a path to an array of the example's shape.
     workers: processes that decode; 0: this one.
     """
 
     paths: Sequence[str | Path]
-    targets: Tensor
+    targets: Any
     decode: Callable[[Path], Any]
     workers: int = 2
     device: torch.device | str = "cpu"
 
     @property
     def y(self) -> Tensor:
-        return self.targets.to(self.device)
+        return torch.as_tensor(self.targets, device=self.device)
 
     @property
     def x(self) -> Tensor:
@@ -143,6 +144,10 @@ class Files:
         except Exception as error:  # whatever a decoder raises for a malformed file
             return BadInput(f"{path} cannot be decoded: {described(error)}.")
 
+    def example(self, index: int) -> Tensor:
+        """Decode one example. Raises BadInput naming its file where it cannot be decoded."""
+        return whole(self[index])
+
     def take(self, indices: Tensor | slice) -> Example:
         wanted = [*range(len(self))[indices]] if isinstance(indices, slice) else indices.tolist()
         x = whole(stacked([self[index] for index in wanted]))
@@ -156,11 +161,11 @@ class Files:
 
         asked = Asked(batches)
         loader: DataLoader[Any] = DataLoader(
-            self,  # type: ignore[arg-type]  # it has what a loader asks for
+            self,  # type: ignore[arg-type]  # a loader needs no more than __len__ and __getitem__
             batch_sampler=asked,
             num_workers=self.workers,
             collate_fn=stacked,
-            generator=torch.Generator(),  # of the loader's own: what a network draws must not depend on loading
+            generator=torch.Generator(),  # otherwise it draws from the global one, and changes what dropout draws
         )
         for found in loader:
             yield whole(found).to(self.device), self.targets[asked.given.pop(0)].to(self.device)

@@ -65,7 +65,9 @@ def decide(stated: Stated, values: Sequence[float], threshold: float | None = No
     if stated.threshold is not None:
         threshold = stated.threshold
     assert threshold is not None, stated.statement
-    mean, half = mean_interval(values) if len(values) else (math.nan, math.nan)  # nothing to compare: undecided
+    mean, half = (
+        mean_interval(values) if len(values) else (math.nan, math.nan)
+    )  # with nothing to compare the claim is undecided
     low, high = mean - half, mean + half
     verdict: Verdict = "passed" if low > threshold else "failed" if high < threshold else "undecided"
     return Claim(

@@ -75,7 +75,7 @@ def grid_and_legend(panels: Iterable[Axes]) -> None:
 def caption(figure: Figure, title: str, source: str, claims: Sequence[Claim]) -> None:
     """Print the title above a figure and every claim with its verdict below it."""
     width, height = figure.get_size_inches()
-    room = int(17 * width)  # so many characters of the size below fit on a line
+    room = int(17 * width)  # this many characters of the font below fit on a line
     lines = [line for claim in claims for line in textwrap.wrap(claim.line(), room, subsequent_indent="    ")]
     below = 0.16 * len(lines) + 0.15
     figure.set_size_inches(width, height + below)

@@ -133,7 +133,7 @@ def work(job: Job, pipe: Connection, folder: str, environment: dict[str, str]) -
     threading.Thread(target=orphaned, daemon=True).start()
     try:
         call(job, lambda kind, value: pipe.send((kind, value)))
-    except BaseException as error:  # the report carries it whole: nothing is hidden
+    except BaseException as error:  # the report carries the whole error to the parent
         pipe.send(("failed", failure(error)))
 
 
@@ -158,7 +158,7 @@ def run(next_job: Callable[[], Job | None], finished: Callable[[], bool], worker
                     pipe, process = start(job)
                     alive[pipe] = (process, job)
             if not alive and not finished():
-                time.sleep(0.05)  # what is left waits for another process
+                time.sleep(0.05)  # every seed that is left waits for another process
             for ready in wait(list(alive), timeout=0.2):
                 assert isinstance(ready, Connection)
                 process, job = alive[ready]
@@ -194,7 +194,7 @@ def run_here(job: Job) -> Iterator[Event]:
     reports: list[tuple[str, Any]] = []
     try:
         call(job, lambda kind, value: reports.append((kind, value)))
-    except Exception as error:  # as in a worker: reported with its traceback
+    except Exception as error:  # reported with its traceback, as a worker does
         reports.append(("failed", failure(error)))
     for kind, value in [*reports, ("ended", None)]:
         yield job, kind, value

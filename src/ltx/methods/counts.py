@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
@@ -63,15 +62,16 @@ def erk(at: Shapes, density: float) -> dict[str, int]:
     A layer's density is proportional to (sum of its dimensions) / (their product), at most 1.
     """
     sizes = {name: shape.numel() for name, shape in at.items()}
-    raw = {name: sum(shape) / math.prod(shape) for name, shape in at.items()}
+    share = {name: sum(shape) for name, shape in at.items()}  # a layer's density times its size, up to one factor
     full: set[str] = set()
     while True:
         rest = density * sum(sizes.values()) - sum(sizes[n] for n in full)
-        scale = rest / sum(raw[n] * sizes[n] for n in raw if n not in full) if len(full) < len(raw) else 0.0
-        over = {n for n in raw if n not in full and scale * raw[n] > 1}
+        scale = rest / sum(share[n] for n in share if n not in full) if len(full) < len(share) else 0.0
+        over = {n for n in share if n not in full and scale * share[n] > sizes[n]}
         if not over:
-            count = {n: sizes[n] if n in full else round(scale * raw[n] * sizes[n]) for n in raw}
-            largest = max(sizes, key=lambda n: sizes[n] - count[n])  # takes what rounding each layer left over
+            count = {n: sizes[n] if n in full else round(scale * share[n]) for n in share}
+            # takes what rounding each layer left over; the name decides, for a file may give layers in another order
+            largest = max(sizes, key=lambda n: (sizes[n] - count[n], n))
             left = round(density * sum(sizes.values())) - sum(count.values())
             return count | {largest: max(0, count[largest] + left)}
         full |= over

@@ -53,7 +53,7 @@ class Method(Search):
         changed = {}
         for name in scores:
             draw, old = rng(name), weights[name].detach()
-            # a value of the layer's own law: another of its weights, drawn at random, with a sign of its own
+            # the new value is the magnitude of another weight of the layer, drawn at random, with a sign drawn for it
             pick = torch.from_numpy(draw.integers(0, old.numel(), tuple(old.shape))).to(old.device)
             sign = torch.from_numpy(draw.choice([-1.0, 1.0], tuple(old.shape))).to(old.device, old.dtype)
             again = torch.from_numpy(draw.random(tuple(old.shape)) < self.redraw).to(old.device)

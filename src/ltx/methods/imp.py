@@ -96,7 +96,8 @@ class Method(dense.Method):
         if level == 0:
             return super().start(level, context)
         previous = context.previous
-        mask = prune(self.rank(level, context), previous.mask, self.kept(level, shapes(previous.mask)))
+        mask = {name: previous.mask[name] for name in context.prunable}  # a file has another order: `output` is last
+        mask = prune(self.rank(level, context), mask, self.kept(level, shapes(mask)))
         base = context.anchor if self.retrain == "rewind" else previous
         return State(masked(base.weights, mask), base.buffers, mask, step=self.rewind)
 

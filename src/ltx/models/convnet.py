@@ -32,7 +32,9 @@ class Model(nn.Module):
         check_activation(activation, norm)
         self.activation = activation
         before, height, side = input_shape
-        self.blocks: list[tuple[nn.Module, nn.Module | None, bool]] = []  # plain: modules are registered by name
+        self.blocks: list[
+            tuple[nn.Module, nn.Module | None, bool]
+        ] = []  # a plain list: they are registered by their names below
         for i, base in enumerate(channels, 1):
             after = units_at(base, width)
             conv = nn.Conv2d(before, after, 3, padding=1, bias=bias)

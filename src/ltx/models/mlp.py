@@ -29,7 +29,9 @@ class Model(nn.Module):
         check_activation(activation, norm)
         self.activation = activation
         units = math.prod(input_shape)
-        self.blocks: list[tuple[nn.Module, nn.Module | None]] = []  # plain: the modules are registered by name
+        self.blocks: list[
+            tuple[nn.Module, nn.Module | None]
+        ] = []  # a plain list: the modules are registered by their names below
         for i, base in enumerate(hidden, 1):
             after = units_at(base, width)
             fc, normalise = nn.Linear(units, after, bias=bias), batch_norm(nn.BatchNorm1d, after, norm, affine)

@@ -97,7 +97,9 @@ class Mirror:
         self.spec, self.folder, self.group = spec, folder, group
         self.mode = mode_of(spec)
         self.run: Any = None
-        self.claim = Claim(folder.path / "wandb.lock")  # of several processes one mirrors; the last one makes it whole
+        self.claim = Claim(
+            folder.path / "wandb.lock"
+        )  # one process mirrors at a time; the one that ends last completes it
         self.claimed = False
         self.logged: set[tuple[int, int]] = set()
 

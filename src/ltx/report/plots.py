@@ -15,7 +15,15 @@ from ltx.report.tables import Label, compared
 from ltx.store.files import Damaged, canonical, commit, content
 from ltx.store.rows import Row, by_level
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")  # Okabe & Ito: for all eyes
+COLOURS = (
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#CC79A7",
+    "#56B4E9",
+    "#E69F00",
+    "#000000",
+)  # Okabe & Ito: distinct for colour-blind readers
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
 
@@ -24,7 +32,7 @@ def draw(rows: Sequence[Row], title: str) -> Any:
     from matplotlib.figure import Figure
 
     blue, orange, grey = COLOURS[0], COLOURS[1], "#555555"
-    figure = Figure(figsize=(7, 6))  # laid out by hand: a layout engine draws all twice, and workers wait for the core
+    figure = Figure(figsize=(7, 6))  # without a layout engine, which would draw everything twice
     room = {"right": 0.97, "top": 0.92, "bottom": 0.09, "hspace": 0.08}
     top, bottom = figure.subplots(2, 1, sharex=True, gridspec_kw=room)
     groups = by_level(rows)

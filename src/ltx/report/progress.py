@@ -130,7 +130,7 @@ def under_way(folder: Path, tidy: bool = False) -> list[dict[str, Any]]:
             state = told(side_file(path))
             here, age = state["host"] == socket.gethostname(), time.time() - path.stat().st_mtime
         except (OSError, ValueError, KeyError, TypeError):
-            continue  # ended meanwhile, or no such file
+            continue  # the command has ended meanwhile, or the file is not one of ours
         if process_lives(state["pid"]) if here else age < 60:
             found.append(state)
         elif tidy:

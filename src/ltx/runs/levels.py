@@ -58,7 +58,7 @@ def run_seed(config: dict[str, Any], directory: str, seed: int, report: Report) 
         failure = {"kind": "diverged", "level": error.level, "step": error.step, "reason": str(error)}
         commit(folder.failure_path, json.dumps(failure).encode())
         report("diverged", failure)
-    except Exception as error:  # kept beside the seed's files, then raised on: nothing is hidden
+    except Exception as error:  # it is kept beside the seed's files and raised again
         if not isinstance(error, OSError):
             reason = f"{type(error).__name__}: {error}"
             failure = {"kind": "raised", "reason": reason, "traceback": traceback.format_exc()}
@@ -151,8 +151,13 @@ class LevelLoop:
         values = under(part, found)
         weights = {name: tensor for name, tensor in values.items() if name in self.init.weights}
         rest = {name: tensor for name, tensor in values.items() if name not in weights}
-        scores = under("score", found) if part == "end" else {}
-        return State(weights, rest, under("mask", found), scores, meta["anchor_step"] if part == "anchor" else 0)
+        scores = self.ordered(under("score", found)) if part == "end" else {}
+        step = meta["anchor_step"] if part == "anchor" else 0
+        return State(weights, rest, self.ordered(under("mask", found)), scores, step)
+
+    def ordered(self, tensors: Tensors) -> Tensors:
+        """Return masks or scores in the network's order, which decides ties; a file has them sorted by name."""
+        return {name: tensors[name] for name in self.prunable if name in tensors}
 
     def compute(self, level: int) -> None:
         """Compute one level, from its checkpoint if it was under way, and commit its file."""

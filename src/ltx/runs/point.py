@@ -145,7 +145,7 @@ class Point:
         """Tell whether a seed may be given to a worker: no living process has it, and it is not done meanwhile."""
         holder = seed.claim.holder()
         if holder is None:
-            if seed.waits and self.adopted(seed):
+            if seed.waits and (self.adopted(seed) or self.failed_elsewhere(number, seed)):
                 self.elsewhere += seed.steps
                 return False
             seed.waits = False
@@ -163,6 +163,13 @@ class Point:
             return False
         seed.state = "done"
         return True
+
+    def failed_elsewhere(self, number: int, seed: Seed) -> bool:
+        """Tell whether another process has tried a seed in vain meanwhile, in a way that would happen again."""
+        failure = seed.folder.failure()
+        if failure is not None:
+            self.fail(number, failure["reason"])
+        return failure is not None
 
     def handle(self, number: int, kind: str, value: Any) -> str:
         """Take a worker's report; return what to print above the progress display."""

@@ -39,11 +39,8 @@ class Claim:
         self.path, self.patience, self.beat = path, patience, beat
         self.token = uuid.uuid4().hex
         self.released, self.lost = threading.Event(), threading.Event()
-        self.seen, self.since, self.alive = (
-            b"",
-            time.monotonic(),
-            False,
-        )  # of another's claim; alive: it was seen to beat
+        self.seen, self.since = b"", time.monotonic()  # another's claim, and when it was last seen to change
+        self.alive = False  # whether another's claim was seen to beat
 
     def beat_text(self, counter: int) -> bytes:
         """Return the file's content at a beat."""

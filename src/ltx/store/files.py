@@ -86,7 +86,7 @@ def set_aside(path: Path, why: object) -> None:
     try:
         os.replace(path, aside)
     except FileNotFoundError:
-        return  # another process was first
+        return  # another process has set it aside already
     notice(f"{why}; set aside as {aside.name}.")
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from ltx.data.batches import Batches
-from ltx.data.splits import Dataset
+from ltx.data.splits import Dataset, Example
 from ltx.masks import NotANumber
 from ltx.methods import Method, Plan, State
 from ltx.streams import Streams
@@ -108,6 +108,7 @@ class Fit(lightning.LightningModule):
         self.step, self.seconds = job.plan.first, 0.0
         self.began = self.checkpointed = time.monotonic()
         self.anchor = self.leaves.snapshot() if job.plan.anchor == job.plan.first else {}
+        self.batches: Generator[Example, None, None] | None = None
         self.moments: Tensors = {}
         self.generators: Tensors = {}
 
@@ -142,6 +143,7 @@ class Fit(lightning.LightningModule):
 
     def take_step(self, step: int, optimiser: torch.optim.Optimizer) -> None:
         """Take the step from `step` to `step + 1`."""
+        assert self.batches is not None
         x, y = next(self.batches)
         leaves, plan, recipe = self.leaves, self.plan, self.recipe
         rate = recipe.rate(step if plan.rate_at is None else plan.rate_at)
@@ -152,10 +154,10 @@ class Fit(lightning.LightningModule):
         try:
             outputs = leaves(x, step / plan.last, self.noise(step))
         except NotANumber:
-            self.watch.flush(step)  # names the first loss that was not finite
+            self.watch.flush(step)  # raises for the first loss that was not finite, if one was
             raise Diverged(plan.level, step) from None
         loss = self.task.loss(outputs, y, recipe.label_smoothing)
-        loss.backward()  # one device and no loss scaling: manual_backward would add its hooks and nothing else
+        loss.backward()  # there is one device and no loss scaling, so Lightning's manual_backward would only cost time
         if recipe.clip is not None:
             nn.utils.clip_grad_norm_(leaves.trained, recipe.clip)
         optimiser.step()
@@ -245,12 +247,15 @@ def train(job: Job, device: str, options: dict[str, Any], resume: Resume | None)
     if fit.step < job.plan.last:
         loader = torch.utils.data.DataLoader(Chunks(fit.step, job.plan.last, options["chunk"]), batch_size=None)
         try:
-            with seeded(0, device):  # what a fit draws is its own affair; the caller's generators stay as they are
+            with seeded(0, device):  # so that the caller's random generators are afterwards as they were
                 trainer(device, options).fit(fit, loader)
         except SystemExit as stopped:
             if isinstance(stopped.__context__, KeyboardInterrupt):  # Lightning's answer to Ctrl-C
                 raise KeyboardInterrupt from stopped
             raise
+        finally:
+            if fit.batches is not None:
+                fit.batches.close()  # left to the garbage collector, worker processes are not told and hold it up
     end = cpu(job.network.state_dict())
     kept = buffers(job.network)
     return Trained(

@@ -28,7 +28,9 @@ class Leaves(nn.Module):
         for name, parameter in network.named_parameters():
             parameter.requires_grad_(name not in frozen)
         self.scores: Tensors = {n: nn.Parameter(t.clone(), method.trains == "scores") for n, t in state.scores.items()}
-        self.held = nn.ParameterList(self.scores.values())  # a module moves and lists only what it holds so
+        self.held = nn.ParameterList(
+            self.scores.values()
+        )  # torch moves and lists only parameters that a module holds in this way
         self.mask = state.mask
         self.place(torch.device("cpu"))
 

@@ -36,7 +36,9 @@ class Watch:
     def __init__(self, plan: Plan, task: Task, leaves: Leaves, val: Split, calibration: Split | None):
         self.plan, self.task, self.leaves, self.val, self.calibration = plan, task, leaves, val, calibration
         self.waiting: list[tuple[Tensor, Tensor, Tensor]] = []
-        self.sums = torch.zeros(3, dtype=torch.float64)  # loss, score, targets since the last record
+        self.sums = torch.zeros(
+            3, dtype=torch.float64
+        )  # the sums of loss and score and the number of targets since the last record
         self.best: Tensors = {}
         self.best_step, self.best_loss = -1, math.inf
 

@@ -1,0 +1,77 @@
+"""What tests of numbers share: a method of a yaml, a context to start it in, and seeds trained in process and read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from ltx.config.compose import compose
+from ltx.config.spec import Spec
+from ltx.methods import Context, State
+from ltx.runs.levels import run_seed
+from ltx.store.files import unpack
+from ltx.streams import Streams
+from ltx.tensors import Tensors
+from ltx.training.task import TASKS
+
+SMALL = ("device=cpu", "model.hidden=[12,8]", "optim.steps=12", "optim.batch=50", "seeds=1")
+STREAMS = Streams(init=0, order=1, augment=2, mask=3, noise=4)
+File = tuple[Tensors, dict[str, Any]]  # a level's tensors, and what it says of itself
+
+
+def spec(*words: str) -> Spec:
+    """Return the run of a command line's words."""
+    return Spec.of(compose(["device=cpu", *words], []))
+
+
+def method(name: str, *words: str, **changed: Any) -> Any:
+    """Return the method of a yaml with other values."""
+    return replace(spec(f"method={name}", *words).method, **changed)
+
+
+def never(*_: object) -> Any:
+    """Stand for what a method should not ask for."""
+    pytest.fail("the method asked for more than it needs")
+
+
+def context(weights: Tensors, **changed: Any) -> Context:
+    """Return what a level may look at where `weights` are the initialisation, all of them prunable.
+
+    Anything it is not given fails when it is asked for.
+    """
+    init = State(weights, {}, {})
+    usual = {"prunable": list(weights), "init": init, "anchor": init, "previous": init, "streams": STREAMS}
+    asked = {"redrawn": never, "network": None, "batch": never, "measure": never}
+    return Context(**{**usual, **asked, "loss": TASKS["classification"].loss, **changed})
+
+
+def whole(weights: Mapping[str, Tensor]) -> Tensors:
+    """Return the mask that keeps everything."""
+    return {name: torch.ones_like(value, dtype=torch.bool) for name, value in weights.items()}
+
+
+def trained(found: Spec, folder: Path, seed: int = 0) -> list[File]:
+    """Train one seed in this process and read its levels."""
+    run_seed(found.config, str(folder), seed, lambda kind, value: None)
+    return [unpack(path) for path in sorted(folder.glob(f"seed_{seed:03d}/level_*.safetensors"))]
+
+
+def same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
+    """Tell whether two dicts of tensors are equal to the bit."""
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def counts(tensors: Mapping[str, Tensor]) -> dict[str, int]:
+    """Return how many values of each tensor are not zero."""
+    return {name: int((tensor != 0).sum()) for name, tensor in tensors.items()}
+
+
+def gates(mask: Mapping[str, Tensor]) -> Tensors:
+    """Return a mask as the numbers that weights are multiplied by."""
+    return {name: keep.float() for name, keep in mask.items()}
