@@ -157,8 +157,10 @@ def run(next_job: Callable[[], Job | None], finished: Callable[[], bool], worker
                 else:
                     pipe, process = start(job)
                     alive[pipe] = (process, job)
-            if not alive and not finished():
-                time.sleep(0.05)  # every seed that is left waits for another process
+            if not alive:
+                if not finished():
+                    time.sleep(0.05)  # every seed that is left waits for another process
+                continue
             for ready in wait(list(alive), timeout=0.2):
                 assert isinstance(ready, Connection)
                 process, job = alive[ready]
