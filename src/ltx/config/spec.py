@@ -186,8 +186,11 @@ class Spec:
         return load(json.dumps(self.config["data"], sort_keys=True))
 
     def plan(self, level: int) -> Plan:
-        """Return what a level does."""
-        return self.method.plan(level, self.optim.steps, self.trunk.plan(0) if self.trunk else None)
+        """Return what a level does; a method without gradients takes no steps."""
+        from ltx.methods import WithoutGradients
+
+        steps = 0 if isinstance(self.method, WithoutGradients) else self.optim.steps
+        return self.method.plan(level, steps, self.trunk.plan(0) if self.trunk else None)
 
     def streams(self, seed: int) -> Streams:
         """Return the random streams of one seed."""
