@@ -285,6 +285,6 @@ def whole(name: str, y: np.ndarray) -> np.ndarray:
         )
     if y.min() < 0:
         raise BadInput(f"The {name} part holds negative labels (such as {y.min()}): classes count from 0.")
-    if y.max() >= 2**63:
+    if int(y.max()) >= 2**63:
         raise BadInput(f"The {name} part holds labels of 2**63 and more (such as {y.max()}); give them as texts.")
     return y.astype("int64")
