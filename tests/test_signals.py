@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import json
@@ -17,7 +18,9 @@ from pathlib import Path
 import pytest
 from conftest import LONG, TINY, only, results, soon, under_way
 
+import ltx.runs.levels as ltx_levels
 from ltx.cli import Output
+from ltx.cli.commands import COMMANDS
 from ltx.launch import local as launch
 from ltx.launch.signals import interruptible
 from ltx.store.claims import Claim, here, started
@@ -62,13 +65,73 @@ def test_a_second_ctrl_c_ends_the_workers_and_the_process_at_once(monkeypatch):
         raise SystemExit
 
     monkeypatch.setattr(os, "_exit", exit_now)
-    with pytest.raises(SystemExit), interruptible(lambda: ended.append("workers")):
+    with pytest.raises(KeyboardInterrupt), interruptible(lambda: ended.append("workers")):
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
             time.sleep(1)
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(1)
     assert ended == ["workers", 130]
+
+
+def test_an_interrupt_that_a_library_turned_into_another_error_is_an_interrupt_all_the_same(ltx, monkeypatch):
+    def interrupted_in_a_cleanup(_: list[str]) -> int:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(5)
+        finally:
+            raise AttributeError("half built")
+
+    monkeypatch.setitem(COMMANDS, "status", interrupted_in_a_cleanup)
+    result = ltx("status")
+    assert result.code == 130 and result.err == "ltx: interrupted; the same command continues.\n"
+
+
+def test_a_seed_whose_training_ends_with_another_error_after_a_signal_has_not_failed(ltx, root, monkeypatch):
+    def fit(*_: object) -> None:
+        with contextlib.suppress(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(5)
+        raise ValueError("half built")
+
+    monkeypatch.setattr(ltx_levels, "train", fit)
+    assert ltx("run", *TINY).code == 130
+    assert only(root) and not list(root.glob("runs/*/seed_*/failed.json"))
+
+
+def test_a_signal_inside_hydra_waits_until_the_config_is_composed():
+    hydra = {"__name__": "hydra.core.of_a_test", "os": os, "signal": signal, "done": []}
+    exec("def compose():\n  os.kill(os.getpid(), signal.SIGTERM)\n  done.extend(range(1000))\n", hydra)
+    with pytest.raises(KeyboardInterrupt), interruptible(never):
+        hydra["compose"]()
+        time.sleep(5)
+    assert len(hydra["done"]) == 1000
+
+
+SLOW = "import atexit, time\natexit.register(lambda: (print('leaving', flush=True), time.sleep({leaving})))\n"
+SLOW += "print('importing', flush=True)\ntime.sleep({importing})\n"
+
+
+@pytest.mark.parametrize("importing, leaving", [(30, 0), (0.3, 30)])
+def test_signals_end_the_console_script_soon_with_130_until_the_process_is_gone(importing, leaving, root):
+    Path("slow.py").write_text(SLOW.format(importing=importing, leaving=leaving))
+    words = ["run", "model=own", "model.name=slow:Net", "workers=0", f"root={root}"]
+    command = subprocess.Popen([*ENTRY, *words], stdout=-1, stderr=-1, text=True)
+    assert command.stdout.readline() == "importing\n"
+    began = time.monotonic()
+    command.send_signal(signal.SIGTERM)
+    if leaving:
+        assert command.stdout.readline() == "leaving\n"
+        command.send_signal(signal.SIGTERM)
+    _, said = command.communicate(timeout=20)
+    assert command.returncode == 130 and "the same command continues" in said and "Traceback" not in said, said
+    assert time.monotonic() - began < 10 and not root.exists()
+
+
+def test_a_closed_standard_output_is_as_good_as_dev_null(root):
+    words = ("status", f"root={root}")
+    done = subprocess.run(["bash", "-c", 'exec "$@" >&-', "bash", *ENTRY, *words], stderr=-1, text=True, timeout=60)
+    assert done.returncode == 0 and done.stderr == ""
 
 
 def session(leader: int) -> list[int]:

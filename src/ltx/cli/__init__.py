@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import io
 import os
 import sys
 
 from ltx.cli.commands import COMMANDS
-from ltx.errors import BadInput, Failed, forget_notices, nearest
+from ltx.errors import BadInput, Failed, forget_notices, nearest, printable
 from ltx.launch.signals import interruptible
 
 HELP = """\
@@ -56,34 +58,79 @@ class Output(io.TextIOWrapper):
 
 
 def entry() -> None:
-    """Be the console script."""
+    """Be the console script.
+
+    The process ends in `leave`, after everything else that Python does at an exit: Python itself would give signals
+    their usual meaning back before it takes all modules apart, and one that comes then would end it with -15.
+    """
+    fill_closed_streams()
+    ending = Ending()
+    atexit.register(ending.leave)  # those that are registered first are called last
     given = sys.stdout
     assert isinstance(given, io.TextIOWrapper)
     encoding, terminal = given.encoding, given.isatty()
     out = sys.stdout = Output(given.detach(), encoding, "replace", line_buffering=terminal)
-    code = main(sys.argv[1:])
+    code = main(sys.argv[1:], to_the_end=True)
     out.flush()
     if out.fault is not None:
         print(f"ltx: what it said could not be written ({out.fault.strerror}).", file=sys.stderr)
+        code = code or 3
     end_workers()
-    sys.exit(code if out.fault is None else code or 3)
+    ending.code = code
+    sys.exit(code)
 
 
-def main(argv: list[str]) -> int:
-    """Run one command and return its exit code: 0 done, 2 bad input, 3 something failed, 130 interrupted."""
+class Ending:
+    """How this process ends; 1 until it is known, as Python does after an error of ltx's own."""
+
+    code = 1
+
+    def leave(self) -> None:
+        """Write what is left of the output, and end without taking anything apart."""
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(self.code)
+
+
+def fill_closed_streams() -> None:
+    """Put /dev/null where standard input, output or error is closed, as by `>&-`.
+
+    Otherwise the next file that is opened takes its number, and what any library prints goes into that file.
+    """
+    while True:
+        number = os.open(os.devnull, os.O_RDWR)
+        if number > 2:
+            os.close(number)
+            break
+        os.set_inheritable(number, True)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+
+
+def main(argv: list[str], to_the_end: bool = False) -> int:
+    """Run one command and return its exit code: 0 done, 2 bad input, 3 something failed, 130 interrupted.
+
+    With `to_the_end` the caller ends the process next, and signals go on ending it with 130 until it has.
+    """
     forget_notices()
     try:
-        with interruptible(end_workers):
+        with interruptible(end_at_once if to_the_end else end_workers, to_the_end):
             return dispatch(argv)
-    except BadInput as error:
-        print(f"ltx: {error}", file=sys.stderr)
-        return 2
-    except Failed as error:
-        print(f"ltx: {error}", file=sys.stderr)
-        return 3
+    except (BadInput, Failed) as error:
+        print(f"ltx: {printable(str(error))}", file=sys.stderr)
+        return 2 if isinstance(error, BadInput) else 3
     except KeyboardInterrupt:
         print("ltx: interrupted; the same command continues.", file=sys.stderr)
         return 130
+
+
+def end_at_once() -> None:
+    """End the workers and say so, past Python's own buffers: a signal may have come in the middle of a print."""
+    end_workers()
+    with contextlib.suppress(OSError):
+        os.write(2, b"ltx: ended at once; the same command continues.\n")
 
 
 def end_workers() -> None:

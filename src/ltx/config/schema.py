@@ -8,6 +8,7 @@ import inspect
 import os
 import re
 import sys
+import types
 import typing
 from collections.abc import Callable
 from dataclasses import is_dataclass
@@ -15,9 +16,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le, Len
-from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
-from ltx.errors import BadInput, described, nearest
+from ltx.errors import BadInput, described, nearest, of_the_users
 
 PACKAGED = Path(__file__).parents[1] / "conf"
 CONF = (
@@ -201,12 +202,49 @@ def check_trusted(config: Any, trust: bool, named: typing.Iterable[str], where: 
 def fields(target: Callable[..., Any]) -> dict[str, tuple[Any, Any]]:
     """Return the {name: (type, default)} that a config may set: a class's signature is its schema."""
     call = target.__init__ if inspect.isclass(target) else target
-    hints = typing.get_type_hints(target if is_dataclass(target) else call, include_extras=True)
+    typed = hints(target if is_dataclass(target) else call)
     return {
-        name: (hints.get(name, Any), ... if p.default is p.empty else p.default)
+        name: (typed.get(name, Any), ... if p.default is p.empty else p.default)
         for name, p in inspect.signature(call).parameters.items()
         if name not in FROM_CONTEXT and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
     }
+
+
+def hints(target: Any) -> dict[str, Any]:
+    """Return the type of every argument that names one, each read by itself.
+
+    A name that cannot be looked up, as one that is imported only under TYPE_CHECKING, is Any.
+    """
+    function = inspect.unwrap(target.func if isinstance(target, functools.partial) else target)
+    found: dict[str, Any] = {}
+    for owner in reversed(function.__mro__) if inspect.isclass(function) else [function]:
+        of_class = inspect.isclass(owner)
+        names = vars(sys.modules[owner.__module__]) if of_class else getattr(owner, "__globals__", {})
+        for name, said in inspect.get_annotations(owner).items():
+            alone = types.SimpleNamespace(__annotations__={name: said})
+            try:
+                found |= typing.get_type_hints(alone, names, vars(owner) if of_class else None, include_extras=True)
+            except Exception:  # evaluating what a user wrote can raise anything
+                found[name] = Any
+    return found
+
+
+def known_to_pydantic(hint: Any) -> bool:
+    """Tell whether values of a type can be checked; torch.Tensor is one of which pydantic knows nothing."""
+    try:
+        create_model("Field", __config__=STRICT, field=(hint, ...))
+    except Exception:  # pydantic's own, and whatever a user's type raises when it is looked at
+        return False
+    return True
+
+
+def is_plain(value: Any) -> bool:
+    """Tell whether a config can hold a value: numbers, texts and null, and lists and dicts of them."""
+    if isinstance(value, list | tuple):
+        return all(map(is_plain, value))
+    if isinstance(value, dict):
+        return all(type(key) is str and is_plain(inner) for key, inner in value.items())
+    return value is None or type(value) in (bool, int, float, str)
 
 
 def refuse(error: ValidationError, prefix: str, whole: str, known_fields: typing.Iterable[str]) -> BadInput:
@@ -236,9 +274,14 @@ def refuse(error: ValidationError, prefix: str, whole: str, known_fields: typing
 
 
 def checked(group: str, node: dict[str, Any]) -> tuple[Callable[..., Any], dict[str, Any]]:
-    """Return a group's class and its validated arguments, or raise BadInput."""
+    """Return a group's class and its validated arguments, or raise BadInput.
+
+    A default that no config can hold (a tensor, a class) is not among them: it stands in the file of the user's class,
+    whose digest is part of a run's key.
+    """
     target = find(group, node.get("name"))
-    schema = fields(target)
+    with of_the_users(f"{group}.name={node['name']} does not say which arguments it takes"):
+        schema = fields(target)
     if group == "data":
         schema.setdefault("split_seed", (Seed, ...))
         schema["random_labels"] = (Literal[True] | None, None)
@@ -246,10 +289,28 @@ def checked(group: str, node: dict[str, Any]) -> tuple[Callable[..., Any], dict[
         from ltx.models import Init
 
         schema["init"] = (Init | None, None)
-    model = create_model("Fields", __config__=STRICT, **schema)  # type: ignore[call-overload]
     arguments = {name: value for name, value in node.items() if name != "name"}
     try:
-        valid = model(**arguments)
+        valid = validator(schema)(**arguments)
     except ValidationError as error:
         raise refuse(error, group, f"{group}={node['name']}", ["name", *schema]) from error
-    return target, {name: getattr(valid, name) for name in schema}
+    held = [name for name, (_, default) in schema.items() if name in arguments or is_plain(default)]
+    return target, {name: getattr(valid, f"field_{name}") for name in held}
+
+
+def validator(schema: dict[str, tuple[Any, Any]]) -> type[BaseModel]:
+    """Return a pydantic model of {name: (type, default)}; an argument of a type that pydantic does not know takes all.
+
+    Its own fields are called field_NAME: pydantic takes no name with a leading underscore, and has attributes itself.
+    """
+
+    def made(types_of: dict[str, Any]) -> type[BaseModel]:
+        defaults = {name: d if d is ... or is_plain(d) else None for name, (_, d) in schema.items()}
+        given = {f"field_{n}": (types_of[n], Field(default, alias=n)) for n, default in defaults.items()}
+        return create_model("Fields", __config__=STRICT, **given)  # type: ignore[call-overload, no-any-return]
+
+    types_of = {name: hint for name, (hint, _) in schema.items()}
+    try:
+        return made(types_of)
+    except Exception:  # pydantic's own, and whatever a user's type raises when it is looked at
+        return made({name: hint if known_to_pydantic(hint) else Any for name, hint in types_of.items()})

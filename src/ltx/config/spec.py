@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import inspect
 import json
@@ -18,7 +19,7 @@ from ltx.config.trunk import check as check_trunk
 from ltx.errors import BadInput, nearest, of_the_users
 
 if typing.TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from ltx.data import Dataset, Facts
     from ltx.methods import Method, Plan
@@ -27,6 +28,8 @@ if typing.TYPE_CHECKING:
 
 NUMERICS = 2  # raise it when the code's results change: old runs then keep their keys, new ones get others
 PLUMBING = ("root", "device", "threads", "workers", "wandb", "retry_failed", "fail_fast", "wait", "trust", "seeds")
+
+_tried: set[tuple[Any, str]] = set()  # models, by class and config, that have been tried on a batch in this process
 
 
 @dataclass(frozen=True)
@@ -113,25 +116,40 @@ class Spec:
         return f"model={self.config['model']['name']} for input {shape} ({self.config['data']['name']})"
 
     def try_out(self, network: nn.Module) -> None:
-        """Raise BadInput where the network, on `meta`, does not map a batch of two examples to outputs of its task.
+        """Raise BadInput where the network does not map a batch of two examples to outputs that can be trained.
 
-        A network that shapes alone cannot be sent through (it looks at values) is tried on two real examples.
+        Of ltx's own models shapes say enough, on `meta`. A model of the user's computes with zeros: types that do not
+        fit, or outputs that no gradient goes through, show only so. One that cannot do with zeros gets real examples.
         """
+        from ltx.tensors import seeded
+
+        of_ones_own = ":" in self.config["model"]["name"]
+        target, _ = checked("model", self.config["model"])
+        same = (target, json.dumps([self.config[name] for name in ("model", "data", "width")], sort_keys=True))
+        if same in _tried:
+            return
+        with seeded(0):
+            module = self.network() if of_ones_own else network
+            x = self.facts.zeros(2, "cpu" if of_ones_own else "meta")
+            try:
+                self.tried(module, x)
+            except BadInput as refused:
+                if not of_ones_own or refused.__cause__ is None:  # the outputs' shape and type do not hang on values
+                    raise
+                self.tried(self.network(), self.data.train.take(slice(0, 2))[0])
+        _tried.add(same)
+
+    def tried(self, module: nn.Module, x: Tensor) -> None:
+        """Raise BadInput where a module fails on a batch, training or evaluated, or returns what it should not."""
         import torch
 
-        from ltx.tensors import seeded
         from ltx.training.task import TASKS
 
-        x, module = self.facts.zeros(2, "meta"), network
-        try:
-            with torch.no_grad():
-                network(x)
-        except Exception:  # a network that looks at values fails on meta tensors; it is tried on real examples
-            x, module = self.data.train.take(slice(0, 2))[0], self.network()
         expected = TASKS[self.facts.task].shape(len(x), self.facts)
         outputs = f"one number for each of the {self.facts.classes} classes"
-        for training in (True, False):
-            with of_the_users(f"{self.on_data} fails on a batch"), torch.no_grad(), seeded(0):
+        module.requires_grad_(True)
+        for training in (False, True):
+            with of_the_users(f"{self.on_data} fails on a batch"), torch.set_grad_enabled(training):
                 found = module.train(training)(x)
             if not isinstance(found, torch.Tensor):
                 raise BadInput(
@@ -142,6 +160,18 @@ class Spec:
                     f"{self.on_data} returns shape {tuple(found.shape)} for {len(x)} examples; expected "
                     f"{expected}: {outputs}."
                 )
+            if not found.is_floating_point():
+                raise BadInput(
+                    f"{self.on_data} returns {found.dtype}, which cannot be trained; it should return floats."
+                )
+        if not found.requires_grad:
+            raise BadInput(
+                f"{self.on_data} returns outputs that do not depend on its parameters (they are detached, say, or made "
+                "under no_grad), so that it cannot be trained."
+            )
+        if x.device.type != "meta":
+            with of_the_users(f"{self.on_data} fails when gradients are computed"):
+                found.sum().backward()
 
     @property
     def seeds(self) -> list[int]:
@@ -163,7 +193,8 @@ class Spec:
 
     def source(self, group: str) -> str:
         """Return the SHA-256 of the file that holds a user's own class."""
-        path = inspect.getsourcefile(find(group, self.config[group]["name"]))
+        target: Any = find(group, self.config[group]["name"])
+        path = inspect.getsourcefile(target.func if isinstance(target, functools.partial) else target)
         return hashlib.sha256(Path(path).read_bytes()).hexdigest() if path else ""
 
     def identity(self, seed: int) -> dict[str, Any]:
@@ -228,12 +259,15 @@ def a_module(made: Any, name: str) -> nn.Module:
 
     if not isinstance(made, nn.Module):
         raise BadInput(f"model={name} returned a {type(made).__name__}; a model should be an nn.Module.")
-    lazy = [name for name, parameter in made.named_parameters() if is_lazy(parameter)]
+    lazy = [name for name, tensor in (*made.named_parameters(), *made.named_buffers()) if is_lazy(tensor)]
     if lazy:
         raise BadInput(
             f"model={name} has lazy layers ({', '.join(lazy)}), whose shapes are not known before a batch; give their "
             "sizes, from input_shape, classes and width."
         )
+    kinds = sorted({str(parameter.dtype).removeprefix("torch.") for parameter in made.parameters()})
+    if len(kinds) > 1 or not all(parameter.is_floating_point() for parameter in made.parameters()):
+        raise BadInput(f"model={name} has parameters of {' and '.join(kinds)}; all should be floats of one kind.")
     return made
 
 

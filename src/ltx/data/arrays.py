@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -95,6 +96,8 @@ def examples_and_labels(name: str, pair: object, task: TaskName) -> tuple[Tensor
     fits = {"classification": y.ndim == 1, "next_token": y.shape == found.shape, "regression": y.ndim in (1, 2)}[task]
     if len(x) != len(y) or not len(x) or not fits:
         raise BadInput(f"The {name} part needs one label per example, got x {tuple(x.shape)} and y {y.shape}.")
+    if not x.numel():
+        raise BadInput(f"The examples of the {name} part have nothing in them: their shape is {tuple(x.shape[1:])}.")
     return x.contiguous(), y, changed
 
 
@@ -120,21 +123,62 @@ def array(value: Any) -> np.ndarray:
     """Return an array of what may be a tensor, a data frame, a series, a list or an array."""
     if isinstance(value, Tensor):
         return value.detach().cpu().numpy()
+    columns = columns_of(value)
+    if columns and all(holds_numbers(column) for _, column in columns):
+        return np.stack([column for _, column in columns], axis=1)  # as a whole, a frame of several types is of objects
     try:
-        return np.asarray(value)
+        return plain(np.asarray(value))
     except (ValueError, TypeError) as error:
         raise BadInput(f"A {type(value).__name__} of the data set is no array: {error}.") from error
 
 
+def columns_of(value: Any) -> list[tuple[str, np.ndarray]]:
+    """Return the names and values of a data frame's columns, each by itself; none of what is no data frame."""
+    if not hasattr(value, "dtypes") or not hasattr(value, "columns"):
+        return []
+    at = value.iloc if hasattr(value, "iloc") else value  # by number: two columns may have one name
+    return [(str(name), plain(np.asarray(at[:, i]))) for i, name in enumerate(value.columns)]
+
+
+def plain(found: np.ndarray) -> np.ndarray:
+    """Return an array of Python objects as one of numbers where every object is one, as in pandas' Int64 columns."""
+    if found.dtype == object and found.size and all(isinstance(v, bool | np.bool_ | Real) for v in found.flat):
+        return np.array(found.tolist())
+    return found
+
+
+def holds_numbers(found: np.ndarray) -> bool:
+    """Tell whether an array holds true and false, whole numbers or floats."""
+    return found.dtype.kind in "biuf"
+
+
+def missing(found: np.ndarray) -> bool:
+    """Tell whether values are missing in an array: NaN, or among objects None and pandas' NA and NaT."""
+    if found.dtype.kind == "f":
+        return bool(np.isnan(found).any())
+    return found.dtype == object and any(is_none(value) for value in found.flat)
+
+
+def is_none(value: object) -> bool:
+    """Tell whether an object stands for a missing value; pandas is not imported for those who use no frames."""
+    return (
+        value is None or type(value).__name__ in ("NAType", "NaTType") or (isinstance(value, float) and value != value)
+    )
+
+
 def numbers(what: str, value: Any) -> np.ndarray:
     """Return an array of numbers. Raises BadInput for anything else, by column where there are columns."""
-    if hasattr(value, "dtypes") and hasattr(value, "columns"):  # a data frame
-        wrong = [str(name) for name in value.columns if not np.issubdtype(np.asarray(value[name]).dtype, np.number)]
-        wrong = [name for name in wrong if np.asarray(value[name]).dtype != bool]
-        if wrong:
-            raise BadInput(f"The {what} hold columns that are no numbers: {', '.join(wrong)}; encode or drop them.")
+    columns = columns_of(value)
+    gaps = [name for name, column in columns if missing(column)]
+    if gaps:
+        raise BadInput(f"The {what} have missing values in the columns {', '.join(gaps)}; fill them, or drop the rows.")
+    wrong = [name for name, column in columns if not holds_numbers(column)]
+    if wrong:
+        raise BadInput(f"The {what} hold columns that are no numbers: {', '.join(wrong)}; encode or drop them.")
     found = array(value)
-    if (found.dtype != bool and not np.issubdtype(found.dtype, np.number)) or np.iscomplexobj(found):
+    if found.dtype == object and missing(found):
+        raise BadInput(f"The {what} have missing values; fill them, or drop the rows.")
+    if not holds_numbers(found):
         raise BadInput(f"The {what} are no numbers but {found.dtype}.")
     return found
 
@@ -151,9 +195,10 @@ def examples(name: str, x: np.ndarray) -> tuple[Tensor, list[str]]:
             changed.append("images came without channels and now have one")
         x = x.astype("float32") / 255
         changed.append("images of bytes were divided by 255")
-    found = torch.as_tensor(np.ascontiguousarray(x)).float()
+    with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused as that
+        found = torch.from_numpy(np.ascontiguousarray(x, dtype="float32"))
     if not torch.isfinite(found).all():
-        raise BadInput(f"The {name} part holds values that are not finite.")
+        raise BadInput(f"The {name} part holds values that are not finite, or too large for float32.")
     return found, changed
 
 
@@ -218,18 +263,28 @@ TARGETS = {"classification": as_classes, "next_token": as_tokens, "regression": 
 
 def whole(name: str, y: np.ndarray) -> np.ndarray:
     """Return labels as int64 or text. Raises BadInput for fractions, gaps in the data and negative numbers."""
-    if y.dtype == object:
-        y = y.astype(str) if all(isinstance(label, str) for label in y) else y
+    if missing(y):
+        raise BadInput(
+            f"The labels of {name} have missing values, which are not whole numbers; fill them, or drop their examples."
+        )
+    if y.dtype == object and all(isinstance(label, str) for label in y):
+        y = y.astype(str)
     if y.dtype.kind in "US":
         return y.astype(str)
-    if y.dtype.kind not in "biuf":
+    if y.dtype == object:
+        kinds = ", ".join(sorted({type(label).__name__ for label in y}))
+        raise BadInput(f"The labels of {name} should be whole numbers or texts, all of one kind, not {kinds}.")
+    if not holds_numbers(y):
         raise BadInput(f"The labels of {name} should be whole numbers or texts, not {y.dtype}.")
-    if y.dtype.kind == "f" and not (np.isfinite(y).all() and (y == np.round(y)).all()):
+    if y.dtype.kind == "f" and np.isinf(y).any():
+        raise BadInput(f"The labels of {name} are not whole numbers (such as {y[np.isinf(y)][0]}).")
+    if y.dtype.kind == "f" and (y != np.round(y)).any():
         raise BadInput(
             f"The labels of {name} are not whole numbers (such as {y[y != np.round(y)][0]}): classes are whole "
             "numbers or texts; to predict numbers give your class the attribute task = 'regression'."
         )
-    y = y.astype("int64")
     if y.min() < 0:
         raise BadInput(f"The {name} part holds negative labels (such as {y.min()}): classes count from 0.")
-    return y
+    if int(y.max()) >= 2**63:
+        raise BadInput(f"The {name} part holds labels of 2**63 and more (such as {y.max()}); give them as texts.")
+    return y.astype("int64")

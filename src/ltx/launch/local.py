@@ -20,6 +20,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
+from ltx.launch.signals import interrupted
 from ltx.store.files import process_lives
 
 CONTEXT = multiprocessing.get_context("forkserver")
@@ -197,6 +198,8 @@ def run_here(job: Job) -> Iterator[Event]:
     try:
         call(job, lambda kind, value: reports.append((kind, value)))
     except Exception as error:  # reported with its traceback, as a worker does
+        if interrupted():  # a library put its own error in the place of the interrupt
+            raise KeyboardInterrupt from error
         reports.append(("failed", failure(error)))
     for kind, value in [*reports, ("ended", None)]:
         yield job, kind, value

@@ -16,6 +16,7 @@ import torch
 from ltx.config.spec import Spec
 from ltx.config.trunk import Standing, seed_of
 from ltx.data.batches import Batches
+from ltx.launch.signals import interrupted
 from ltx.masks import count
 from ltx.methods import Context, Plan, State, WithoutGradients, layer
 from ltx.store.claims import Claim, Lost
@@ -40,7 +41,7 @@ def run_seed(config: dict[str, Any], directory: str, seed: int, report: Report) 
 
     Reports ("progress", (level, step, loss)), ("level", row), ("diverged", failure), and ("held", None) where another
     process has the claim or took it over. A failure that would happen again is kept in the seed's folder; an OSError
-    (disk full, say) is not.
+    (disk full, say) is not, nor one that a library put in the place of an interrupt.
     """
     torch.set_num_threads(config["threads"])
     folder = RunFolder(Path(directory)).seed(seed)
@@ -59,7 +60,7 @@ def run_seed(config: dict[str, Any], directory: str, seed: int, report: Report) 
         commit(folder.failure_path, json.dumps(failure).encode())
         report("diverged", failure)
     except Exception as error:  # it is kept beside the seed's files and raised again
-        if not isinstance(error, OSError):
+        if not isinstance(error, OSError) and not interrupted():
             reason = f"{type(error).__name__}: {error}"
             failure = {"kind": "raised", "reason": reason, "traceback": traceback.format_exc()}
             commit(folder.failure_path, json.dumps(failure).encode())

@@ -15,6 +15,7 @@ from typing import Any
 from ltx.config.spec import Spec
 from ltx.config.trunk import seed_of
 from ltx.launch import local as launch
+from ltx.launch.signals import writing_begins
 from ltx.report.progress import Progress
 from ltx.report.tables import Label
 from ltx.runs.checks import check_data
@@ -116,6 +117,7 @@ def run(specs: Sequence[Spec], command: list[str], group: str | None = None, tit
     points = expand(specs, command, group)
     for point in points.values():
         check_data(point.spec)
+    writing_begins()
     schedule = Schedule(points, specs[0].config["fail_fast"])
     interrupted = False
     try:
