@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from ltx.config.compose import CONF, compose
 from ltx.config.spec import Spec
-from ltx.models import convnet, initialise, mlp, scaled
+from ltx.models import convnet, initialise, mlp, units_at
 from ltx.streams import Streams
 from ltx.tensors import buffers, fans, matrices
 
@@ -35,8 +35,8 @@ def net(hidden: list[int], norm: str | None = None, bias: bool = True) -> mlp.Mo
 
 
 def test_width_is_rounded_and_at_least_one():
-    assert [scaled(300, w) for w in (0.25, 0.5, 1, 2, 4)] == [75, 150, 300, 600, 1200]
-    assert [scaled(10, w) for w in (0.01, 0.04, 0.16, 0.26)] == [1, 1, 2, 3]
+    assert [units_at(300, w) for w in (0.25, 0.5, 1, 2, 4)] == [75, 150, 300, 600, 1200]
+    assert [units_at(10, w) for w in (0.01, 0.04, 0.16, 0.26)] == [1, 1, 2, 3]
 
 
 def test_lenet_300_100_on_28x28_has_266610_parameters():
@@ -55,7 +55,7 @@ def test_every_model_of_conf_builds_and_runs_on_digits_at_any_width(name: str, w
     names = matrices(network)
     assert names == matrices(base) and names
     hidden = {n: network.get_parameter(n).shape[0] for n in names[:-1]}
-    assert hidden == {n: scaled(base.get_parameter(n).shape[0], width) for n in names[:-1]}
+    assert hidden == {n: units_at(base.get_parameter(n).shape[0], width) for n in names[:-1]}
     x = made.data.train.x[:5]
     for mode in (network.train(), network.eval()):
         logits = mode(x)
