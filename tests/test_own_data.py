@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import ltx as ltx_package
-from ltx.config.spec import facts, load
+from ltx.config.loading import facts, load
 from ltx.store.folders import RunFolder
 
 PNGS = '''

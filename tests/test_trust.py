@@ -47,7 +47,7 @@ def planted(ltx: Callable, root: Path, tmp_path: Path, request: pytest.FixtureRe
 def forget(module: str, marker: Path) -> None:
     import sys
 
-    from ltx.config.spec import facts, load
+    from ltx.config.loading import facts, load
 
     sys.modules.pop(module)
     facts.cache_clear()

@@ -10,8 +10,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ltx.config.loading import load
 from ltx.config.schema import check_trusted
-from ltx.config.spec import Spec, load
+from ltx.config.spec import Spec
 from ltx.errors import BadInput, Failed, forget_notices
 from ltx.launch import local as launch
 from ltx.launch.signals import interruptible

@@ -281,7 +281,20 @@ def checked(group: str, node: dict[str, Any]) -> tuple[Callable[..., Any], dict[
     """
     target = find(group, node.get("name"))
     with of_the_users(f"{group}.name={node['name']} does not say which arguments it takes"):
-        schema = fields(target)
+        schema, model = schema_of(group, target)
+    arguments = {name: value for name, value in node.items() if name != "name"}
+    try:
+        valid = model(**arguments)
+    except ValidationError as error:
+        raise refuse(error, group, f"{group}={node['name']}", ["name", *schema]) from error
+    held = [name for name, (_, default) in schema.items() if name in arguments or is_plain(default)]
+    return target, {name: getattr(valid, f"field_{name}") for name in held}
+
+
+@functools.cache
+def schema_of(group: str, target: Callable[..., Any]) -> tuple[dict[str, tuple[Any, Any]], type[BaseModel]]:
+    """Return what a config may set of a group's class, {name: (type, default)}, and what checks it."""
+    schema = fields(target)
     if group == "data":
         schema.setdefault("split_seed", (Seed, ...))
         schema["random_labels"] = (Literal[True] | None, None)
@@ -289,13 +302,7 @@ def checked(group: str, node: dict[str, Any]) -> tuple[Callable[..., Any], dict[
         from ltx.models import Init
 
         schema["init"] = (Init | None, None)
-    arguments = {name: value for name, value in node.items() if name != "name"}
-    try:
-        valid = validator(schema)(**arguments)
-    except ValidationError as error:
-        raise refuse(error, group, f"{group}={node['name']}", ["name", *schema]) from error
-    held = [name for name, (_, default) in schema.items() if name in arguments or is_plain(default)]
-    return target, {name: getattr(valid, f"field_{name}") for name in held}
+    return schema, validator(schema)
 
 
 def validator(schema: dict[str, tuple[Any, Any]]) -> type[BaseModel]:

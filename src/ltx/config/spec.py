@@ -8,15 +8,16 @@ import inspect
 import json
 import typing
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
+from ltx.config.loading import facts, load
 from ltx.config.schema import GROUPS, RunConfig, checked, find, readable, refuse
 from ltx.config.trunk import check as check_trunk
-from ltx.errors import BadInput, nearest, of_the_users
+from ltx.errors import BadInput, of_the_users
 
 if typing.TYPE_CHECKING:
     from torch import Tensor, nn
@@ -123,18 +124,18 @@ class Spec:
         """
         from ltx.tensors import seeded
 
-        of_ones_own = ":" in self.config["model"]["name"]
+        users_own = ":" in self.config["model"]["name"]
         target, _ = checked("model", self.config["model"])
         same = (target, json.dumps([self.config[name] for name in ("model", "data", "width")], sort_keys=True))
         if same in _tried:
             return
         with seeded(0):
-            module = self.network() if of_ones_own else network
-            x = self.facts.zeros(2, "cpu" if of_ones_own else "meta")
+            module = self.network() if users_own else network
+            x = self.facts.zeros(2, "cpu" if users_own else "meta")
             try:
                 self.tried(module, x)
             except BadInput as refused:
-                if not of_ones_own or refused.__cause__ is None:  # the outputs' shape and type do not hang on values
+                if not users_own or refused.__cause__ is None:  # the outputs' shape and type do not hang on values
                     raise
                 self.tried(self.network(), self.data.train.take(slice(0, 2))[0])
         _tried.add(same)
@@ -280,53 +281,6 @@ def untied(network: nn.Module, name: str) -> nn.Module:
             f"model={name} shares parameters between layers ({', '.join(tied)}), which cannot be pruned yet."
         )
     return network
-
-
-def made(config: str) -> tuple[Any, dict[str, Any]]:
-    """Return a data set's object, not loaded, and what the config says beside its own fields. Raises BadInput."""
-    node = json.loads(config)
-    target, arguments = checked("data", node)
-    rest = {"split_seed": arguments["split_seed"], "random_labels": arguments.pop("random_labels")}
-    if "split_seed" not in inspect.signature(target).parameters:
-        del arguments["split_seed"]
-    with of_the_users(f"data.name={node['name']} cannot be loaded"):
-        return target(**arguments), {"name": node["name"], **rest}
-
-
-@cache
-def facts(config: str) -> Facts:
-    """Return what a data set says of itself, from the JSON of its config node; it is loaded where it says nothing."""
-    from ltx.data import Facts
-
-    data, node = made(config)
-    if not hasattr(data, "facts"):
-        return load(config).facts
-    with of_the_users(f"data.name={node['name']} cannot say what it is"):
-        said = data.facts()
-    if not isinstance(said, Facts):
-        raise BadInput(f"data.name={node['name']}: facts() returned a {type(said).__name__}, not ltx.data.Facts.")
-    return said
-
-
-@cache
-def load(config: str) -> Dataset:
-    """Load a data set from the JSON of its config node, once a process. Raises BadInput for what is no data set."""
-    from ltx.data import Dataset
-    from ltx.data.arrays import TARGETS, assemble
-    from ltx.data.splits import with_random_labels
-
-    data, node = made(config)
-    task: Any = getattr(data, "task", "classification")
-    if task not in TARGETS:
-        raise BadInput(f"data.name={node['name']}: task={task} is unknown{nearest(task, TARGETS)}")
-    with of_the_users(f"data.name={node['name']} cannot be loaded"):
-        found = data.load()
-        if not isinstance(found, Dataset):
-            found = assemble(found, node["split_seed"], task=task)
-        shown = found.facts
-    if hasattr(data, "facts") and facts(config) != shown:
-        raise BadInput(f"data.name={node['name']} says that it is {facts(config)}, but what it loads is {shown}.")
-    return with_random_labels(found, node["split_seed"]) if node["random_labels"] else found
 
 
 def without_nulls(value: Any) -> Any:

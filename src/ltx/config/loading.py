@@ -1,0 +1,61 @@
+"""Data sets by the JSON of their config node: what they say of themselves, and the examples."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from ltx.config.schema import checked
+from ltx.errors import BadInput, nearest, of_the_users
+
+if TYPE_CHECKING:
+    from ltx.data import Dataset, Facts
+
+
+def made(config: str) -> tuple[Any, dict[str, Any]]:
+    """Return a data set's object, not loaded, and what the config says beside its own fields. Raises BadInput."""
+    node = json.loads(config)
+    target, arguments = checked("data", node)
+    rest = {"split_seed": arguments["split_seed"], "random_labels": arguments.pop("random_labels")}
+    if "split_seed" not in inspect.signature(target).parameters:
+        del arguments["split_seed"]
+    with of_the_users(f"data.name={node['name']} cannot be loaded"):
+        return target(**arguments), {"name": node["name"], **rest}
+
+
+@cache
+def facts(config: str) -> Facts:
+    """Return what a data set says of itself, from the JSON of its config node; it is loaded where it says nothing."""
+    from ltx.data import Facts
+
+    data, node = made(config)
+    if not hasattr(data, "facts"):
+        return load(config).facts
+    with of_the_users(f"data.name={node['name']} cannot say what it is"):
+        said = data.facts()
+    if not isinstance(said, Facts):
+        raise BadInput(f"data.name={node['name']}: facts() returned a {type(said).__name__}, not ltx.data.Facts.")
+    return said
+
+
+@cache
+def load(config: str) -> Dataset:
+    """Load a data set from the JSON of its config node, once a process. Raises BadInput for what is no data set."""
+    from ltx.data import Dataset
+    from ltx.data.arrays import TARGETS, assemble
+    from ltx.data.splits import with_random_labels
+
+    data, node = made(config)
+    task: Any = getattr(data, "task", "classification")
+    if task not in TARGETS:
+        raise BadInput(f"data.name={node['name']}: task={task} is unknown{nearest(task, TARGETS)}")
+    with of_the_users(f"data.name={node['name']} cannot be loaded"):
+        found = data.load()
+        if not isinstance(found, Dataset):
+            found = assemble(found, node["split_seed"], task=task)
+        shown = found.facts
+    if hasattr(data, "facts") and facts(config) != shown:
+        raise BadInput(f"data.name={node['name']} says that it is {facts(config)}, but what it loads is {shown}.")
+    return with_random_labels(found, node["split_seed"]) if node["random_labels"] else found
