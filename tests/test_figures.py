@@ -20,7 +20,7 @@ from ltx.analysis.connectivity import errors_along, instability
 from ltx.analysis.intervals import longest_run, mean_interval
 from ltx.config.compose import compose
 from ltx.config.spec import Spec
-from ltx.figures import edge_popup, imp, module, names, sanity
+from ltx.figures import arms, edge_popup, imp, module, names, sanity
 from ltx.figures.arms import Finished, Store, plan
 from ltx.figures.claims import Stated, decide, decide_consecutive, levels_within, nearest_level, stated
 from ltx.store.rows import Row
@@ -33,6 +33,21 @@ SMALL = {
     "sanity": ("optim.steps=42", "seeds=1"),
     "rewinding": ("method.levels=1", "optim.steps=210", "seeds=1", "width=.05", "optim.batch=2"),
 }
+
+
+SANITY = {"imp": "method:imp,method.levels:18", "edge-popup": "method:edge_popup,method.anneal:true"}
+SANITY |= {name: f"method:at_init,method.criterion:{name}" for name in ("snip", "synflow")}
+FEWER = {  # arms of the grids, those among them that the claims are about
+    "sanity": {"trunks": SANITY},
+    "multi-prize": {"densities": [0.1, 0.5], "widths": [0.1, 0.25, 1]},
+    "edge-popup": {"densities": [0.02, 0.2, 0.5, 0.98], "widths": [0.05, 0.25, 2], "kept_widths": [0.25, 1]},
+}
+
+
+def fewer(name: str) -> dict[str, Any]:
+    """Return what a figure's yaml has instead in the test that makes it small."""
+    found: dict[str, Any] = FEWER.get(name, {})
+    return found
 
 
 def test_the_interval_is_students() -> None:
@@ -123,6 +138,8 @@ def test_instability_is_the_bump_on_the_line() -> None:
 def test_every_figure_is_made_small_and_redrawn_without_a_run(
     name: str, ltx: Callable[..., Result], root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    whole = arms.read
+    monkeypatch.setattr(arms, "read", lambda name: {**whole(name), **fewer(name)})
     words = ("figure", name, *SMALL[name], "workers=0")
     monkeypatch.setattr("ltx.runs.point.save_plot", lambda *_: None)  # the runs' own pictures are not looked at
     result = ltx(*words)

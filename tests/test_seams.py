@@ -108,3 +108,29 @@ def test_an_untrained_control_stands_on_every_level_of_an_own_method(ltx: Callab
     for mine, ticket in zip(rows(result.folder), rows(below), strict=True):
         for name in ("kept", "train_loss", "val_loss", "test_loss", "test_accuracy"):
             assert mine[name] == ticket[name], name
+
+
+GROWN = """
+from dataclasses import dataclass
+from ltx.methods import dense
+
+
+@dataclass(frozen=True)
+class Method(dense.Method):
+    def columns(self, end, streams, accuracy):
+        return {"size": float(sum(w.abs().sum() for w in end.weights.values())), "kept_names": ",".join(end.mask)}
+"""
+
+
+def test_a_trained_method_may_add_columns_about_its_weights(ltx: Callable, root: Path) -> None:
+    Path("grown.py").write_text(GROWN)
+    Path("conf/method").mkdir(parents=True)
+    Path("conf/method/grown.yaml").write_text("name: grown:Method\n")
+    words = ("--config-dir", "conf", "method=grown", "width=.05", "optim.steps=20", "seeds=1")
+    assert ltx("run", *words).code == 0
+    tensors, _ = RunFolder(only(root)).seed(0).read_level(0)
+    (row,) = rows(only(root))
+    assert row["size"] == pytest.approx(sum(float(w.abs().sum()) for w in under("end", tensors).values()), rel=1e-5)
+    assert row["kept_names"] == "fc1.weight,fc2.weight,out.weight"
+    with (only(root) / "summary.csv").open() as file:
+        assert float(next(csv.DictReader(file))["size"]) == row["size"]

@@ -35,6 +35,7 @@ def parser() -> Any:
     return OverridesParser.create()
 
 
+@cache
 def parse(text: str) -> Any:
     """Return Hydra's reading of `key=value`. Raises BadInput."""
     from hydra.errors import HydraException

@@ -86,7 +86,9 @@ def examples_and_labels(name: str, pair: object, task: TaskName) -> tuple[Tensor
     """Return the examples of one part, its labels as they were given, and what was changed of the examples."""
     if isinstance(pair, Files):
         y = array(pair.targets)
-        if len(pair) != len(y) or not len(pair):
+        if not len(pair):
+            raise BadInput(f"The {name} part has no files; is its folder right?")
+        if len(pair) != len(y):
             raise BadInput(f"The {name} part needs one label per file, got {len(pair)} files and {len(y)} labels.")
         return pair, y, []
     if not isinstance(pair, tuple | list) or len(pair) != 2:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -75,7 +76,7 @@ class Split(Protocol):
         """Return the split whose examples come on a device."""
 
     def digest(self) -> bytes:
-        """Return bytes that change where the examples do."""
+        """Return bytes that change where the examples do; of files names, sizes and targets."""
 
 
 @dataclass(frozen=True)
@@ -165,6 +166,7 @@ class Files:
             batch_sampler=asked,
             num_workers=self.workers,
             collate_fn=stacked,
+            multiprocessing_context="fork" if hasattr(os, "fork") else None,  # others start an interpreter each time
             generator=torch.Generator(),  # otherwise it draws from the global one, and changes what dropout draws
         )
         for found in loader:

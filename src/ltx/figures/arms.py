@@ -61,7 +61,7 @@ def plan(name: str, overrides: list[str]) -> tuple[dict[str, Any], list[Arm]]:
     """
     if name not in names():
         raise BadInput(f"No figure is named {name}{nearest(name, names())}")
-    fixed = yaml.safe_load((CONF / "figure" / f"{name.replace('-', '_')}.yaml").read_text())
+    fixed = read(name)
     arms = listed(fixed) if "arms" in fixed else module(name).arms(fixed)
     given = {word.partition("=")[0].rpartition(".")[2]: word.partition("=")[2] for word in overrides}
     values = {key: given.get(key, value) for key, value in fixed.get("values", {}).items()}
@@ -71,6 +71,11 @@ def plan(name: str, overrides: list[str]) -> tuple[dict[str, Any], list[Arm]]:
 
     common = filled(fixed["common"])
     return fixed, [replace(arm, words=[*common, *filled(arm.words), *overrides]) for arm in arms]
+
+
+def read(name: str) -> dict[str, Any]:
+    """Return the content of a figure's yaml."""
+    return yaml.safe_load((CONF / "figure" / f"{name.replace('-', '_')}.yaml").read_text())
 
 
 def listed(fixed: dict[str, Any]) -> list[Arm]:

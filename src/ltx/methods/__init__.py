@@ -79,7 +79,8 @@ class Layout:
 class Context:
     """What a level may look at when it starts.
 
-    prunable: the names of the parameters that the mask holds.
+    prunable: the names of the parameters that the mask holds; for a control all matrices, of which its trunk's masks
+        hold those that the trunk prunes.
     init: the initialisation. anchor, previous: the anchor, and the end of the parent level; at level 0 the
         initialisation.
     redrawn: draws a second, different initialisation.
@@ -150,7 +151,7 @@ class Method(Protocol):
         """
 
     def columns(
-        self, scores: Tensors, streams: Streams, accuracy: Callable[[Tensors], float]
+        self, end: State, streams: Streams, accuracy: Callable[[Tensors], float]
     ) -> Mapping[str, float | int | str | None]:
         """Return further columns of the level's row; `accuracy(noise)` is the test accuracy under a drawn mask."""
 

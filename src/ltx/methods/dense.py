@@ -57,6 +57,6 @@ class Method:
         return mask, scores
 
     def columns(
-        self, scores: Tensors, streams: Streams, accuracy: Callable[[Tensors], float]
+        self, end: State, streams: Streams, accuracy: Callable[[Tensors], float]
     ) -> Mapping[str, float | int | str | None]:
         return {}

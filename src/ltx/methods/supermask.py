@@ -51,10 +51,12 @@ class Method(dense.Method):
         return {name: score.sigmoid() >= 0.5 for name, score in scores.items()}, scores
 
     def columns(
-        self, scores: Tensors, streams: Streams, accuracy: Callable[[Tensors], float]
+        self, end: State, streams: Streams, accuracy: Callable[[Tensors], float]
     ) -> Mapping[str, float | int | str | None]:
         total = 0.0
         for i in range(DRAWS):
             rng = streams.generator("noise", "draw", i)
-            total += accuracy({n: torch.from_numpy(rng.random(tuple(t.shape), "float32")) for n, t in scores.items()})
+            total += accuracy(
+                {n: torch.from_numpy(rng.random(tuple(t.shape), "float32")) for n, t in end.scores.items()}
+            )
         return {"draws_test_accuracy": total / DRAWS}

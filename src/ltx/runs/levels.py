@@ -243,7 +243,7 @@ class LevelLoop:
         end = train(job, self.device, self.options, resume)
         state, on = end.state, self.measure.on
         with self.seeded("measure", level):
-            columns = method.columns(end.scores, self.streams, lambda noise: on(self.data.test, state, noise)[1])
+            columns = method.columns(state, self.streams, lambda noise: on(self.data.test, state, noise)[1])
             if plan.first == plan.last or plan.restates:
                 end = replace(end, buffers=self.measure.restated(state).buffers)
         return Computed(begin, end, columns)
