@@ -30,7 +30,7 @@ LEVELS = (0, 3, 5, 8, 11, 14)  # those of its table that README shows
 METHODS = ("dense", "imp", "edge_popup", "biprop", "supermask", "gem_miner", "at_init")
 EACH = ["width=.25", "seeds=5"]  # the accuracies of the methods are of these
 FIGURE = "imp"
-SMALL = ["optim.steps=42", "seeds=2", "width=.25", "workers=0"]
+SMALL = ["optim.steps=42", "seeds=2", "width=.1", "workers=0"]
 SMALL_FIGURE = ["optim.steps=10", "seeds=2", "width=.05", "method.levels=2", "workers=0"]
 
 

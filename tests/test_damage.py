@@ -95,6 +95,12 @@ def clean(text: str) -> bool:
     return all(c.isprintable() or c in "\n\t" for c in text)
 
 
+@pytest.fixture(autouse=True)
+def short_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take a claim that is nobody's over after a fifth of a second instead of four."""
+    monkeypatch.setattr("ltx.store.claims.PATIENCE", 0.2)
+
+
 def damaged_once(number: int, root: Path, tiny: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """Damage one file and hold what must hold: status, show and of= go on, and run mends it."""
     rng = random.Random(number)

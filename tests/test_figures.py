@@ -38,8 +38,9 @@ SMALL = {
 SANITY = {"imp": "method:imp,method.levels:18", "edge-popup": "method:edge_popup,method.anneal:true"}
 SANITY |= {name: f"method:at_init,method.criterion:{name}" for name in ("snip", "synflow")}
 FEWER = {  # arms of the grids, those among them that the claims are about
-    "sanity": {"trunks": SANITY},
-    "multi-prize": {"densities": [0.1, 0.5], "widths": [0.1, 0.25, 1]},
+    "sanity": {"trunks": SANITY, "kinds": ["ticket", "shuffle"]},
+    "rewinding": {"rewind": {"unstable": [0, 100], "stable": [0]}},
+    "multi-prize": {"densities": [0.1, 0.5], "widths": [0.1, 0.25]},
     "edge-popup": {"densities": [0.02, 0.2, 0.5, 0.98], "widths": [0.05, 0.25, 2], "kept_widths": [0.25, 1]},
 }
 

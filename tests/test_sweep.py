@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Result, levels
+from conftest import Result, call, levels
 
 from ltx.config.compose import compose
 from ltx.config.spec import Spec
@@ -141,14 +141,19 @@ def test_pruning_is_compared_with_a_search_at_the_level_that_keeps_as_much() -> 
 NET = """
 import os, signal, sys
 from ltx.models.mlp import Model
+def first(marker):
+    try:
+        os.close(os.open(marker, os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        return False
+    return True
 class Net(Model):
     def __init__(self, input_shape, classes, width, marker: str, fault: str = "none"):
         super().__init__(input_shape, classes, width, [20], None, True)
         self.marker, self.fault, self.calls = marker, fault, 0
     def forward(self, x):
         self.calls += 1
-        if x.device.type != "meta" and self.calls > 30 and self.fault != "none" and not os.path.exists(self.marker):
-            open(self.marker, "w").close()
+        if x.device.type != "meta" and self.calls > 30 and self.fault != "none" and first(self.marker):
             if self.fault == "raise": raise RuntimeError("planted")
             if self.fault == "exit": os._exit(7)
             if self.fault == "quit": os._exit(0)
@@ -278,7 +283,8 @@ def test_a_damaged_trunk_is_computed_again_for_its_dependants(ltx: Ltx, root: Pa
 SWEEP = (
     "run",
     "-m",
-    "method=imp,dense",
+    "method.levels=3",
+    "optim.lr=1e-3,2e-3",
     "width=.05,.1",
     "optim.steps=60",
     "seeds=2",
@@ -287,22 +293,31 @@ SWEEP = (
 )
 
 
-def start(root: Path, patch: str = "") -> subprocess.Popen[str]:
+def start(root: Path, *words: str, patch: str = "") -> subprocess.Popen[str]:
     """Start the sweep in an interpreter of its own, after `patch`."""
-    code = f"import sys\n{patch}\nfrom ltx.cli import main\nsys.exit(main({[*SWEEP, f'root={root}']}))"
+    code = f"import sys\n{patch}\nfrom ltx.cli import main\nsys.exit(main({[*SWEEP, *words, f'root={root}']}))"
     return subprocess.Popen([sys.executable, "-c", code], text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
 
-def test_two_sweeps_at_once_share_the_work_and_agree(ltx: Ltx, root: Path) -> None:
-    other = start(root)
+@pytest.fixture(scope="session")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Run the sweep undisturbed, once."""
+    root = tmp_path_factory.mktemp("alone")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WANDB_MODE", "disabled")
+        assert call(*SWEEP, "workers=0", root=root) == 0
+    return root
+
+
+def test_two_sweeps_at_once_share_the_work_and_agree(ltx: Ltx, root: Path, alone: Path) -> None:
+    other = start(root, "workers=0")
     result = ltx(*SWEEP)
     out, _ = other.communicate(timeout=120)
     assert (result.code, other.returncode) == (0, 0), result.err + out
-    assert ltx(*SWEEP, f"root={root}-alone").code == 0
-    assert results(root) == results(Path(f"{root}-alone"))
+    assert results(root) == results(alone)
 
 
-def test_a_killed_parent_takes_its_workers_along_and_loses_nothing(ltx: Ltx, root: Path) -> None:
+def test_a_killed_parent_takes_its_workers_along_and_loses_nothing(ltx: Ltx, root: Path, alone: Path) -> None:
     patch = """
 import os, signal, ltx.store.files
 replace, calls = os.replace, []
@@ -312,7 +327,7 @@ def killing(a, b):
     replace(a, b)
 ltx.store.files.os.replace = killing
 """
-    parent = start(root, patch)
+    parent = start(root, patch=patch)
     parent.communicate(timeout=120)
     assert parent.returncode == -signal.SIGKILL
     kept = levels(root / "runs")
@@ -323,8 +338,7 @@ ltx.store.files.os.replace = killing
     assert not children_of(root)
     assert ltx(*SWEEP).code == 0
     assert kept.items() <= levels(root / "runs").items()
-    assert ltx(*SWEEP, f"root={root}-alone").code == 0
-    assert results(root) == results(Path(f"{root}-alone"))
+    assert results(root) == results(alone)
 
 
 def children_of(root: Path) -> list[int]:

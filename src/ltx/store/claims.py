@@ -20,6 +20,7 @@ from ltx.store.files import Damaged, canonical, commit, content, process_lives, 
 
 TURN = re.compile(r"\.(lock|claim)\.[0-9a-f]{16}")  # the files of `take_over`
 TURN_SECONDS = 60  # one is there for milliseconds
+BEAT, PATIENCE = 0.5, 4.0  # seconds between two beats, and without one until a holder is taken for dead
 ONE_BEAT_MISSED = 2.0  # seconds after which a holder looks for itself whether the claim is still its own
 
 
@@ -35,8 +36,9 @@ class Claim:
     derived. `with Claim(path):` waits for the holder; `attempt` and `holder` do not.
     """
 
-    def __init__(self, path: Path, patience: float = 4.0, beat: float = 0.5):
-        self.path, self.patience, self.beat = path, patience, beat
+    def __init__(self, path: Path, patience: float | None = None, beat: float = BEAT):
+        self.path, self.beat = path, beat
+        self.patience = PATIENCE if patience is None else patience
         self.token = uuid.uuid4().hex
         self.released, self.lost = threading.Event(), threading.Event()
         self.seen, self.since = b"", time.monotonic()  # another's claim, and when it was last seen to change
