@@ -145,7 +145,7 @@ class Point:
         """Tell whether a seed may be given to a worker: no living process has it, and it is not done meanwhile."""
         holder = seed.claim.holder()
         if holder is None:
-            if seed.waits and (self.adopted(seed) or self.failed_elsewhere(number, seed)):
+            if self.adopted(seed) or (seed.waits and self.failed_elsewhere(number, seed)):
                 self.elsewhere += seed.steps
                 return False
             seed.waits = False
