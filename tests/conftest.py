@@ -45,11 +45,21 @@ def call(*argv: str, root: Path) -> int:
     return main(words)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def coarse_pictures() -> Iterator[None]:
+    """Draw pictures coarsely: most of a small run's time would go into them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ltx.report.plots.DPI", 30)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stand in an empty folder, with no output root, no key and no wandb but where a test asks for it."""
     for name in ("LTX_OUTPUT", "WANDB_API_KEY", "WANDB_BASE_URL"):
         monkeypatch.delenv(name, raising=False)
+    if "torch" in sys.modules:
+        sys.modules["torch"].default_generator.manual_seed(0)
     monkeypatch.setenv("WANDB_MODE", "disabled")
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setattr(sys, "path", [*sys.path])

@@ -55,11 +55,19 @@ def call(module: nn.Module, tensors: Mapping[str, Tensor], x: Tensor) -> Tensor:
 def seeded(seed: int, device: str = "cpu") -> Iterator[None]:
     """Seed torch's own generators, the CPU's and the device's, and put their states back at the end.
 
-    What a network draws by itself (dropout, stochastic depth) comes from there.
+    What a network draws by itself (dropout, stochastic depth) comes from there. torch.manual_seed would take a
+    millisecond where there is no GPU, since it keeps the call's stack for when there might be one.
     """
-    with torch.random.fork_rng(devices=[torch.device(device)] if device.startswith("cuda") else []):
-        torch.manual_seed(seed)
+    place = torch.device(device)
+    before = generators(place)
+    torch.default_generator.manual_seed(seed)
+    if place.type == "cuda":
+        with torch.cuda.device(place):
+            torch.cuda.manual_seed(seed)
+    try:
         yield
+    finally:
+        set_generators(before, place)
 
 
 def generators(device: torch.device) -> Tensors:

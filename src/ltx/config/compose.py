@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+import pickle
 import sys
 from functools import cache
 from pathlib import Path
@@ -72,8 +72,13 @@ def checked_override(text: str, extra: list[str]) -> str:
     return text.lstrip("+")
 
 
-@cache
 def base(choices_made: tuple[str, ...], search: tuple[str, ...]) -> Any:
+    """Return the composed groups, the caller's own copy; unpickling makes one ten times as fast as deepcopy."""
+    return pickle.loads(composed(choices_made, search))
+
+
+@cache
+def composed(choices_made: tuple[str, ...], search: tuple[str, ...]) -> bytes:
     """Compose the groups, once a combination: Hydra takes a twentieth of a second for what a sweep repeats."""
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
@@ -88,7 +93,7 @@ def base(choices_made: tuple[str, ...], search: tuple[str, ...]) -> Any:
     except HydraException as error:
         raise BadInput(" ".join(str(error).split())) from error
     OmegaConf.set_struct(config, False)
-    return config
+    return pickle.dumps(config)
 
 
 def compose(overrides: list[str], config_dirs: list[str]) -> dict[str, Any]:
@@ -121,7 +126,7 @@ def resolved(overrides: list[str], config_dirs: list[str], inherited: dict[str, 
     grouped = [o.is_delete() or o.key_or_group in CHOICES or o.key_or_group.startswith("hydra") for o in parsed]
     made = tuple(word for word, is_choice in zip(checked, grouped, strict=True) if is_choice)
     try:
-        config = copy.deepcopy(base(made, tuple(config_dirs)))
+        config = base(made, tuple(config_dirs))
         recipe = dict(
             config.method.pop("recipe", None) or {}
         )  # values that the method's yaml wants the model and the optimiser to have

@@ -24,6 +24,7 @@ COLOURS = (
     "#E69F00",
     "#000000",
 )  # Okabe & Ito: distinct for colour-blind readers
+DPI = 150
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
 
@@ -90,7 +91,7 @@ def save_plot(figure: Any, path: Path, of: str | None = None) -> Path:
     """Save a matplotlib figure whole or not at all, in the format of the path's suffix; a PNG says what it is `of`."""
     buffer = io.BytesIO()
     keep = {"Software": None, **({"ltx": of} if of else {})} if path.suffix == ".png" else {"CreationDate": None}
-    figure.savefig(buffer, format=path.suffix[1:], dpi=150, metadata=keep)
+    figure.savefig(buffer, format=path.suffix[1:], dpi=DPI, metadata=keep)
     commit(path, buffer.getvalue())
     return path
 
