@@ -274,7 +274,7 @@ def lenet(inputs: int) -> Any:
 def fit(spec: Any, network: Any, state: Any, data: Any, streams: Any, level: int) -> tuple[float, Any, list[float]]:
     """Train a level as a worker does, records to a file; return seconds, what it left and the validation losses."""
     from ltx.store.seeds import Records, SeedFolder
-    from ltx.training.fit import Hooks, Job, train
+    from ltx.training.fit import Hooks, Setup, train
 
     losses: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
@@ -285,9 +285,9 @@ def fit(spec: Any, network: Any, state: Any, data: Any, streams: Any, level: int
             losses.extend(row["loss"] for row in rows if row["split"] == "val")
 
         hooks = Hooks(record, lambda *_: None, lambda *_: None, spec.config["trainer"]["checkpoint_seconds"])
-        job = Job(network, spec.method, state, spec.plan(level), spec.optim, data, streams, hooks)
+        setup = Setup(network, spec.method, state, spec.plan(level), spec.optim, data, streams, hooks)
         began = time.perf_counter()
-        trained = train(job, "cpu", spec.config["trainer"], None)
+        trained = train(setup, "cpu", spec.config["trainer"], None)
         seconds = time.perf_counter() - began
         records.close()
     return seconds, trained, losses

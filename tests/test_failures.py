@@ -30,10 +30,10 @@ def failing(seed: int, error: Callable[[int], Exception]) -> Callable[..., objec
     """Return a `train` that fails in level 1 of one seed."""
     original = ltx_levels.train
 
-    def train(job, *rest):
-        if job.streams.init == seed and job.plan.level == 1:
-            raise error(job.plan.level)
-        return original(job, *rest)
+    def train(setup, *rest):
+        if setup.streams.init == seed and setup.plan.level == 1:
+            raise error(setup.plan.level)
+        return original(setup, *rest)
 
     return train
 

@@ -19,7 +19,7 @@ from ltx.masks import keep_top
 from ltx.methods import Context, Plan, State
 from ltx.streams import Streams
 from ltx.tensors import Tensors, under
-from ltx.training.fit import Hooks, Job, train
+from ltx.training.fit import Hooks, Setup, train
 
 SMALL = ("model.hidden=[12,8]", "optim.steps=6", "optim.batch=50", "method.levels=3")
 BATCHNORM = ("model=mlp", *SMALL, "optim=sgd", "optim.steps=6", "optim.batch=50", "data.shift=1")
@@ -247,11 +247,11 @@ def test_one_step_of_a_masked_layer_and_the_next_mask_done_by_hand():
     one = Memory(torch.tensor([[1.0, 2.0]]), torch.tensor([0]))
     recipe = spec("optim=sgd", "optim.schedule=constant", "optim.lr=.5", "optim.batch=1").optim
     rows: list[dict[str, Any]] = []
-    job = Job(
+    setup = Setup(
         *(Linear(), method(), State(weights, {}, mask), Plan(0, 0, 0, 1), replace(recipe, steps=1, momentum=0.0)),
         *(Dataset(one, one, one, 2), STREAMS, Hooks(rows.extend, lambda *_: None, lambda *_: None, 1e9)),
     )
-    end = train(job, "cpu", {"precision": "32-true", "deterministic": True, "chunk": 10}, None)
+    end = train(setup, "cpu", {"precision": "32-true", "deterministic": True, "chunk": 10}, None)
     assert end.weights["out.weight"].tolist() == [[1.25, 1.0], [1.75, 9.0]]
     after = math.log(1 + math.exp(1.75 - 3.25))  # W m x = [1.25 + 2, 1.75]
     assert [row["loss"] for row in rows] == pytest.approx([math.log(2), after])

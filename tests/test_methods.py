@@ -24,7 +24,7 @@ from ltx.runs.levels import run_seed
 from ltx.store.files import header, unpack
 from ltx.tensors import Tensors, matrices, under
 from ltx.training.evaluate import evaluate
-from ltx.training.fit import Fit, Hooks, Job
+from ltx.training.fit import Fit, Hooks, Setup
 from ltx.training.task import TASKS
 
 YAMLS = sorted(path.stem for path in Path(CONF, "method").glob("*.yaml") if path.stem != "control")
@@ -144,8 +144,8 @@ def test_only_the_declared_tree_is_held_by_the_optimiser(run: Finished) -> None:
     state, found = ticket(run), run.spec
     hooks = Hooks(lambda *_: None, lambda *_: None, lambda *_: None, 1e9)
     network = found.network()
-    job = Job(network, run.method, state, found.plan(0), found.optim, found.data, found.streams(0), hooks)
-    fit, searched = Fit(job), run.method.trains == "scores"
+    setup = Setup(network, run.method, state, found.plan(0), found.optim, found.data, found.streams(0), hooks)
+    fit, searched = Fit(setup), run.method.trains == "scores"
     scores = list(fit.leaves.scores.values())
     assert [p.requires_grad for p in scores] == [searched] * len(state.scores)
     frozen = {name for name, p in network.named_parameters() if not p.requires_grad}

@@ -26,7 +26,7 @@ from ltx.models import initialise, mlp
 from ltx.store.files import header, pack
 from ltx.streams import Streams
 from ltx.tensors import Tensors, buffers, cpu, matrices, under
-from ltx.training.fit import Hooks, Job, Trained, train
+from ltx.training.fit import Hooks, Setup, Trained, train
 from ltx.training.optim import SGD, Adam, AdamW
 from ltx.training.watch import Diverged
 
@@ -83,8 +83,8 @@ class Case:
         hooks = Hooks(self.records.extend, lambda step, loss: None, self.checkpoint, self.every, self.check)
         options = {"precision": self.precision, "deterministic": True, "chunk": self.chunk}
         plan = Plan(self.level, 0, self.first, self.last, self.anchor, rate_at=self.rate_at)
-        job = Job(network, self.method, state, plan, self.recipe, self.data or blobs(), STREAMS, hooks)
-        return train(job, "cpu", options, resume)
+        setup = Setup(network, self.method, state, plan, self.recipe, self.data or blobs(), STREAMS, hooks)
+        return train(setup, "cpu", options, resume)
 
 
 def blobs(augment: bool = True) -> Dataset:

@@ -27,7 +27,7 @@ from ltx.store.seeds import FORMAT, RECORD, Records, SeedFolder
 from ltx.streams import Streams
 from ltx.tensors import Tensors, buffers, cpu, matrices, seeded, under
 from ltx.training.checkpoint import LAYOUT, joined
-from ltx.training.fit import Hooks, Job, Resume, Trained, train
+from ltx.training.fit import Hooks, Resume, Setup, Trained, train
 from ltx.training.measure import Measure
 from ltx.training.task import TASKS
 from ltx.training.watch import Diverged
@@ -239,8 +239,8 @@ class LevelLoop:
         if plan.other_order:
             order, augment = streams.other(streams.order), streams.other(streams.augment)
             streams = replace(streams, order=order, augment=augment)
-        job = Job(self.network, method, begin, plan, self.spec.optim, self.data, streams, hooks)
-        end = train(job, self.device, self.options, resume)
+        setup = Setup(self.network, method, begin, plan, self.spec.optim, self.data, streams, hooks)
+        end = train(setup, self.device, self.options, resume)
         state, on = end.state, self.measure.on
         with self.seeded("measure", level):
             columns = method.columns(state, self.streams, lambda noise: on(self.data.test, state, noise)[1])

@@ -77,7 +77,7 @@ class Trained:
 
 
 @dataclass(frozen=True)
-class Job:
+class Setup:
     """What one level is trained with."""
 
     network: nn.Module
@@ -96,18 +96,18 @@ class Fit(lightning.LightningModule):
     A step is: batch, network, loss, backward, clip, update.
     """
 
-    def __init__(self, job: Job):
+    def __init__(self, setup: Setup):
         super().__init__()
         self.automatic_optimization = False
-        self.plan, self.recipe, self.streams, self.hooks = job.plan, job.optim, job.streams, job.hooks
-        self.task, self.data = TASKS[job.data.task], job.data
-        self.leaves = Leaves(job.network, job.method, job.state)
-        subset = calibration(job.data, job.streams) if job.plan.restates else None
-        self.watch = Watch(job.plan, self.task, self.leaves, job.data.val, subset)
-        self.grid = set(grid(job.plan.first, job.plan.last))
-        self.step, self.seconds = job.plan.first, 0.0
+        self.plan, self.recipe, self.streams, self.hooks = setup.plan, setup.optim, setup.streams, setup.hooks
+        self.task, self.data = TASKS[setup.data.task], setup.data
+        self.leaves = Leaves(setup.network, setup.method, setup.state)
+        subset = calibration(setup.data, setup.streams) if setup.plan.restates else None
+        self.watch = Watch(setup.plan, self.task, self.leaves, setup.data.val, subset)
+        self.grid = set(grid(setup.plan.first, setup.plan.last))
+        self.step, self.seconds = setup.plan.first, 0.0
         self.began = self.checkpointed = time.monotonic()
-        self.anchor = self.leaves.snapshot() if job.plan.anchor == job.plan.first else {}
+        self.anchor = self.leaves.snapshot() if setup.plan.anchor == setup.plan.first else {}
         self.batches: Generator[Example, None, None] | None = None
         self.moments: Tensors = {}
         self.generators: Tensors = {}
@@ -235,17 +235,17 @@ class Chunks(torch.utils.data.IterableDataset):
         return iter(self.spans)
 
 
-def train(job: Job, device: str, options: dict[str, Any], resume: Resume | None) -> Trained:
+def train(setup: Setup, device: str, options: dict[str, Any], resume: Resume | None) -> Trained:
     """Train one level through Lightning's Trainer and return its end, on the CPU.
 
-    The job's network is a scratch module: its values are overwritten. `options` are the config's under `trainer`.
+    The setup's network is a scratch module: its values are overwritten. `options` are the config's under `trainer`.
     Raises Diverged.
     """
-    fit = Fit(job)
+    fit = Fit(setup)
     if resume is not None:
         fit.restore(*resume)
-    if fit.step < job.plan.last:
-        loader = torch.utils.data.DataLoader(Chunks(fit.step, job.plan.last, options["chunk"]), batch_size=None)
+    if fit.step < setup.plan.last:
+        loader = torch.utils.data.DataLoader(Chunks(fit.step, setup.plan.last, options["chunk"]), batch_size=None)
         try:
             with seeded(0, device):  # so that the caller's random generators are afterwards as they were
                 trainer(device, options).fit(fit, loader)
@@ -256,8 +256,8 @@ def train(job: Job, device: str, options: dict[str, Any], resume: Resume | None)
         finally:
             if fit.batches is not None:
                 fit.batches.close()  # left to the garbage collector, worker processes are not told and hold it up
-    end = cpu(job.network.state_dict())
-    kept = buffers(job.network)
+    end = cpu(setup.network.state_dict())
+    kept = buffers(setup.network)
     return Trained(
         weights={name: tensor for name, tensor in end.items() if name not in kept},
         buffers={name: end[name] for name in kept},
