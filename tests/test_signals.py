@@ -16,7 +16,7 @@ from multiprocessing import forkserver, process
 from pathlib import Path
 
 import pytest
-from conftest import LONG, TINY, only, results, soon, under_way
+from conftest import LONG, TINY, call, only, results, soon, under_way
 
 import ltx.runs.levels as ltx_levels
 from ltx.cli import Output
@@ -246,10 +246,19 @@ def test_a_claim_from_elsewhere_that_stands_still_is_taken_over_and_that_is_said
     assert "has not moved for 0.2 s" in said and "\x1b" not in said and said.count("\n") == 1
 
 
+TAKEN_OVER = ["run", *LONG, "method.levels=0", "optim.steps=4000", "seeds=1"]
+
+
+@pytest.fixture(scope="session")
+def left_alone(tmp_path_factory):
+    """Return the directory of TAKEN_OVER, trained by one process alone."""
+    root = tmp_path_factory.mktemp("left_alone")
+    assert call(*TAKEN_OVER, "wandb.mode=disabled", "trainer.checkpoint_seconds=60", root=root) == 0
+    return only(root)
+
+
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_worker_whose_claim_was_taken_over_stops_and_goes_on_when_the_other_is_gone(workers, ltx, root, tmp_path):
-    words = ["run", *LONG, "method.levels=0", "optim.steps=4000", "seeds=1"]
-    assert ltx(*words, f"root={tmp_path / 'alone'}", "trainer.checkpoint_seconds=60").code == 0
+def test_a_worker_whose_claim_was_taken_over_stops_and_goes_on_when_the_other_is_gone(workers, ltx, root, left_alone):
     stopped: list[bool] = []
 
     def take_over() -> None:
@@ -264,11 +273,11 @@ def test_a_worker_whose_claim_was_taken_over_stops_and_goes_on_when_the_other_is
 
     thread = threading.Thread(target=take_over)
     thread.start()
-    result = ltx(*words, f"workers={workers}")
+    result = ltx(*TAKEN_OVER, f"workers={workers}")
     thread.join()
     assert stopped == [True], "it trained on, or took the other's claim away"
     assert result.code == 0, result.out + result.err
-    assert results(only(root)) == results(only(tmp_path / "alone"))
+    assert results(only(root)) == results(left_alone)
 
 
 @pytest.mark.parametrize("name", ["ünï", "a b,c", "k=v", "it's", "[x]", "a{b}", "$x", "a\\b"])
