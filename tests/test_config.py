@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from ltx.config.compose import CONF, choices, compose
-from ltx.config.schema import GROUPS, find
+from ltx.config.names import GROUPS, find
 from ltx.config.spec import Spec
 from ltx.errors import BadInput
 

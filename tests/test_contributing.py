@@ -16,7 +16,7 @@ import torch
 from conftest import Result
 from matplotlib.image import imsave
 
-from ltx.config import schema
+from ltx.config import names
 from ltx.data import Files
 from ltx.methods import control
 from ltx.store.files import unpack
@@ -44,8 +44,8 @@ def run(ltx: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> Run:
     for room in ("methods", "models", "data", "figures"):
         package = import_module(f"ltx.{room}")
         monkeypatch.setattr(package, "__path__", [*package.__path__, str(here / "src" / "ltx" / room)])
-    known = schema.known
-    monkeypatch.setattr(schema, "known", lambda g: [*known(g), *(p.stem for p in (here / "conf" / g).glob("*.yaml"))])
+    known = names.known
+    monkeypatch.setattr(names, "known", lambda g: [*known(g), *(p.stem for p in (here / "conf" / g).glob("*.yaml"))])
     for module in ("ltx.figures", "ltx.figures.arms"):
         monkeypatch.setattr(import_module(module), "CONF", here / "conf")
 
@@ -123,9 +123,9 @@ def test_the_figure_decides_its_claim_and_is_drawn(run: Run, root: Path) -> None
 
 
 def test_the_control_changes_signs_and_keeps_magnitudes(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    names = {**vars(control)}
-    exec(FILES[CONTROL], names)
-    for kind, value in eval("{" + FILES[IN_KINDS] + "}", names).items():
+    found = {**vars(control)}
+    exec(FILES[CONTROL], found)
+    for kind, value in eval("{" + FILES[IN_KINDS] + "}", found).items():
         monkeypatch.setitem(control.KINDS, kind, value)
     folder = run("method.kind=random_signs", *SMALL, "trunk={method:imp,method.levels:1}").folder
     (trunk,) = [path for path in folder.parent.iterdir() if path.name.startswith("imp")]

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from ltx.config.compose import choices, compose
-from ltx.config.schema import GROUPS
+from ltx.config.names import GROUPS
 from ltx.config.spec import Spec
 
 

@@ -97,7 +97,7 @@ def run(case: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Fini
 def checkpointed(case: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Finished, dict]]:
     """The same run with one step a chunk, and its checkpoints after every step of its last level."""
     if isinstance(spec(*case).method, WithoutGradients):
-        pytest.skip("a level that is not trained is never under way")
+        pytest.skip("a method without gradients takes no steps, so that its levels have no checkpoints")
     checkpoints: dict[int, bytes] = {}
     commit = ltx_levels.commit
 

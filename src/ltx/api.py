@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ltx.config.loading import load
-from ltx.config.schema import check_trusted
+from ltx.config.names import check_trusted
 from ltx.config.spec import Spec
 from ltx.errors import BadInput, Failed, forget_notices
 from ltx.launch import local as launch

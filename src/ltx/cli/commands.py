@@ -245,7 +245,7 @@ def show(arguments: list[str]) -> int:
 
 def config_text(path: Path) -> str:
     """Return the text of a run's config. Raises Damaged where it is not one, or not that of a run of this name."""
-    from ltx.config.schema import readable
+    from ltx.config.names import readable
     from ltx.store.files import Damaged, read_yaml, text
 
     config = read_yaml(path / "config.yaml")

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from ltx.config.compose import CHOICES, CONF, choices
-from ltx.config.schema import GROUPS
+from ltx.config.names import GROUPS
 
 # bash completes only what follows the last "=", so the text before it is cut off every candidate.
 SCRIPT = """\

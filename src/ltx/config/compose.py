@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import pickle
+import copy
 import sys
 from functools import cache
 from pathlib import Path
@@ -11,7 +11,8 @@ from typing import Any
 import yaml
 
 from ltx.config import trunk
-from ltx.config.schema import CONF, GROUPS, RunConfig, check_trusted
+from ltx.config.names import CONF, GROUPS, check_trusted
+from ltx.config.schema import RunConfig
 from ltx.config.spec import Spec
 from ltx.config.words import key_of
 from ltx.errors import BadInput, nearest
@@ -72,13 +73,8 @@ def checked_override(text: str, extra: list[str]) -> str:
     return text.lstrip("+")
 
 
-def base(choices_made: tuple[str, ...], search: tuple[str, ...]) -> Any:
-    """Return the composed groups, the caller's own copy; unpickling makes one ten times as fast as deepcopy."""
-    return pickle.loads(composed(choices_made, search))
-
-
 @cache
-def composed(choices_made: tuple[str, ...], search: tuple[str, ...]) -> bytes:
+def base(choices_made: tuple[str, ...], search: tuple[str, ...]) -> Any:
     """Compose the groups, once a combination: Hydra takes a twentieth of a second for what a sweep repeats."""
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
@@ -93,7 +89,7 @@ def composed(choices_made: tuple[str, ...], search: tuple[str, ...]) -> bytes:
     except HydraException as error:
         raise BadInput(" ".join(str(error).split())) from error
     OmegaConf.set_struct(config, False)
-    return pickle.dumps(config)
+    return config
 
 
 def compose(overrides: list[str], config_dirs: list[str]) -> dict[str, Any]:
@@ -126,7 +122,7 @@ def resolved(overrides: list[str], config_dirs: list[str], inherited: dict[str, 
     grouped = [o.is_delete() or o.key_or_group in CHOICES or o.key_or_group.startswith("hydra") for o in parsed]
     made = tuple(word for word, is_choice in zip(checked, grouped, strict=True) if is_choice)
     try:
-        config = base(made, tuple(config_dirs))
+        config = copy.deepcopy(base(made, tuple(config_dirs)))
         recipe = dict(
             config.method.pop("recipe", None) or {}
         )  # values that the method's yaml wants the model and the optimiser to have

@@ -3,27 +3,21 @@
 from __future__ import annotations
 
 import functools
-import importlib
 import inspect
-import os
 import re
 import sys
 import types
 import typing
 from collections.abc import Callable
 from dataclasses import is_dataclass
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le, Len
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
-from ltx.errors import BadInput, described, nearest, of_the_users
+from ltx.config.names import find
+from ltx.errors import BadInput, nearest, of_the_users
 
-PACKAGED = Path(__file__).parents[1] / "conf"
-CONF = (
-    PACKAGED if PACKAGED.is_dir() else Path(__file__).resolve().parents[3] / "conf"
-)  # the first in a wheel, the second in a checkout
 STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 Seed = Annotated[int, Ge(0)]
@@ -91,112 +85,12 @@ TYPE_WORDS = (
     "bool",
     "constrained",
 )  # pydantic puts these names of types into the path of an error; they are no keys
-GROUPS = ("data", "model", "method", "optim")
 FROM_CONTEXT = (
     "self",
     "input_shape",
     "classes",
     "width",
 )  # a model gets these arguments from the run, not from the config's model group
-
-
-def known(group: str) -> list[str]:
-    """Name what a group offers: every module of its folder that has a yaml; others hold what several share."""
-    if group == "optim":
-        return ["adam", "adamw", "sgd"]
-    folder = Path(__file__).parents[1] / {"data": "data", "model": "models", "method": "methods"}[group]
-    offered = {path.stem for path in (CONF / group).glob("*.yaml")}
-    return sorted(path.stem for path in folder.glob("*.py") if path.stem in offered)
-
-
-def find(group: str, name: object) -> Callable[..., Any]:
-    """Return the class behind a name: `imp` is ltx/methods/imp.py, `pkg.module:Class` the user's own."""
-    if name == "???":
-        raise BadInput(f"{group}.name is missing: your class as package.module:Class.")
-    if isinstance(name, str) and ":" in name:
-        return find_own(group, name)
-    if name not in known(group):
-        raise BadInput(f"{group}.name={name} is unknown{nearest(name, known(group))} Your own: package.module:Class.")
-    if group == "optim":
-        from ltx.training.optim import OPTIMISERS
-
-        return OPTIMISERS[str(name)]
-    package = {"model": "models", "method": "methods", "data": "data"}[group]
-    return getattr(importlib.import_module(f"ltx.{package}.{name}"), group.capitalize())
-
-
-def find_own(group: str, name: str) -> Callable[..., Any]:
-    """Import what `package.module:Class` names. Raises BadInput, before calling it, for what no such group can be."""
-    module, _, attribute = name.partition(":")
-    if not module or not attribute:
-        raise BadInput(f"{group}.name={name} should read package.module:Class.")
-    if module.partition(".")[0] in sys.stdlib_module_names:
-        raise BadInput(f"{group}.name={name} is part of Python itself, and no {group} of yours.")
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())  # a console script does not search the folder it is called in
-    try:
-        found = importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name is not None and f"{module}.".startswith(
-            f"{error.name}."
-        ):  # the module that was named is missing, and not one that it imports
-            raise BadInput(f"{group}.name={name}: {error}. It should read package.module:Class.") from error
-        raise BadInput(f"{group}.name={name} cannot be imported: {described(error)}.") from error
-    except (Exception, SystemExit) as error:  # whatever the user's module raises when it is imported
-        raise BadInput(f"{group}.name={name} cannot be imported: {described(error)}.") from error
-    if not hasattr(found, attribute):
-        offered = [word for word, value in vars(found).items() if callable(value) and not word.startswith("_")]
-        raise BadInput(f"{group}.name={name}: the module {module} has no {attribute}{nearest(attribute, offered)}")
-    target = getattr(found, attribute)
-    if not can_be(group, target):
-        raise BadInput(f"{group}.name={name} is no {group}: it should be {WHAT_IT_IS[group]}.")
-    return target
-
-
-WHAT_IT_IS = {
-    "model": "an nn.Module, or a function that returns one",
-    "data": "a class with a method load()",
-    "method": "a frozen dataclass that answers what ltx.methods.Method asks",
-    "optim": "one of ltx's own",
-}
-
-
-def can_be(group: str, target: Any) -> bool:
-    """Tell whether what a config names is what its group wants, without calling it."""
-    if group == "model":
-        from torch import nn
-
-        if inspect.isclass(target):
-            return issubclass(target, nn.Module)
-        return inspect.isfunction(target.func if isinstance(target, functools.partial) else target)
-    if group == "data":
-        return inspect.isclass(target) and callable(getattr(target, "load", None))
-    return group == "method" and is_dataclass(target) and all(hasattr(target, q) for q in ("start", "effective"))
-
-
-def readable(config: typing.Mapping[str, Any]) -> str:
-    """Return what a person reads in a run's key: method, model, data and width. Raises KeyError and the like."""
-    names = [str(config[group]["name"]).rpartition(":")[2] for group in ("method", "model", "data")]
-    return re.sub(r"[^A-Za-z0-9_.-]", "_", f"{'-'.join(names)}-w{config['width']:g}")
-
-
-def own_names(config: Any) -> set[str]:
-    """Return the classes outside ltx that a config names, those of its trunks included."""
-    if not isinstance(config, dict):
-        return set()
-    nodes = [config.get(group) for group in GROUPS]
-    names = {str(node["name"]) for node in nodes if isinstance(node, dict) and ":" in str(node.get("name"))}
-    return names | own_names(config.get("trunk"))
-
-
-def check_trusted(config: Any, trust: bool, named: typing.Iterable[str], where: object, remedy: str) -> None:
-    """Raise BadInput where a config from a file names code that nobody here asked for; it is not imported."""
-    foreign = sorted(own_names(config) - set(named))
-    if foreign and not trust:
-        raise BadInput(
-            f"{where} names code outside ltx, {', '.join(foreign)}, which would be executed; look at it first, then "
-            f"say so: {remedy}."
-        )
 
 
 def fields(target: Callable[..., Any]) -> dict[str, tuple[Any, Any]]:

@@ -15,7 +15,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from ltx.config.loading import facts, load
-from ltx.config.schema import GROUPS, RunConfig, checked, find, readable, refuse
+from ltx.config.names import GROUPS, find, readable
+from ltx.config.schema import RunConfig, checked, refuse
 from ltx.config.trunk import check as check_trunk
 from ltx.errors import BadInput, of_the_users
 

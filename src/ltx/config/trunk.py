@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ltx.config.schema import GROUPS, find
+from ltx.config.names import GROUPS, find
 from ltx.config.words import head_of, key_of, text
 from ltx.errors import BadInput
 

@@ -142,7 +142,7 @@ class Files:
         path = Path(self.paths[index])
         try:
             return torch.as_tensor(np.asarray(self.decode(path))).float()
-        except Exception as error:  # whatever a decoder raises for a malformed file
+        except Exception as error:  # decoders are the user's and raise anything; `whole` raises it with the file's name
             return BadInput(f"{path} cannot be decoded: {described(error)}.")
 
     def example(self, index: int) -> Tensor:

@@ -197,7 +197,7 @@ def run_here(job: Job) -> Iterator[Event]:
     reports: list[tuple[str, Any]] = []
     try:
         call(job, lambda kind, value: reports.append((kind, value)))
-    except Exception as error:  # reported with its traceback, as a worker does
+    except Exception as error:  # whatever the job raised fails it alone, and is reported with its traceback
         if interrupted():  # a library put its own error in the place of the interrupt
             raise KeyboardInterrupt from error
         reports.append(("failed", failure(error)))

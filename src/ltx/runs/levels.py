@@ -59,7 +59,7 @@ def run_seed(config: dict[str, Any], directory: str, seed: int, report: Report) 
         failure = {"kind": "diverged", "level": error.level, "step": error.step, "reason": str(error)}
         commit(folder.failure_path, json.dumps(failure).encode())
         report("diverged", failure)
-    except Exception as error:  # it is kept beside the seed's files and raised again
+    except Exception as error:  # whatever it is, it is kept beside the seed's files and raised again below
         if not isinstance(error, OSError) and not interrupted():
             reason = f"{type(error).__name__}: {error}"
             failure = {"kind": "raised", "reason": reason, "traceback": traceback.format_exc()}
