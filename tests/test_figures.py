@@ -17,7 +17,7 @@ from conftest import Result
 from matplotlib.figure import Figure
 
 from ltx.analysis.connectivity import errors_along, instability
-from ltx.analysis.intervals import longest_run, mean_interval
+from ltx.analysis.intervals import interval, longest_run, mean_interval
 from ltx.config.compose import compose
 from ltx.config.spec import Spec
 from ltx.figures import arms, edge_popup, imp, module, names, sanity
@@ -272,3 +272,11 @@ def test_a_failed_claim_stands_on_the_figure_and_still_exits_0(
 def test_an_unknown_figure_is_refused_with_the_nearest_name(ltx: Callable[..., Result], root: Path) -> None:
     result = ltx("figure", "rewindin")
     assert result.code == 2 and "did you mean 'rewinding'" in result.err and not root.exists()
+
+
+def test_an_interval_stays_where_the_quantity_can_be_and_is_open_for_one_seed():
+    found = interval([0.9, 1.0, 1.0], least=0, most=1)
+    mean, half = mean_interval([0.9, 1.0, 1.0])
+    assert (found.mean, found.low, found.high, found.n) == (mean, mean - half, 1, 3) and mean + half > 1
+    assert math.isnan(interval([0.5]).low) and interval([0.5]).mean == 0.5
+    assert interval([]).n == 0 and math.isnan(interval([]).mean)

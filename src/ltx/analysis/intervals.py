@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 
 def mean_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float]:
@@ -16,6 +17,30 @@ def mean_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, 
         return mean, math.nan
     variance = math.fsum((v - mean) ** 2 for v in values) / (n - 1)
     return mean, float(stdtrit(n - 1, (1 + level) / 2)) * math.sqrt(variance / n)
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean over n seeds with its 95 % interval; low and high are nan for one seed, all three for none."""
+
+    mean: float
+    low: float
+    high: float
+    n: int
+
+
+def interval(values: Sequence[float], least: float = -math.inf, most: float = math.inf) -> Interval:
+    """Return the mean with its Student-t interval over seeds, cut off at what the quantity can be.
+
+    Seeds are independent replicates and few, so their own spread decides, with Student's t. An accuracy has least=0 and
+    most=1: its mean over all seeds lies there, so that cutting the interval off there leaves its coverage as it is.
+    """
+    if not values:
+        return Interval(math.nan, math.nan, math.nan, 0)
+    mean, half = mean_interval(values)
+    if math.isnan(half):
+        return Interval(mean, math.nan, math.nan, 1)
+    return Interval(mean, max(least, mean - half), min(most, mean + half), len(values))
 
 
 def longest_run(flags: Sequence[bool]) -> tuple[int, int]:
