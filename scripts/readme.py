@@ -1,4 +1,4 @@
-"""Make anew what README.md shows of runs: the table and picture of `make run`, a figure, the accuracies of methods.
+"""Make anew what the pages show of runs: the table and picture of `make run`, a figure, the accuracies of methods.
 
     python scripts/readme.py                       # finished runs are read, missing ones trained: minutes
     python scripts/readme.py --small --to FOLDER   # a tiny size, to see that it works; FOLDER gets README.md and docs/
@@ -30,6 +30,7 @@ LEVELS = (0, 3, 5, 8, 11, 14)  # those of its table that README shows
 METHODS = ("dense", "imp", "edge_popup", "biprop", "supermask", "gem_miner", "at_init")
 EACH = ["width=.25", "seeds=5"]  # the accuracies of the methods are of these
 FIGURE = "imp"
+PAGES = ("README.md", "docs/methods.md")
 SMALL = ["optim.steps=42", "seeds=2", "width=.1", "workers=0"]
 SMALL_FIGURE = ["optim.steps=10", "seeds=2", "width=.05", "method.levels=2", "workers=0"]
 
@@ -58,15 +59,20 @@ def accuracy_text(rows: Sequence[Row]) -> str:
     return mean if rows[0].share == 1 else f"{mean} at {100 * rows[0].share:.0f} %"
 
 
-def updated(readme: str, shown: str, accuracies: Mapping[str, str]) -> str:
-    """Return README with another table of `make run`, and other numbers in the last column of the Methods table."""
+def with_table(readme: str, shown: str) -> str:
+    """Return README with another table of `make run`."""
     readme, found = re.subn(r"(?<=^```text\n).*?(?=^```)", lambda _: shown, readme, count=1, flags=re.M | re.S)
     assert found == 1, "README.md has no block of text for the table of `make run`"
+    return readme
+
+
+def with_accuracies(page: str, accuracies: Mapping[str, str]) -> str:
+    """Return the page of the methods with other numbers in the last column of its table."""
     for method, accuracy in accuracies.items():
         number = rf"(^\| `{method}` \|.*\| )[.\d]+(?: at \d+ %)?( \([^|]*\))? \|$"
-        readme, found = re.subn(number, rf"\g<1>{accuracy}\g<2> |", readme, flags=re.M)
-        assert found == 1, f"README.md has no accuracy of {method}"
-    return readme
+        page, found = re.subn(number, rf"\g<1>{accuracy}\g<2> |", page, flags=re.M)
+        assert found == 1, f"docs/methods.md has no accuracy of {method}"
+    return page
 
 
 def main(small: bool, to: Path, words: list[str]) -> None:
@@ -82,8 +88,9 @@ def main(small: bool, to: Path, words: list[str]) -> None:
         raise SystemExit(code)
 
     (to / "docs").mkdir(parents=True, exist_ok=True)
-    readme = updated((REPOSITORY / "README.md").read_text(), table_text(rows), accuracies)
-    (to / "README.md").write_text(readme)
+    readme, methods = ((REPOSITORY / page).read_text() for page in PAGES)
+    (to / PAGES[0]).write_text(with_table(readme, table_text(rows)))
+    (to / PAGES[1]).write_text(with_accuracies(methods, accuracies))
     shutil.copy(outcome.asked[0].directory / "plots" / "levels.png", to / "docs" / "imp-width4.png")
     shutil.copy(figure["path"], to / "docs" / f"figure-{FIGURE}.png")
 

@@ -1,4 +1,4 @@
-"""The README's commands work, at a small size; a new one is tested by being there."""
+"""The commands of README.md and of the pages in docs/ work, at a small size; a new one is tested by being there."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ import yaml
 from conftest import Result
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-README = (REPOSITORY / "README.md").read_text()
-BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+TEXT = "\n".join(path.read_text() for path in PAGES)
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
 LINES = [line.partition(" #")[0].strip() for kind, text in BLOCKS if kind == "sh" for line in text.splitlines()]
-INLINE = re.findall(r"`((?:ltx|make) [^`<]+)`", README)
+INLINE = re.findall(r"`((?:ltx|make) [^`<]+)`", TEXT)
 COMMANDS = dict.fromkeys(line for line in [*LINES, *INLINE] if line.startswith(("ltx ", "make ")))
 SMALL = {"optim.steps": "10", "seeds": "1", "workers": "0"}
 
@@ -50,13 +51,13 @@ def small(words: list[str]) -> list[str]:
     return [*result, *widths, *(f"{key}={value}" for key, value in sizes.items())]
 
 
-def test_the_readme_has_commands() -> None:
+def test_the_pages_have_commands() -> None:
     assert sum(line.startswith("ltx run") for line in COMMANDS) >= 5
     assert sum(line.startswith("make") for line in COMMANDS) >= 3
 
 
 @pytest.mark.parametrize("line", [line for line in COMMANDS if line.startswith("ltx ")])
-def test_a_command_of_the_readme_works(line: str, ltx: Callable[..., Result], finished: Path) -> None:
+def test_a_command_of_the_pages_works(line: str, ltx: Callable[..., Result], finished: Path) -> None:
     for kind, text in BLOCKS:
         name = text.partition("\n")[0].removeprefix("# ")
         if kind in ("python", "yaml") and text.startswith("# "):
@@ -81,10 +82,11 @@ def test_the_python_of_the_readme_works() -> None:
 
 
 @pytest.mark.parametrize("line", [line for line in COMMANDS if line.startswith("make ")])
-def test_a_target_of_the_readme_exists(line: str) -> None:
+def test_a_target_of_the_pages_exists(line: str) -> None:
     subprocess.run([*shlex.split(line), "--dry-run"], cwd=REPOSITORY, check=True, stdout=subprocess.DEVNULL)
 
 
-def test_the_pictures_of_the_readme_exist() -> None:
-    for path in re.findall(r"!\[[^]]*\]\(([^)]+)\)", README):
-        assert (REPOSITORY / path).is_file(), path
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_the_pictures_and_links_of_a_page_lead_somewhere(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)]+)\)", page.read_text()):
+        assert (page.parent / link).exists(), link

@@ -50,21 +50,12 @@ def test_an_arrow_that_is_left_out_follows_from_others() -> None:
     assert all(low in reached(up) for up, low in imported if up != low)
 
 
-def test_what_the_readme_shows_is_made_anew(root: Path, tmp_path: Path) -> None:
+def test_what_the_pages_show_is_made_anew(root: Path, tmp_path: Path) -> None:
     names = script("readme")
     names["main"](small=True, to=tmp_path, words=[f"root={root}"])
-    before, after = (REPOSITORY / "README.md").read_text(), (tmp_path / "README.md").read_text()
-    assert after != before
-    number = re.compile(r"[.\d,%±()/ -]+")  # and what stands between numbers
-    old, new = ([number.sub("", line) for line in text.splitlines()] for text in (before, after))
-    assert [line for line in new if "censored" not in line] == [line for line in old if "censored" not in line]
-    for picture in ("imp-width4.png", "figure-imp.png"):
-        assert (tmp_path / "docs" / picture).read_bytes().startswith(b"\x89PNG")
-
-
-def test_only_the_numbers_of_the_readme_are_replaced() -> None:
-    updated = script("readme")["updated"]
-    text = "```text\nold\n```\n| `imp` | trains | all | .972 at 35 % |\n| `at_init` | s | b | .940 at 23 % (SNIP) |\n"
-    assert updated(text, "new\n", {"imp": ".980 at 36 %", "at_init": ".950"}) == (
-        "```text\nnew\n```\n| `imp` | trains | all | .980 at 36 % |\n| `at_init` | s | b | .950 (SNIP) |\n"
-    )
+    number = re.compile(r"[.\d,%±()/\[\] -]+")  # and what stands between numbers
+    for page in names["PAGES"]:
+        before, after = (REPOSITORY / page).read_text(), (tmp_path / page).read_text()
+        assert after != before
+        old, new = ([number.sub("", line) for line in text.splitlines()] for text in (before, after))
+        assert [line for line in new if "censored" not in line] == [line for line in old if "censored" not in line]
