@@ -141,7 +141,7 @@ def test_a_wandb_that_fails_is_named_and_the_run_goes_on(ltx, root, monkeypatch)
 
     monkeypatch.setattr(wandb, "init", init)
     result = ltx("run", *OFFLINE)
-    assert result.code == 0 and "wandb failed (the server is away)" in result.out
+    assert result.code == 0 and "wandb failed: the server is away" in result.err
     assert len(RunFolder(only(root)).rows()) == 4
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import urlparse
 
 from ltx.config.spec import Spec
+from ltx.errors import notice, noticed
 from ltx.report.mirrored import AXES, charts, chunk_values, config_of, level_values, point_rows, shared
 from ltx.report.tables import Label
 from ltx.store.claims import Claim
@@ -18,6 +19,12 @@ from ltx.store.files import set_aside
 from ltx.store.folders import RunFolder
 from ltx.store.rows import Row, by_level
 from ltx.store.seeds import SeedFolder
+
+INIT_SECONDS, FINISH_SECONDS = 15, 60  # that wandb may take, ten times as long to send tickets
+LEFT_OUT = (
+    "wandb is left out of this command; the records are whole. The same command mirrors them once wandb answers, "
+    "and with wandb.mode=offline here."
+)
 
 
 def has_key() -> bool:
@@ -40,9 +47,13 @@ def mode_of(spec: Spec) -> str:
 def begin(spec: Spec, mode: str, place: Path, config: dict[str, Any], **described: Any) -> Any:
     """Begin a wandb run in `place`, replacing the one there; a wandb that fails is named, and None returned.
 
-    The run's id is the folder's name. What it is called, its group, job type, tags and notes are `described`.
+    The run's id is the folder's name. What it is called, its group, job type, tags and notes are `described`. After a
+    failure the rest of the command does without: each further try could take as long.
     """
+    if noticed(LEFT_OUT):
+        return None
     os.environ.setdefault("WANDB_SILENT", "true")
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # it writes to the terminal where the server is away
     import wandb
 
     mirror = place / "wandb"
@@ -52,6 +63,11 @@ def begin(spec: Spec, mode: str, place: Path, config: dict[str, Any], **describe
     options = spec.config["wandb"]
     settings = wandb.Settings(silent=True, console="off", x_disable_meta=True, x_disable_stats=True, disable_git=True)
     settings.x_save_requirements = False  # listing every installed package takes 0.1 s; the manifest has the versions
+    patience = {"init_timeout": INIT_SECONDS, "finish_timeout": FINISH_SECONDS * (10 if options["artifacts"] else 1)}
+    for name, seconds in patience.items():
+        if f"WANDB_{name.upper()}" not in os.environ:
+            setattr(settings, name, seconds)
+    settings.finish_timeout_raises = True
     try:
         return wandb.init(
             id=place.name,
@@ -65,9 +81,20 @@ def begin(spec: Spec, mode: str, place: Path, config: dict[str, Any], **describe
             reinit="create_new",
             **described,
         )
-    except wandb.Error as error:
-        print(f"ltx: wandb failed ({error}); the records are whole, wandb.mode=offline mirrors them here.")
+    except (wandb.Error, ValueError) as error:  # ValueError: a variable WANDB_... that is none of its setting's values
+        shutil.rmtree(mirror, ignore_errors=True)
+        notice(f"wandb failed: {' '.join(str(error).split())}")
+        notice(LEFT_OUT)
         return None
+
+
+def end(run: Any) -> None:
+    """End a wandb run; one that does not take everything in time is named."""
+    folder = Path(run.dir).parent
+    try:
+        run.finish()
+    except TimeoutError:
+        notice(f"wandb has not taken everything in time; `wandb sync {folder}` sends it.")
 
 
 def mirror_sweep(
@@ -103,7 +130,7 @@ def mirror_sweep(
             xs, ys = zip(*(zip(*points, strict=True) for points in chart.lines.values()), strict=True)
             logged[chart.key] = wandb.plot.line_series(xs, ys, [*chart.lines], chart.title, chart.x)
     run.log(logged)
-    run.finish()
+    end(run)
 
 
 def tabulated(lines: Sequence[dict[str, Any]]) -> Any:
@@ -205,7 +232,7 @@ class Mirror:
             self.run.log(logged)
         if self.spec.config["wandb"]["artifacts"]:
             self.log_tickets(rows)
-        self.run.finish()
+        end(self.run)
         self.run = None
 
     def log_tickets(self, rows: Sequence[Row]) -> None:
