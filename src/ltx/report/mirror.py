@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import netrc
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -21,6 +22,7 @@ from ltx.store.rows import Row, by_level
 from ltx.store.seeds import SeedFolder
 
 INIT_SECONDS, FINISH_SECONDS = 15, 60  # that wandb may take, ten times as long to send tickets
+GONE = ("HandleAbandonedError", "MailboxClosedError")  # what wandb raises then, beside a ConnectionError; not public
 LEFT_OUT = (
     "wandb is left out of this command; the records are whole. The same command mirrors them once wandb answers, "
     "and with wandb.mode=offline here."
@@ -97,6 +99,22 @@ def end(run: Any) -> None:
         notice(f"wandb has not taken everything in time; `wandb sync {folder}` sends it.")
 
 
+@contextlib.contextmanager
+def forgiven(place: Path) -> Iterator[None]:
+    """Leave wandb out of the rest of the command where its own process is gone: no run fails for its mirror.
+
+    What it left of the mirror in `place` is removed, so that the same command mirrors again.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not isinstance(error, ConnectionError) and type(error).__name__ not in GONE:
+            raise
+        shutil.rmtree(place / "wandb", ignore_errors=True)
+        notice(f"wandb failed: its own process is gone ({type(error).__name__})")
+        notice(LEFT_OUT)
+
+
 def mirror_sweep(
     specs: Sequence[Spec],
     labels: Sequence[Label],
@@ -129,8 +147,9 @@ def mirror_sweep(
         else:
             xs, ys = zip(*(zip(*points, strict=True) for points in chart.lines.values()), strict=True)
             logged[chart.key] = wandb.plot.line_series(xs, ys, [*chart.lines], chart.title, chart.x)
-    run.log(logged)
-    end(run)
+    with forgiven(place):
+        run.log(logged)
+        end(run)
 
 
 def tabulated(lines: Sequence[dict[str, Any]]) -> Any:
@@ -191,11 +210,18 @@ class Mirror:
             self.run.define_metric(f"seed_{seed}/*", step_metric=f"seed_{seed}/step")
         for folder in self.folder.seeds():
             for row in folder.rows():
-                self.level(folder, row)
+                self.log_chunks(folder, row)
 
     def level(self, folder: SeedFolder, row: Row) -> None:
         """Log the chunks of one finished level of one seed, from its records."""
-        self.start()
+        with forgiven(self.folder.path):
+            self.start()
+            self.log_chunks(folder, row)
+            return
+        self.run, self.mode = None, "disabled"
+
+    def log_chunks(self, folder: SeedFolder, row: Row) -> None:
+        """Log the chunks of a level once."""
         at = (row.seed, row.level)
         if self.run is None or at in self.logged:
             return
@@ -214,14 +240,20 @@ class Mirror:
 
         A process that has trained nothing leaves a mirror that is there as it is.
         """
-        if trained or not (self.folder.path / "wandb").is_dir():
-            self.start()
-        if self.run is None:
-            return
-        for row in rows:  # also what other processes trained
-            self.level(self.folder.seed(row.seed), row)
+        with forgiven(self.folder.path):
+            if trained or not (self.folder.path / "wandb").is_dir():
+                self.start()
+            if self.run is not None:
+                self.log_levels(rows)
+                end(self.run)
+        self.run = None
+
+    def log_levels(self, rows: Sequence[Row]) -> None:
+        """Log what is known once all levels are there."""
         import wandb
 
+        for row in rows:  # also what other processes trained
+            self.log_chunks(self.folder.seed(row.seed), row)
         for group in by_level(rows).values():
             self.run.log(level_values(group))
         if rows:
@@ -232,8 +264,6 @@ class Mirror:
             self.run.log(logged)
         if self.spec.config["wandb"]["artifacts"]:
             self.log_tickets(rows)
-        end(self.run)
-        self.run = None
 
     def log_tickets(self, rows: Sequence[Row]) -> None:
         """Log every seed's level files as an artifact; wandb reads them where they are, as they never change."""
@@ -245,5 +275,5 @@ class Mirror:
             metadata = {"key": self.spec.key, "seed": seed, "rows": [row.columns() for row in own]}
             ticket = wandb.Artifact(name, type="ticket", metadata=metadata)
             for row in own:
-                ticket.add_file(str(folder.level_path(row.level)), policy="immutable", skip_cache=True)
+                ticket.add_file(str(folder.level_path(row.level).absolute()), policy="immutable", skip_cache=True)
             self.run.log_artifact(ticket)
