@@ -22,7 +22,7 @@ from conftest import TINY, call, only
 
 from ltx.config.compose import compose
 from ltx.config.spec import Spec
-from ltx.errors import BadInput
+from ltx.errors import BadInput, forget_notices
 from ltx.report.mirror import Mirror, mode_of
 from ltx.report.mirrored import METRICS, charts, level_values
 from ltx.runs.sweep import expand
@@ -76,7 +76,7 @@ def mirrored(tmp_path_factory) -> tuple[Path, list, list]:
 
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory) -> tuple[Path, list]:
-    """Return a sweep's folder and the records of its own wandb run; its points are not mirrored, which takes a while."""
+    """Return a sweep's folder and the records of its own wandb run; its points are not mirrored, to save time."""
     root = tmp_path_factory.mktemp("swept")
     with with_a_key(tmp_path_factory) as patch:
         patch.setattr(Mirror, "start", lambda self: None)
@@ -113,9 +113,17 @@ def begun(monkeypatch: pytest.MonkeyPatch, *words: str) -> dict[str, Any]:
     """Return what a run of a command line would tell wandb of itself."""
     told: dict[str, Any] = {}
     monkeypatch.setattr("ltx.report.mirror.begin", lambda *_, **described: told.update(described))
+    key = started(*words)
+    return {"key": key, **told}
+
+
+def started(*words: str) -> str:
+    """Start a mirror of a run that there is nothing of, and return the run's key."""
     spec = Spec.of(compose([*words, "wandb.mode=offline"], []))
-    Mirror(spec, RunFolder(Path("nowhere") / spec.key)).start()
-    return {"key": spec.key, **told}
+    mirror = Mirror(spec, RunFolder(Path("nowhere") / spec.key))
+    mirror.start()
+    mirror.release()
+    return spec.key
 
 
 def test_the_mirror_has_name_notes_group_job_type_tags_and_config(mirrored):
@@ -379,7 +387,7 @@ class Unwilling:
         return method
 
 
-@pytest.mark.parametrize("fails", ["define_metric", "log", "finish"])
+@pytest.mark.parametrize("fails", ["log", "finish"])
 def test_a_run_ends_well_when_the_process_of_wandb_is_gone(fails, ltx, root, monkeypatch):
     monkeypatch.setattr(wandb, "init", lambda **_: Unwilling(fails, ConnectionResetError()))
     result = ltx("run", *OFFLINE, "seeds=1")
@@ -394,7 +402,7 @@ def test_what_wandb_has_not_taken_in_time_is_named(ltx, root, monkeypatch):
 
 
 @pytest.mark.parametrize(("words", "seconds"), [((), 60), (("wandb.artifacts=true",), 600)])
-def test_wandb_has_its_time_unless_the_environment_gives_it_another(words, seconds, ltx, monkeypatch):
+def test_wandb_has_its_time_unless_the_environment_gives_it_another(words, seconds, monkeypatch):
     found = []
 
     def init(**options: Any) -> Any:
@@ -402,9 +410,11 @@ def test_wandb_has_its_time_unless_the_environment_gives_it_another(words, secon
         raise wandb.errors.CommError("away")
 
     monkeypatch.setattr(wandb, "init", init)
-    ltx("run", *OFFLINE, "seeds=1", *words)
+    forget_notices()
+    started(*words)
     monkeypatch.setenv("WANDB_INIT_TIMEOUT", "300")
-    ltx("run", *OFFLINE, "seeds=1", *words)
+    forget_notices()
+    started(*words)
     assert found == [(15, seconds), (wandb.Settings().init_timeout, seconds)]
 
 
