@@ -24,7 +24,7 @@ from ltx.config.compose import compose
 from ltx.config.spec import Spec
 from ltx.errors import BadInput, forget_notices
 from ltx.report.mirror import Mirror, mode_of
-from ltx.report.mirrored import METRICS, charts, level_values
+from ltx.report.mirrored import METRICS, averaged, charts, level_values
 from ltx.runs.sweep import expand
 from ltx.store.folders import RunFolder
 
@@ -217,6 +217,11 @@ def test_one_seed_has_a_mean_and_no_interval(finished):
     assert not [name for name in values if name.endswith(("/low", "/high"))]
 
 
+def test_the_interval_of_an_accuracy_ends_at_one_and_that_of_a_loss_does_not():
+    assert averaged("test_accuracy", [1.0, 0.9])["test_accuracy/high"] == 1
+    assert averaged("test_loss", [1.0, 0.9])["test_loss/high"] > 1
+
+
 @pytest.mark.parametrize("last", [1, 2])
 def test_every_chunk_of_every_seed_is_there_on_its_own_axis(last, mirrored):
     folder, *both = mirrored
@@ -267,10 +272,6 @@ def test_every_seed_has_its_ticket_as_an_artifact(mirrored):
         for name, entry in files.items():
             content = (folder / f"seed_{seed:03d}" / name).read_bytes()
             assert base64.b64decode(entry["digest"]) == hashlib.md5(content).digest()
-
-
-def test_there_are_no_artifacts_unless_asked_for(swept):
-    assert not [r for r in swept[1] if r["type"] == "artifact" and r["artifact"]["type"] == "ticket"]
 
 
 def test_a_sweep_has_its_tables_its_picture_and_the_config_that_its_points_share(swept):
@@ -393,6 +394,11 @@ def test_a_run_ends_well_when_the_process_of_wandb_is_gone(fails, ltx, root, mon
     result = ltx("run", *OFFLINE, "seeds=1")
     assert result.code == 0 and "its own process is gone" in result.err
     assert len(RunFolder(only(root)).rows()) == 2
+
+
+def test_there_are_no_tickets_unless_asked_for(ltx, monkeypatch):
+    monkeypatch.setattr(wandb, "init", lambda **_: Unwilling("log_artifact", AssertionError("there is a ticket")))
+    assert ltx("run", *OFFLINE, "seeds=1").code == 0
 
 
 def test_what_wandb_has_not_taken_in_time_is_named(ltx, root, monkeypatch):
