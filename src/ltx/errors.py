@@ -67,6 +67,11 @@ def notice(text: str) -> None:
         print(f"ltx: {printable(text)}", file=sys.stderr, flush=True)
 
 
+def noticed(text: str) -> bool:
+    """Tell whether this command has said a text."""
+    return text in _noticed
+
+
 def forget_notices() -> None:
     """Begin another command of the same process: what was said before may be said again."""
     _noticed.clear()

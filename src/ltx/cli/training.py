@@ -114,7 +114,7 @@ def show_sweep(outcome: Any, overrides: list[list[str]], place: Path) -> bool:
             if table:
                 plot = save_plot(draw_sweep(labels, rows, place.name), place / "width.png")
                 if any(point.trained for point in outcome.points.values()) or not (place / "wandb").exists():
-                    mirror_sweep(outcome.asked[0], place, table, plot)
+                    mirror_sweep(outcome.asked, labels, rows, table, place, plot)
     except OSError as error:
         print(f"ltx: the sweep's files could not be written ({error}); the same command writes them.", file=sys.stderr)
         return False

@@ -35,13 +35,21 @@ class StreamsConfig(BaseModel):
 
 
 class WandbConfig(BaseModel):
-    """Where the mirror goes; mode null: online with a key, offline without."""
+    """Where the mirror goes and what it is called there; mode null: online with a key, offline without.
+
+    A config that was written before there were name, notes, tags, job_type and artifacts has none of them.
+    """
 
     model_config = STRICT
     mode: Literal["online", "offline", "disabled"] | None
     project: str
     entity: str | None
     group: str | None
+    name: Annotated[str, Len(1, 128)] | None = None
+    notes: str | None = None
+    tags: list[Annotated[str, Len(1, 64)]] = []  # wandb takes no longer ones
+    job_type: Annotated[str, Len(1, 64)] | None = None
+    artifacts: bool = False
 
 
 class TrainerConfig(BaseModel):

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import netrc
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
-from ltx.analysis.intervals import mean_interval
 from ltx.config.spec import Spec
+from ltx.errors import notice, noticed
+from ltx.report.mirrored import AXES, charts, chunk_values, config_of, level_values, point_rows, shared
+from ltx.report.tables import Label
 from ltx.store.claims import Claim
 from ltx.store.files import set_aside
 from ltx.store.folders import RunFolder
-from ltx.store.rows import Row, by_level, columns_of
+from ltx.store.rows import Row, by_level
 from ltx.store.seeds import SeedFolder
 
-METRICS = ("train_loss", "val_loss", "val_accuracy", "test_loss", "test_accuracy", "early_stop_test_accuracy")
+INIT_SECONDS, FINISH_SECONDS = 15, 60  # that wandb may take, ten times as long to send tickets
+GONE = ("HandleAbandonedError", "MailboxClosedError")  # what wandb raises then, beside a ConnectionError; not public
+LEFT_OUT = (
+    "wandb is left out of this command; the records are whole. The same command mirrors them once wandb answers, "
+    "and with wandb.mode=offline here."
+)
 
 
 def has_key() -> bool:
@@ -38,9 +46,16 @@ def mode_of(spec: Spec) -> str:
     return asked or os.environ.get("WANDB_MODE") or ("online" if has_key() else "offline")
 
 
-def begin(spec: Spec, mode: str, place: Path, name: str, group: str, job_type: str, tags: list[str]) -> Any:
-    """Begin a wandb run in `place`, replacing the one there; a wandb that fails is named, and None returned."""
+def begin(spec: Spec, mode: str, place: Path, config: dict[str, Any], **described: Any) -> Any:
+    """Begin a wandb run in `place`, replacing the one there; a wandb that fails is named, and None returned.
+
+    The run's id is the folder's name. What it is called, its group, job type, tags and notes are `described`. After a
+    failure the rest of the command does without: each further try could take as long.
+    """
+    if noticed(LEFT_OUT):
+        return None
     os.environ.setdefault("WANDB_SILENT", "true")
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # it writes to the terminal where the server is away
     import wandb
 
     mirror = place / "wandb"
@@ -50,47 +65,108 @@ def begin(spec: Spec, mode: str, place: Path, name: str, group: str, job_type: s
     options = spec.config["wandb"]
     settings = wandb.Settings(silent=True, console="off", x_disable_meta=True, x_disable_stats=True, disable_git=True)
     settings.x_save_requirements = False  # listing every installed package takes 0.1 s; the manifest has the versions
+    patience = {"init_timeout": INIT_SECONDS, "finish_timeout": FINISH_SECONDS * (10 if options["artifacts"] else 1)}
+    for name, seconds in patience.items():
+        if f"WANDB_{name.upper()}" not in os.environ:
+            setattr(settings, name, seconds)
+    settings.finish_timeout_raises = True
     try:
         return wandb.init(
-            id=name,
-            name=name,
-            group=group,
-            job_type=job_type,
-            tags=tags,
+            id=place.name,
             project=options["project"],
             entity=options["entity"],
+            notes=options["notes"],
             mode=mode,  # type: ignore[arg-type]  # perhaps from the environment; wandb refuses other words
             dir=str(place),
             settings=settings,
-            config={name: value for name, value in spec.config.items() if name not in ("root", "wandb")},
+            config=config,
             reinit="create_new",
+            **described,
         )
-    except wandb.Error as error:
-        print(f"ltx: wandb failed ({error}); the records are whole, wandb.mode=offline mirrors them here.")
+    except (wandb.Error, ValueError) as error:  # ValueError: a variable WANDB_... that is none of its setting's values
+        shutil.rmtree(mirror, ignore_errors=True)
+        notice(f"wandb failed: {' '.join(str(error).split())}")
+        notice(LEFT_OUT)
         return None
 
 
-def mirror_sweep(spec: Spec, place: Path, table: Sequence[dict[str, Any]], plot: Path) -> None:
-    """Keep a sweep's table and plot in a wandb run of their own, in the group of its points."""
-    mode = mode_of(spec)
+def end(run: Any) -> None:
+    """End a wandb run; one that does not take everything in time is named."""
+    folder = Path(run.dir).parent
+    try:
+        run.finish()
+    except TimeoutError:
+        notice(f"wandb has not taken everything in time; `wandb sync {folder}` sends it.")
+
+
+@contextlib.contextmanager
+def forgiven(place: Path) -> Iterator[None]:
+    """Leave wandb out of the rest of the command where its own process is gone: no run fails for its mirror.
+
+    What it left of the mirror in `place` is removed, so that the same command mirrors again.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not isinstance(error, ConnectionError) and type(error).__name__ not in GONE:
+            raise
+        shutil.rmtree(place / "wandb", ignore_errors=True)
+        notice(f"wandb failed: its own process is gone ({type(error).__name__})")
+        notice(LEFT_OUT)
+
+
+def mirror_sweep(
+    specs: Sequence[Spec],
+    labels: Sequence[Label],
+    rows: Sequence[Sequence[Row]],
+    table: Sequence[dict[str, Any]],
+    place: Path,
+    plot: Path,
+) -> None:
+    """Keep a sweep's table, picture and charts in a wandb run of their own, in the group of its points.
+
+    `points` has a line per point with the link to its run: its URL in wandb or, offline, its folder below the root.
+    """
+    mode, options = mode_of(specs[0]), specs[0].config["wandb"]
     if mode == "disabled":
         return
-    run = begin(spec, mode, place, place.name, spec.config["wandb"]["group"] or place.name, "sweep", [])
+    config = shared([config_of(spec, RunFolder(spec.directory).manifest()) for spec in specs])
+    group, tags = options["group"] or place.name, list(dict.fromkeys(options["tags"]))
+    run = begin(specs[0], mode, place, config, name=place.name, group=group, job_type="sweep", tags=tags)
     if run is None:
         return
     import wandb
 
-    columns = list(dict.fromkeys(name for row in table for name in row))
-    data = [[row.get(name) for name in columns] for row in table]
-    run.log({"table": wandb.Table(columns=[*columns], data=data), "width": wandb.Image(str(plot))})
-    run.finish()
+    online = run.url.rpartition("/")[0] if run.url else None
+    points = [{**line, "link": f"{online or 'runs'}/{line['run']}"} for line in point_rows(specs, labels, rows)]
+    logged: dict[str, Any] = {"table": tabulated(table), "points": tabulated(points), "plot": wandb.Image(str(plot))}
+    for chart in charts(labels, rows):
+        if chart.x is None:
+            bars = wandb.Table(columns=["point", "test_accuracy"], data=[[*bar] for bar in chart.lines[""]])
+            logged[chart.key] = wandb.plot.bar(bars, "point", "test_accuracy", chart.title)
+        else:
+            xs, ys = zip(*(zip(*points, strict=True) for points in chart.lines.values()), strict=True)
+            logged[chart.key] = wandb.plot.line_series(xs, ys, [*chart.lines], chart.title, chart.x)
+    with forgiven(place):
+        run.log(logged)
+        end(run)
+
+
+def tabulated(lines: Sequence[dict[str, Any]]) -> Any:
+    """Return a wandb table of dicts, with the columns that they have between them."""
+    import wandb
+
+    columns = list(dict.fromkeys(name for line in lines for name in line))
+    return wandb.Table(columns=[*columns], data=[[line.get(name) for name in columns] for line in lines])
 
 
 class Mirror:
     """One wandb run per sweep point, begun at the first finished level, older levels replayed into it first.
 
-    Axes: `level` for what is known per level; `seed_S/step` (optimiser steps of all levels) for what is logged per
-    chunk. A run that is extended replaces its mirror: offline runs cannot be resumed.
+    Axes: `level` for what is known per level, and `density` for the same under `by_density/`; `seed_S/step` (optimiser
+    steps of all levels) for what is logged per chunk. A run that is extended replaces its mirror: offline runs cannot
+    be resumed. With wandb.artifacts=true every seed's level files are an artifact `ticket-<key>-seed_000` of the type
+    ticket, its metadata their summary rows.
     """
 
     def __init__(self, spec: Spec, folder: RunFolder, group: str | None = None):
@@ -111,41 +187,47 @@ class Mirror:
         if not self.claimed:
             return
         config, key = self.spec.config, self.spec.key
-        tags = [str(config[group]["name"])[:64] for group in ("model", "data")]
-        group = config["wandb"]["group"] or self.group or key
-        self.run = begin(self.spec, self.mode, self.folder.path, key, group, config["method"]["name"], tags)
+        options = config["wandb"]
+        tags = [str(config[group]["name"])[:64] for group in ("model", "data")] + options["tags"]
+        self.run = begin(
+            self.spec,
+            self.mode,
+            self.folder.path,
+            config_of(self.spec, self.folder.manifest()),
+            name=options["name"] or key,
+            group=options["group"] or self.group or key,
+            job_type=options["job_type"] or config["method"]["name"],
+            tags=list(dict.fromkeys(tags)),
+        )
         if self.run is None:
             self.mode = "disabled"
             return
         self.run.define_metric("level")
-        self.run.define_metric("*", step_metric="level")
+        for name, axis in AXES.items():
+            self.run.define_metric(name, step_metric=axis)
         for seed in sorted({*self.spec.seeds, *(folder.seed for folder in self.folder.seeds())}):
             self.run.define_metric(f"seed_{seed}/step")
             self.run.define_metric(f"seed_{seed}/*", step_metric=f"seed_{seed}/step")
         for folder in self.folder.seeds():
             for row in folder.rows():
-                self.level(folder, row)
+                self.log_chunks(folder, row)
 
     def level(self, folder: SeedFolder, row: Row) -> None:
         """Log the chunks of one finished level of one seed, from its records."""
-        self.start()
+        with forgiven(self.folder.path):
+            self.start()
+            self.log_chunks(folder, row)
+            return
+        self.run, self.mode = None, "disabled"
+
+    def log_chunks(self, folder: SeedFolder, row: Row) -> None:
+        """Log the chunks of a level once."""
         at = (row.seed, row.level)
         if self.run is None or at in self.logged:
             return
         self.logged.add(at)
-        steps: dict[int, dict[str, Any]] = {}
-        for record in folder.records(row.level):
-            values = steps.setdefault(record["step"], {})
-            values[f"{record['split']}_loss"] = record["loss"]
-            values[f"{record['split']}_accuracy"] = record["accuracy"]
-        prefix = f"seed_{row.seed}"
-        for step, values in sorted(steps.items()):
-            axes = {
-                "step": row.level * self.spec.optim.steps + step,
-                "level": row.level,
-                "level_step": step,
-            }
-            self.run.log({f"{prefix}/{name}": value for name, value in (axes | values).items()})
+        for values in chunk_values(row, self.spec.optim.steps, folder.records(row.level)):
+            self.run.log(values)
 
     def release(self) -> None:
         """Let another process mirror the run."""
@@ -154,33 +236,44 @@ class Mirror:
             self.claim.release()
 
     def finish(self, rows: Sequence[Row], trained: bool) -> None:
-        """Log the levels, per seed and as means, layer densities, the table and the plot, and end the run.
+        """Log the levels, per seed and as means, layer densities, the table, the plot and tickets, and end the run.
 
         A process that has trained nothing leaves a mirror that is there as it is.
         """
-        if trained or not (self.folder.path / "wandb").is_dir():
-            self.start()
-        if self.run is None:
-            return
-        for row in rows:  # also what other processes trained
-            self.level(self.folder.seed(row.seed), row)
+        with forgiven(self.folder.path):
+            if trained or not (self.folder.path / "wandb").is_dir():
+                self.start()
+            if self.run is not None:
+                self.log_levels(rows)
+                end(self.run)
+        self.run = None
+
+    def log_levels(self, rows: Sequence[Row]) -> None:
+        """Log what is known once all levels are there."""
         import wandb
 
-        for level, group in by_level(rows).items():
-            values: dict[str, Any] = {"level": level, "density": group[0].density, "kept": group[0].kept}
-            for name in METRICS:
-                values |= {f"{name}/seed_{row.seed}": getattr(row, name) for row in group}
-                values[f"{name}/mean"] = mean_interval([getattr(row, name) for row in group])[0]
-            for name in dict.fromkeys(name for row in group for name in row.layers):
-                values[f"layer_density/{name}"] = mean_interval([row.layers[name] for row in group])[0]
-            self.run.log(values)
+        for row in rows:  # also what other processes trained
+            self.log_chunks(self.folder.seed(row.seed), row)
+        for group in by_level(rows).values():
+            self.run.log(level_values(group))
         if rows:
-            columns = columns_of(rows)
-            data = [[row.columns().get(name) for name in columns] for row in rows]
-            logged: dict[str, Any] = {"summary": wandb.Table(columns=[*columns], data=data)}
+            logged: dict[str, Any] = {"summary": tabulated([row.columns() for row in rows])}
             plot: Path = self.folder.path / "plots" / "levels.png"
             if plot.exists():
                 logged["levels"] = wandb.Image(str(plot))
             self.run.log(logged)
-        self.run.finish()
-        self.run = None
+        if self.spec.config["wandb"]["artifacts"]:
+            self.log_tickets(rows)
+
+    def log_tickets(self, rows: Sequence[Row]) -> None:
+        """Log every seed's level files as an artifact; wandb reads them where they are, as they never change."""
+        import wandb
+
+        for seed in sorted({row.seed for row in rows}):
+            folder, own = self.folder.seed(seed), [row for row in rows if row.seed == seed]
+            name = f"ticket-{self.spec.key[-100:]}-{folder.path.name}"  # of 128 characters at most
+            metadata = {"key": self.spec.key, "seed": seed, "rows": [row.columns() for row in own]}
+            ticket = wandb.Artifact(name, type="ticket", metadata=metadata)
+            for row in own:
+                ticket.add_file(str(folder.level_path(row.level).absolute()), policy="immutable", skip_cache=True)
+            self.run.log_artifact(ticket)

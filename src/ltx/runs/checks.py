@@ -27,6 +27,15 @@ def check_machine(spec: Spec) -> None:
     check_root(spec.directory.absolute(), spec.config["root"])
 
 
+def pick_device(asked: str) -> str:
+    """Return the device `auto` stands for, or the one asked for."""
+    if asked == "auto":
+        import torch
+
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return asked
+
+
 def check_root(place: Path, root: str) -> None:
     """Raise BadInput where a run's folder could not be made: it is tried, since permissions do not say it of /proc."""
     try:

@@ -19,6 +19,7 @@ from ltx.data.batches import Batches
 from ltx.launch.signals import interrupted
 from ltx.masks import count
 from ltx.methods import Context, Plan, State, WithoutGradients, layer
+from ltx.runs.checks import pick_device
 from ltx.store.claims import Claim, Lost
 from ltx.store.files import commit, pack
 from ltx.store.folders import RunFolder
@@ -314,10 +315,3 @@ class LevelLoop:
             extra=dict(found.columns),
             layers={layer(name): float(keep.float().mean()) for name, keep in mask.items()},
         )
-
-
-def pick_device(asked: str) -> str:
-    """Return the device `auto` stands for, or the one asked for."""
-    if asked == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return asked

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ltx.config.spec import Spec
+from ltx.runs.checks import pick_device
 from ltx.store.files import commit, yaml_text
 from ltx.store.folders import RunFolder
 
@@ -28,7 +29,7 @@ def write_config(spec: Spec, folder: RunFolder, command: list[str]) -> None:
         "key": spec.key,
         "seeds": seeds,
         "last_level": last,
-        "device": spec.config["device"],
+        "device": pick_device(spec.config["device"]),
         "threads": spec.config["threads"],
         "data": spec.data.fingerprint(),
         "classes": list(spec.data.names),

@@ -52,6 +52,7 @@ def expand(specs: Sequence[Spec], command: list[str], group: str | None) -> dict
         if spec.trunk is not None:
             seeds = sorted({seed_of(spec, seed) for seed in spec.seeds})
             plumbing = {name: spec.config[name] for name in ("root", "wait", "retry_failed", "wandb", "workers")}
+            plumbing["wandb"] = {**plumbing["wandb"], "name": None, "notes": None}  # of the run that was asked for
             add(Spec.of({**spec.trunk.config, **plumbing, "seeds": seeds}))
         known = merged.get(spec.key)
         merged[spec.key] = spec if known is None else union(known, spec)
