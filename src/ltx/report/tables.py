@@ -41,6 +41,8 @@ def level_cells(group: Sequence[Row]) -> dict[str, str]:
     }
     if "draws_test_accuracy" in group[0].extra:
         cells["of 10 draws"] = interval_text([float(r.extra["draws_test_accuracy"] or 0) for r in group])
+    if "trained" in group[0].extra:
+        cells["trained beside"] = f"{group[0].extra['trained']:,}"
     cells["early-stop step"] = early_stop_text(group)
     return cells
 
