@@ -194,5 +194,5 @@ def test_how_many_parameters_were_trained_stands_in_summary_and_table(ltx: Any) 
     result = ltx("run", "method=biprop", *OWN, TRAIN, "width=1")
     assert result.code == 0, result.err
     [row] = csv.DictReader((result.folder / "summary.csv").read_text().splitlines())
-    assert row["trained"] == "44" and "trained beside" in result.out
+    assert row["trained"] == "44" and "trained: parameters of norms" in " ".join(result.out.split())
     assert SeedFolder(result.folder / "seed_000").levels() == [0]
