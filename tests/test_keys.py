@@ -1,4 +1,4 @@
-"""What is in a run's key, what is not, and ten keys that must stay."""
+"""What is in a run's key, what is not, and some keys that must stay."""
 
 from __future__ import annotations
 
@@ -45,6 +45,7 @@ SEARCH = {
     "method.exclude": "[output]",
     "method.anneal": "true",
     "method.allow_dead_layers": "true",
+    "method.freeze": "true",
 }
 # Of every field another value, for the default run and for those of other yamls. A new field belongs here, or below.
 IN_THE_KEY = {
@@ -90,7 +91,7 @@ IN_THE_KEY = {
     ("method=biprop",): SEARCH,
     ("method=gem_miner",): {k: v for k, v in SEARCH.items() if k != "method.anneal"}
     | {"method.freeze_every": "10", "method.scope": "layer"},
-    ("method=supermask",): {},
+    ("method=supermask",): {"method.freeze": "true"},
     ("method=at_init",): {
         "method.density": "0.3",
         "method.criterion": "grasp",
@@ -107,6 +108,7 @@ IN_THE_KEY = {
         "method.binarise": "true",
     },
 }
+BY_ITSELF = "method.train_norms"  # needs norms, which are refused without a word on them; it has its own test below
 OUTSIDE_THE_KEY = {
     "root": "elsewhere",
     "device": "cpu",
@@ -144,6 +146,12 @@ def test_every_field_that_may_change_results_changes_the_key(base):
         assert key(base, name, value) != before, f"{name}={value} is another run with the same key"
 
 
+@pytest.mark.parametrize("name", ["edge_popup", "biprop", "supermask", "gem_miner"])
+def test_norms_that_are_trained_make_another_run_than_norms_that_stay_as_drawn(name):
+    base = (f"method={name}", "model=mlp", "model.affine=true")
+    assert key((*base, "method.train_norms=true")) != key((*base, "method.freeze=true"))
+
+
 @pytest.mark.parametrize("name", OUTSIDE_THE_KEY)
 def test_plumbing_seeds_and_levels_are_outside_the_key(name):
     assert key((), name, OUTSIDE_THE_KEY[name]) == key()
@@ -152,7 +160,7 @@ def test_plumbing_seeds_and_levels_are_outside_the_key(name):
 @pytest.mark.parametrize("base", IN_THE_KEY, ids=words)
 def test_every_field_is_known_to_be_in_the_key_or_outside_it(base):
     fields = {name for name in flat(Spec.of(composed(*base)).config) if not name.endswith(".name")}
-    known = {*OUTSIDE_THE_KEY, "trunk", *(name for some in IN_THE_KEY.values() for name in some)}
+    known = {*OUTSIDE_THE_KEY, BY_ITSELF, "trunk", *(name for some in IN_THE_KEY.values() for name in some)}
     assert fields <= known, f"say in this file whether {sorted(fields - known)} change results"
 
 
@@ -161,7 +169,8 @@ def test_no_yaml_is_forgotten_here():
     for group in GROUPS:
         for name in choices(group, []):
             fields = {f"{group}.{field}" for field in composed(f"{group}={name}")[group] if field != "name"}
-            assert fields <= {name for some in IN_THE_KEY.values() for name in some} | {*OUTSIDE_THE_KEY}, name
+            known = {name for some in IN_THE_KEY.values() for name in some}
+            assert fields <= known | {*OUTSIDE_THE_KEY, BY_ITSELF}, name
 
 
 def test_a_trunk_is_in_the_key_with_all_that_is_in_its_own():
@@ -193,6 +202,10 @@ PINNED: dict[tuple[str, ...], str] = {
     ("method.scope=layer", "method.fraction={fc1:.2,fc2:.1}"): "imp-lenet-digits-w1-969ce757",
     ("method.one_shot=true", "method.retrain=finetune", "method.criterion=movement"): "imp-lenet-digits-w1-6b1b339e",
     ("streams={init:3,order:4}", "data.split_seed=1", "trainer.precision=bf16-mixed"): "imp-lenet-digits-w1-07f81520",
+    ("method=edge_popup",): "edge_popup-lenet-digits-w1-8265c882",
+    ("method=biprop", "model=convnet"): "biprop-convnet-digits-w1-5c17c596",
+    ("method=supermask", "model=mlp"): "supermask-mlp-digits-w1-4d297216",
+    ("method=gem_miner",): "gem_miner-lenet-digits-w1-ad9ed3f6",
     ("optim.schedule=multistep", "optim.milestones=[200,300]", "optim.clip=1"): "imp-lenet-digits-w1-0b421ee4",
 }
 

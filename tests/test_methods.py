@@ -29,12 +29,15 @@ from ltx.training.task import TASKS
 
 YAMLS = sorted(path.stem for path in Path(CONF, "method").glob("*.yaml") if path.stem != "control")
 BATCHNORM = ("model=mlp", "data.shift=1")
+BESIDE = ("model.bias=true", "model.affine=true", *BATCHNORM)
 VARIANTS = {  # several at once, so that a mistake in one shows beside the others
     "annealed": ("method=edge_popup", "method.density=.1", "method.anneal=true", "method.exclude=[output]"),
     "iterand": ("method=edge_popup", "method.redraw=.3", *BATCHNORM),
     "global": ("method=edge_popup", "method.density=.37", "method.scope=global", "optim=adam", "method.scale=false"),
     "binary": ("method=biprop", "model.activation=sign", "optim=adam", "optim.lr=.1", *BATCHNORM),
-    "trained_norms": ("method=biprop", "method.anneal=true", "method.density=.2", "model.affine=true", *BATCHNORM),
+    "trained_norms": ("method=biprop", "method.anneal=true", "method.density=.2", *BESIDE, "method.train_norms=true"),
+    "binary_with_trained_norms": ("method=biprop", "model.activation=sign", *BESIDE, "method.train_norms=true"),
+    "frozen": ("method=gem_miner", "method.density=.3", *BESIDE, "method.freeze=true"),
     "freezing": ("method=gem_miner", "method.scope=global", "method.density=.3", *BATCHNORM),
     "at_random": ("method=at_init", "method.criterion=random", "method.exclude=[]"),
     "in_rounds": ("method=at_init", "method.criterion=synflow", "method.rounds=5", *BATCHNORM),
@@ -112,6 +115,11 @@ def checkpointed(case: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory
         yield trained(tmp_path_factory.mktemp("checkpointed"), *case, *words), checkpoints
 
 
+def norm(name: str) -> bool:
+    """Tell whether a parameter of the packaged networks belongs to a norm."""
+    return name.startswith("norm")
+
+
 def ticket(run: Finished) -> State:
     """The end of the last level."""
     tensors, _ = run.last
@@ -149,7 +157,10 @@ def test_only_the_declared_tree_is_held_by_the_optimiser(run: Finished) -> None:
     scores = list(fit.leaves.scores.values())
     assert [p.requires_grad for p in scores] == [searched] * len(state.scores)
     frozen = {name for name, p in network.named_parameters() if not p.requires_grad}
-    assert frozen == (set(matrices(network)) if searched else set())
+    expected = {
+        n for n in dict(network.named_parameters()) if not (found.config["method"].get("train_norms") and norm(n))
+    }
+    assert frozen == (expected if searched else set())
     held = {id(p) for group in fit.configure_optimizers().param_groups for p in group["params"]}
     assert held == {id(p) for p in (*network.parameters(), *scores) if p.requires_grad}
 
@@ -168,9 +179,9 @@ def test_only_the_declared_tree_changes_and_the_file_holds_it(run: Finished, che
     redrawn = set(score) if run.spec.config["method"].get("redraw") else set()
     for name in weights:
         assert torch.equal(begin[name], end[name]) == (name not in redrawn), name
-    affine = {name for name in begin if name.startswith("norm") and name.endswith(("weight", "bias"))}
-    assert all(not torch.equal(begin[name], end[name]) for name in affine), "norms that are affine are trained"
-    assert begin.keys() - affine == {*weights, *(name for name in begin if "running" in name or "batches" in name)}
+    told = run.spec.config["method"]["train_norms"]
+    for name in dict(run.spec.network().named_parameters()).keys() - {*weights}:
+        assert torch.equal(begin[name], end[name]) == (not (told and norm(name))), name
 
 
 def test_every_score_gets_the_gradient_that_its_weight_gets(run: Finished) -> None:

@@ -85,10 +85,8 @@ def set_generators(states: Mapping[str, Tensor], device: torch.device) -> None:
 
 _CONVOLUTIONS = nn.modules.conv._ConvNd
 _WITH_MATRICES = (nn.Linear, nn.Bilinear, _CONVOLUTIONS, nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention)
-_WITHOUT = (
-    *(nn.Embedding, nn.EmbeddingBag, nn.PReLU),
-    *(nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase),
-)
+_NORMS = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)
+_WITHOUT = (nn.Embedding, nn.EmbeddingBag, nn.PReLU, *_NORMS)
 
 
 def matrices(module: nn.Module) -> list[str]:
@@ -108,6 +106,19 @@ def matrices(module: nn.Module) -> list[str]:
                 found.append(f"{owner}.{name}" if owner else name)
     order = [name for name, _ in module.named_parameters()]
     return sorted(set(found) & set(order), key=order.index)
+
+
+def norms(module: nn.Module) -> list[str]:
+    """Name the parameters of normalisation layers, weights and biases: those of torch's classes and of heirs of them.
+
+    A norm of a user's own counts where its class inherits from one of torch's.
+    """
+    return [
+        f"{owner}.{name}" if owner else name
+        for owner, layer in module.named_modules()
+        if isinstance(layer, _NORMS)
+        for name, _ in layer.named_parameters(recurse=False)
+    ]
 
 
 def fans(module: nn.Module, name: str) -> tuple[int, int]:

@@ -167,7 +167,8 @@ def refuse(error: ValidationError, prefix: str, whole: str, known_fields: typing
         elif e["type"] == "missing":
             line = f"{name} is missing."
         elif e["type"] == "literal_error":
-            options = re.findall(r"'([^']*)'", e["ctx"]["expected"])
+            expected = e["ctx"]["expected"]
+            options = re.findall(r"'([^']*)'", expected) or [expected.lower(), "null"]  # a flag is true or null
             line = f"{name}={e['input']} is unknown{nearest(e['input'], options)}"
         else:
             line = f"{name}={e['input']}: {e['msg'][0].lower() + e['msg'][1:]}."

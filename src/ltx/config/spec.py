@@ -88,16 +88,9 @@ class Spec:
             raise BadInput(f"{self.on_data} has no weight matrices: there is nothing to prune or to search.")
         self.try_out(network)
         check_trunk(self, network)
-        parameters = dict(network.named_parameters())
-        layers = {name.rpartition(".")[0] for name in matrices}
-        others = [name for name in parameters if name not in matrices]
-        biases = [name for name in others if name.rpartition(".")[0] in layers]
         try:
             self.optim.check()
-            names = self.method.prunable(matrices)
-            layout = Layout(
-                {name: parameters[name] for name in names}, biases, [name for name in others if name not in biases]
-            )
+            layout = Layout.of(network, self.method.prunable(matrices), self.config["model"])
             self.method.check(layout, self.optim.steps)
         except ValueError as error:
             raise BadInput(f"{str(error).rstrip('.')}.") from error

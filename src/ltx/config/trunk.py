@@ -158,12 +158,11 @@ class Standing:
     def ticket(self, level: int) -> State:
         """Return the trunk's anchor with the mask of one of its levels, and what ranked its weights as scores.
 
-        A search's weights are those of its end: as drawn, but for what was drawn anew on the way.
+        A search's weights are those of its end: as drawn, but for norms that it trained and weights drawn anew.
         """
         end, anchor = self.state(level, "end"), self.state(0, "anchor")
         _, ranks = self.method.ticket(end.scores, end.mask)
         if self.method.trains == "scores":
-            weights = anchor.weights | {name: end.weights[name] for name in end.mask}
-            return replace(anchor, weights=weights, mask=end.mask, scores=ranks)
+            return replace(anchor, weights=end.weights, mask=end.mask, scores=ranks)
         dense = self.state(0, "end").weights
         return replace(anchor, mask=end.mask, scores=ranks or {name: dense[name].abs() for name in end.mask})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from typing import ClassVar, Literal, Protocol, runtime_checkable
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ltx.errors import nearest
 from ltx.streams import Streams
-from ltx.tensors import Tensors
+from ltx.tensors import Tensors, matrices, norms
 
 Trains = Literal["weights", "scores"]
 
@@ -65,14 +65,27 @@ class Plan:
 
 @dataclass(frozen=True)
 class Layout:
-    """The parameters of a network as meta tensors by name: those the method prunes, biases beside matrices, the rest.
+    """The parameters of a network: those the method prunes by name, and the names of what is no matrix.
 
-    `others` are all that neither is a matrix nor a bias of one: norms, embeddings.
+    biases: beside matrices. norms: of normalisation layers, their biases included. others: embeddings and the like.
+    fields: what the config of the model may set, so that a remedy names nothing that is not there.
     """
 
     prunable: Tensors
     biases: list[str]
+    norms: list[str]
     others: list[str]
+    fields: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, network: nn.Module, prunable: list[str], fields: Iterable[str]) -> Layout:
+        """Return the layout of a network whose parameters `prunable` the method prunes."""
+        matrix, norm = matrices(network), norms(network)
+        layers = {name.rpartition(".")[0] for name in matrix}
+        rest = [name for name, _ in network.named_parameters() if name not in {*matrix, *norm}]
+        biases = [name for name in rest if name.rpartition(".")[0] in layers]
+        others = [name for name in rest if name not in biases]
+        return cls({name: network.get_parameter(name) for name in prunable}, biases, norm, others, frozenset(fields))
 
 
 @dataclass(frozen=True)
@@ -117,6 +130,10 @@ class Method(Protocol):
     @property
     def factor(self) -> float:
         """Return what the method multiplies the initial weights of masked layers by."""
+
+    @property
+    def trains_norms(self) -> bool:
+        """Tell whether a search trains the parameters of norms beside its scores; it trains nothing else."""
 
     def prunable(self, matrices: list[str]) -> list[str]:
         """Return the parameters to mask, in order. Raises ValueError for an unknown layer."""

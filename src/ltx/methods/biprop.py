@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -18,10 +17,8 @@ class Method(Search):
     """See sign(w) * alpha * mask in place of w, alpha = mean |w| over the layer's kept weights.
 
     alpha is a constant in the backward: dL/ds = dL/dw * w * sign(s). sign(0) = +1. With model.activation=sign this is
-    MPT-1/1, otherwise MPT-1/32; with model.affine=true the norms are trained too ("+BN", report it apart).
+    MPT-1/1, otherwise MPT-1/32; with model.affine=true and train_norms it is "+BN".
     """
-
-    trains_norms: ClassVar[bool] = True
 
     def effective(
         self, weights: Tensors, scores: Tensors, gate: Tensors, done: float = 1.0, noise: Tensors | None = None

@@ -30,6 +30,10 @@ class Method:
     def factor(self) -> float:
         return 1.0
 
+    @property
+    def trains_norms(self) -> bool:
+        return False
+
     def prunable(self, matrices: list[str]) -> list[str]:
         return matrices
 

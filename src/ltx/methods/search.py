@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import ClassVar
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -20,7 +20,37 @@ ANNEAL_UNTIL = 0.5  # the share of training after which the target density is re
 
 
 @dataclass(frozen=True)
-class Search(dense.Method):
+class Scores(dense.Method):
+    """What every search is: scores are trained, and the network's own parameters stay as they were drawn.
+
+    A network that has more than matrices needs a word on the rest:
+    freeze: biases, norms and all else stay as they were drawn.
+    train_norms: norms are trained beside the scores by the same optimiser, all else stays as it was drawn.
+    """
+
+    trains: ClassVar[Trains] = "scores"
+
+    freeze: Literal[True] | None = field(default=None, kw_only=True)
+    train_norms: Literal[True] | None = field(default=None, kw_only=True)
+
+    @property
+    def trains_norms(self) -> bool:
+        return self.train_norms is True
+
+    def check(self, layout: Layout, steps: int) -> None:
+        if self.freeze and self.train_norms:
+            raise ValueError(
+                "method.freeze=true leaves norms as they are drawn and method.train_norms=true trains them: give one "
+                "of the two; with train_norms all but norms stays as it is drawn, too"
+            )
+        if self.train_norms and not layout.norms:
+            raise ValueError(without_norms(layout))
+        if not self.freeze and not self.train_norms:
+            check_scores_alone(layout)
+
+
+@dataclass(frozen=True)
+class Search(Scores):
     """One score per weight, exactly round(density * n) of the largest kept, weights frozen.
 
     density: kept, of each layer, of all together or by the layers' shapes (see `counts`).
@@ -29,9 +59,6 @@ class Search(dense.Method):
         search collapses.
     allow_dead_layers: go on where the density rounds a layer to no weight at all.
     """
-
-    trains: ClassVar[Trains] = "scores"
-    trains_norms: ClassVar[bool] = False  # affine norms are allowed, and trained beside the scores
 
     density: Density
     scope: Scope
@@ -45,7 +72,7 @@ class Search(dense.Method):
     def check(self, layout: Layout, steps: int) -> None:
         if not layout.prunable:
             raise ValueError(f"method.exclude={self.exclude} leaves nothing to mask")
-        check_frozen(layout.biases, [] if self.trains_norms else layout.others)
+        super().check(layout, steps)
         check_alive(self.kept(layout.prunable, 1.0), self.density, self.allow_dead_layers)
 
     def plan(self, level: int, steps: int, trunk: Plan | None) -> Plan:
@@ -72,14 +99,37 @@ class Search(dense.Method):
         return {name: m.bool() for name, m in top(ranks, self.kept(scores, 1.0)).items()}, ranks
 
 
-def check_frozen(biases: list[str], others: list[str]) -> None:
-    """Raise ValueError where a network has parameters that a search over frozen weights would have to train."""
-    for names, what, remedy in (
-        (biases, "biases contradict", "model.bias=false, or a model without them"),
-        (others, "affine norms contradict", "model.affine=false, or a model without them"),
-    ):
-        if names:
-            raise ValueError(f"{what} a search over frozen weights ({', '.join(names)} would be trained): {remedy}")
+def check_scores_alone(layout: Layout) -> None:
+    """Raise ValueError where a network has more than matrices, with what is there and the ways to go on."""
+    found = {"biases": layout.biases, "affine norms": layout.norms, "other parameters": layout.others}
+    there = [f"{what} ({listed(names)})" for what, names in found.items() if names]
+    if not there:
+        return
+    ways = ["method.freeze=true leaves all of that as drawn"]
+    if layout.norms:
+        ways.append("method.train_norms=true trains the norms beside the scores and leaves the rest as drawn")
+    switches = {"bias": layout.biases, "affine": layout.norms}
+    off = [f"model.{name}=false" for name, names in switches.items() if names and name in layout.fields]
+    if off:
+        ways.append(f"{' and '.join(off)} {'do' if len(off) > 1 else 'does'} without")
+    raise ValueError(
+        f"a search trains nothing but scores, but this network also has {' and '.join(there)}: {'; '.join(ways)}"
+    )
+
+
+def without_norms(layout: Layout) -> str:
+    """Say that there are no norms to train, what is there instead, and what would change that."""
+    usual = {"norm": "batch", "affine": "true"}
+    switches = [f"model.{name}={value}" for name, value in usual.items() if name in layout.fields]
+    rest = [*layout.biases, *layout.others]
+    found = f" ({listed(rest)} belong to none)" if rest else ""
+    remedy = f"give {' and '.join(switches)}, or leave it out" if switches else "leave it out"
+    return f"method.train_norms=true, but this network has no affine norms{found}: {remedy}"
+
+
+def listed(names: list[str]) -> str:
+    """Write some names, the first four of many."""
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
 
 def first_score(name: str, context: Context) -> Tensor:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 import torch
 
 from ltx.masks import straight_through
-from ltx.methods import Context, Layout, Plan, State, Trains, dense
-from ltx.methods.search import check_frozen
+from ltx.methods import Context, Plan, State
+from ltx.methods.search import Scores
 from ltx.streams import Streams
 from ltx.tensors import Tensors
 
@@ -18,16 +17,11 @@ DRAWS = 10  # masks whose mean accuracy is reported
 
 
 @dataclass(frozen=True)
-class Method(dense.Method):
+class Method(Scores):
     """Train v with mask ~ Bernoulli(sigmoid(v)), straight through; the ticket is the rounded mask, its density emerges.
 
     v starts at 0. Plain SGD needs a very large rate (100). `draws_test_accuracy` is the mean of 10 drawn masks.
     """
-
-    trains: ClassVar[Trains] = "scores"
-
-    def check(self, layout: Layout, steps: int) -> None:
-        check_frozen(layout.biases, layout.others)
 
     def plan(self, level: int, steps: int, trunk: Plan | None) -> Plan:
         return replace(super().plan(level, steps, trunk), noise=True, restates=True)

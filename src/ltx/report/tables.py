@@ -41,6 +41,8 @@ def level_cells(group: Sequence[Row]) -> dict[str, str]:
     }
     if "draws_test_accuracy" in group[0].extra:
         cells["of 10 draws"] = interval_text([float(r.extra["draws_test_accuracy"] or 0) for r in group])
+    if "trained" in group[0].extra:
+        cells["trained"] = f"{group[0].extra['trained']:,}"
     cells["early-stop step"] = early_stop_text(group)
     return cells
 
@@ -56,6 +58,8 @@ def table(rows: Sequence[Row], title: str) -> Table:
         result.add_row(*cells.values())
     n = len({r.seed for r in rows})
     result.caption = f"mean ± 95 % interval over {n} seeds"
+    if "trained" in lines[0]:
+        result.caption += "; trained: parameters of norms beside the scores"
     if any(row.early_stop_step is None for row in rows):
         result.caption += f"; (k/{n}) are censored: validation loss still falling at the last step"
     return result

@@ -29,6 +29,7 @@ from ltx.streams import Streams
 from ltx.tensors import Tensors, buffers, cpu, matrices, seeded, under
 from ltx.training.checkpoint import LAYOUT, joined
 from ltx.training.fit import Hooks, Resume, Setup, Trained, train
+from ltx.training.leaves import trained_beside
 from ltx.training.measure import Measure
 from ltx.training.task import TASKS
 from ltx.training.watch import Diverged
@@ -312,6 +313,13 @@ class LevelLoop:
             test_accuracy=test_accuracy,
             early_stop_step=trained.best_step if 0 <= trained.best_step < plan.last else None,
             early_stop_test_accuracy=best_accuracy,
-            extra=dict(found.columns),
+            extra={**self.beside(), **found.columns},
             layers={layer(name): float(keep.float().mean()) for name, keep in mask.items()},
         )
+
+    def beside(self) -> dict[str, int]:
+        """Return the column that says how many parameters a search trains beside its scores, where it could any."""
+        if self.method.trains == "weights" or len(list(self.network.parameters())) == len(self.matrices):
+            return {}
+        names = trained_beside(self.network, self.method)
+        return {"trained": sum(self.network.get_parameter(name).numel() for name in names)}

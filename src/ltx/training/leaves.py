@@ -9,24 +9,29 @@ import torch
 from torch import Tensor, nn
 
 from ltx.methods import Method, State
-from ltx.tensors import Tensors, call, matrices, prefixed, under
+from ltx.tensors import Tensors, call, norms, prefixed, under
+
+
+def trained_beside(network: nn.Module, method: Method) -> list[str]:
+    """Name the network's own parameters that a search trains beside its scores: its norms, where it says so."""
+    return norms(network) if method.trains == "scores" and method.trains_norms else []
 
 
 class Leaves(nn.Module):
     """One network's own parameters, the scores of a search, and the mask between them and what the network sees.
 
-    Methods train the weights or the scores; a search leaves matrices as they were drawn and trains norms where they
-    are affine. Calling it gives the network's outputs. Other forms of the same thing (kept values alone, several
-    networks stacked) need no more than what stands here.
+    Methods train the weights or the scores; of the network's own parameters a search trains the norms at most, where
+    it says so, and leaves the rest as it was drawn. Calling it gives the network's outputs. Other forms of the same
+    thing (kept values alone, several networks stacked) need no more than what stands here.
     """
 
     def __init__(self, network: nn.Module, method: Method, state: State):
         super().__init__()
         self.network, self.method = network, method
         network.load_state_dict(state.weights | state.buffers, strict=True)
-        frozen = set(matrices(network)) if method.trains == "scores" else set()
+        beside = trained_beside(network, method)
         for name, parameter in network.named_parameters():
-            parameter.requires_grad_(name not in frozen)
+            parameter.requires_grad_(method.trains == "weights" or name in beside)
         self.scores: Tensors = {n: nn.Parameter(t.clone(), method.trains == "scores") for n, t in state.scores.items()}
         self.held = nn.ParameterList(
             self.scores.values()
