@@ -56,27 +56,37 @@ def loss_text(loss: float) -> str:
 
 def shortened(text: str, room: int) -> str:
     """Return a text that takes at most `room` cells: an ellipsis stands for its middle, and no number is cut."""
-    if cell_len(text) <= room:
-        return text
+    if cell_len(text) <= room or room < 1:
+        return text if room > 0 else ""
     pieces = PIECE.findall(text)
-    for kept in range(len(pieces) - 1, -1, -1):
-        tail = kept // 2
-        found = "".join([*pieces[: kept - tail], "…", *pieces[len(pieces) - tail :]])
-        if cell_len(found) <= room:
-            return found
-    return ""
+
+    def without_middle(head: int, tail: int) -> str:
+        return "".join([*pieces[:head], "…", *pieces[len(pieces) - tail :]])
+
+    kept, growing = [0, 0], [0, 1]  # pieces at the beginning and at the end
+    while growing:
+        for side in [*growing]:
+            kept[side] += 1
+            if sum(kept) == len(pieces) or cell_len(without_middle(*kept)) > room:
+                kept[side] -= 1
+                growing.remove(side)
+    return without_middle(*kept)
 
 
 @lru_cache(1024)  # the same names are drawn again four times a second
 def fitted(name: str, room: int) -> str:
-    """Return a name of several words that takes at most `room` cells; its longest words are shortened first."""
+    """Return a name of several words that takes at most `room` cells.
+
+    Its longest words are shortened first, and those with numbers in them after all others.
+    """
     if cell_len(name) <= room:
         return name
     words = name.split(" ")
-    for longest in range(room, SHORTEST_WORD - 1, -1):
-        found = " ".join(shortened(word, longest) for word in words)
-        if cell_len(found) <= room:
-            return found
+    for with_numbers in (False, True):
+        for longest in range(room, SHORTEST_WORD - 1, -1):
+            cut = [shortened(w, longest) if with_numbers or not re.search(r"\d", w) else w for w in words]
+            if cell_len(" ".join(cut)) <= room:
+                return " ".join(cut)
     return shortened(name, room)
 
 

@@ -49,14 +49,11 @@ class Display(Live):
             width, height = os.get_terminal_size(self.console.file.fileno())
             if width and height:
                 self.console.size = width, height  # type: ignore[assignment]  # the setter takes any pair
-        lines = self.lines(*self.console.size)
-        if self.is_started:
-            back = f"\r\x1b[{len(lines) - 1}A" if len(lines) > 1 else "\r"
-            lines[-1].append(control(back))
-        else:
-            lines[-1].append(Segment.line())
-        drawn = [Segments(line, new_lines=line is not lines[-1]) for line in lines]
-        return [Segments([control("\r\x1b[J")]), *renderables, *drawn]
+        first, *others = self.lines(*self.console.size)
+        drawn = first + [segment for line in others for segment in (Segment.line(), *line)]
+        up = f"\x1b[{len(others)}A" if others else ""
+        drawn.append(control(f"\r{up}") if self.is_started else Segment.line())
+        return [Segments([control("\r\x1b[J")]), *renderables, Segments(drawn)]
 
     def lines(self, width: int, height: int) -> list[list[Segment]]:
         """Return the lines that fit a terminal, which keeps one row for what was printed last."""
@@ -101,6 +98,7 @@ class Progress:
         self.unfinished: set[Job] = set()  # of those that run: they failed, or another process has the seed
         self.finished, self.done, self.failed = 0, 0, 0
         self.elsewhere = 0  # steps that other processes take instead of this one
+        self.lost = 0  # steps that nobody takes because their seeds failed
         self.display: Display | None = None
         self.began = self.printed = time.monotonic()
 
@@ -115,8 +113,7 @@ class Progress:
 
     def __exit__(self, *exception: object) -> None:
         if self.display is not None:
-            self.running.clear()
-            self.display.view = replace(self.view(), ending=f"took {clock(time.monotonic() - self.began)}")
+            self.display.view = self.last_view()
             self.display.stop()
         with contextlib.suppress(OSError):
             self.file.unlink(missing_ok=True)
@@ -152,9 +149,16 @@ class Progress:
         return self.finished + sum(self.within.values()) + self.elsewhere
 
     @property
+    def share(self) -> float:
+        """Which part of the steps that can be taken is taken, from 0 to 1."""
+        possible = self.total - self.lost
+        return min(1.0, self.steps / possible) if possible > 0 else 1.0
+
+    @property
     def left(self) -> float | None:
         """How many seconds it will take, by what the steps until now took; None before the first."""
-        return (self.total - self.steps) * (time.monotonic() - self.began) / self.steps if self.steps else None
+        left = max(0, self.total - self.lost - self.steps)
+        return left * (time.monotonic() - self.began) / self.steps if self.steps else None
 
     @property
     def counts(self) -> dict[str, int]:
@@ -169,7 +173,13 @@ class Progress:
         brief = f"{self.done}/{counts['jobs']}"
         said = (counted(counts), f"{brief} done{failed}, {counts['running']} running", brief + failed)
         ending = "" if left is None else f"ETA {clock(left)}"
-        return View(self.steps / self.total, said, ending, tuple(self.running.values()))
+        return View(self.share, said, ending, tuple(self.running.values()))
+
+    def last_view(self) -> View:
+        """Return what stays when all is over."""
+        said = counted({**self.counts, "running": 0}).removesuffix(", 0 running")
+        brief = said.replace(" of ", "/").replace(" jobs", "")
+        return View(self.share, (said, brief), f"took {clock(time.monotonic() - self.began)}")
 
     def show(self) -> None:
         """Draw, or print when 10 seconds have passed, and publish once a second."""
@@ -183,7 +193,7 @@ class Progress:
         if now - self.published >= 1 and self.total:
             self.published = now
             state = {"host": socket.gethostname(), "pid": os.getpid(), "title": self.title, "runs": [*self.jobs]}
-            state |= {**self.counts, "share": self.steps / self.total, "eta_seconds": self.left}
+            state |= {**self.counts, "share": self.share, "eta_seconds": self.left}
             with contextlib.suppress(OSError):  # a full disk ends no run for this
                 commit(self.file, json.dumps(state).encode())
 

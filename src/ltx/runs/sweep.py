@@ -141,7 +141,8 @@ def run(
                 for job, kind, value in events:
                     point, seed = schedule.jobs[job]
                     said = point.handle(seed, kind, value)
-                    progress.elsewhere = sum(point.elsewhere for point in points.values())
+                    progress.elsewhere = sum(point.not_taken("done") for point in points.values())
+                    progress.lost = sum(point.not_taken("failed") for point in points.values())
                     progress.event((point.spec.key, seed), kind, value, partial(level_steps, point.spec))
                     if said:
                         progress.say(said)
