@@ -92,6 +92,8 @@ class Screen:
             parts = [text[i : i + columns] for i in range(0, len(text), columns)] or [""]
             self.lines += parts
             self.wrapped += [True] * (len(parts) - 1) + [False]
+        below = max(rows, self.row + 1)  # rows under the cursor go before those at the top
+        del self.lines[below:], self.wrapped[below:]
         self.scroll()
 
 

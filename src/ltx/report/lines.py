@@ -10,10 +10,10 @@ from functools import lru_cache
 from rich.cells import cell_len
 
 SHORTEST_BAR, LONGEST_BAR = 5, 60
-SHORTEST_WORD = 6  # a name whose words would be shorter is shortened as a whole
+SHORTEST_WORD = 4  # a name whose words would be shorter is shortened as a whole
 INDENT, GAP = "  ", "  "
-# A number with its sign, fraction and exponent, and the letters that follow it at once; else a single character.
-PIECE = re.compile(r"(?:(?<![\w.])[-+])?\.?\d[\w.]*(?:(?<=[eE])[-+]\d+)?|.", re.DOTALL)
+# A number or a duration with sign, fraction, exponent, and the letters that follow it at once; else one character.
+PIECE = re.compile(r"(?:(?<![\w.])[-+])?\.?\d[\w.]*(?:(?<=[eE])[-+]\d+)?(?::\d\d)*|.", re.DOTALL)
 
 
 @dataclass(frozen=True)

@@ -57,5 +57,9 @@ def method(spec: Spec) -> str:
 def text(facts: dict[str, Any]) -> str:
     """Write facts as `width=4 method=imp`: the last part of a key, where it says enough; an arm by its name alone."""
     last = Counter(key.rpartition(".")[2] for key in facts)
-    short = {key: tail if last[tail := key.rpartition(".")[2]] == 1 else key for key in facts}
-    return " ".join(str(value) if key == "arm" else f"{short[key]}={value}" for key, value in facts.items())
+    words = []
+    for key, value in facts.items():
+        tail = key.rpartition(".")[2]
+        written = f"{value:g}" if isinstance(value, float) else str(value)
+        words.append(written if key == "arm" else f"{tail if last[tail] == 1 else key}={written}")
+    return " ".join(words)
