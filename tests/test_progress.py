@@ -20,6 +20,7 @@ from terminal import Terminal
 from ltx.report.lines import View, Worker, bar_line, fitted, loss_text, shortened, worker_lines
 from ltx.report.progress import Progress
 from ltx.runs.naming import names
+from ltx.runs.point import Point
 
 LOSSES = (0.3456, 1.23e-05, float("nan"), 12.3)
 SHOWN = ("0.346", "1.23e-05", "nan", "12.300")
@@ -197,6 +198,7 @@ def test_without_colours_the_bar_is_there(opened, begun, monkeypatch):
     progress.display.view = progress.view()
     progress.display.refresh()
     assert re.match(r" 5\d % ━+╸? +0 of 96 jobs done, 2 running  ETA", terminal.text[1])
+    assert len(terminal.text[1]) == 80, "what is left of the bar is blank, not missing"
 
 
 def test_a_dumb_terminal_and_a_file_get_a_line_now_and_then(opened, root, monkeypatch):
@@ -221,6 +223,28 @@ def test_jobs_are_counted_once_by_how_they_ended(root):
         for kind in ("started", *kinds, "ended"):
             told(progress, i, kind, SimpleNamespace(level=0))
     assert progress.counts == {"done": 1, "jobs": 4, "running": 0, "failed": 2}
+
+
+def test_the_steps_of_a_failed_seed_are_not_waited_for(root):
+    progress = Progress("x", 800, {"0": 2}, root, console=Console(quiet=True))
+    progress.began -= 60
+    told(progress, 0, "started")
+    told(progress, 0, "progress", (0, 200, 0.5))
+    assert progress.share == 0.25 and 180 <= progress.left < 190
+    progress.lost = 400
+    assert progress.share == 0.5 and 60 <= progress.left < 70
+
+
+def test_a_point_counts_the_steps_that_its_failed_seeds_leave(root, monkeypatch):
+    monkeypatch.setattr(Point, "level", lambda *_: None)
+    point = Point(spec("method.levels=2", "optim.steps=10", "seeds=3", "width=.05", f"root={root}"), [])
+    point.open()
+    assert point.not_taken("failed") == 0
+    point.handle(0, "level", SimpleNamespace(level=0))
+    point.handle(0, "failed", ("an error", "its traceback", False))
+    point.handle(1, "diverged", {"reason": "no number"})
+    assert point.not_taken("failed") == 20 + 30 and point.not_taken("done") == 0
+    point.close()
 
 
 def test_a_sweep_on_a_terminal_names_its_points(opened, root, monkeypatch):
@@ -283,6 +307,11 @@ def test_the_bar_becomes_shorter_before_words_do_and_goes_last():
     said = [after.removesuffix("  ETA 1:02:03").strip() for _, _, after in lines.values()]
     assert said == [view.counts[i] for i in (0, 0, 0, 1, 1, 2, 2)] + [""]
     assert lines[30] == ("37 % 12/60 ETA 1:02:03", 0, "")
+
+
+def test_characters_that_are_two_cells_wide_count_as_two():
+    assert shortened("data=日本語", 11) == "data=日本語"
+    assert shortened("data=日本語", 9) == "data…本語"
 
 
 WORDS = st.text(st.characters(codec="utf-8", exclude_categories=("C", "Z")), max_size=30)
