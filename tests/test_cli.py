@@ -208,22 +208,22 @@ def test_status_shows_a_sweep_under_way_and_forgets_a_killed_one(ltx, root, fini
     later = finished.name[:-8] + "ffffffff"
     killed = subprocess.Popen(["true"])
     killed.wait()
-    progress = Progress("sweep-x", 100, {finished.name: 0, later: 3}, root / "progress", Console(quiet=True))
+    progress = Progress("sweep-x", 100, {finished.name: 0, later: 3}, root / "progress", console=Console(quiet=True))
     gone = root / "progress" / f"{socket.gethostname()}-{killed.pid}.json"
     with progress:
-        progress.event("a", "started", None, lambda level: (0, 50))
+        progress.event(("a", 0), "started", None, lambda level: (0, 50))
         shown = json.loads(progress.file.read_text())
         gone.write_text(json.dumps({**shown, "pid": killed.pid, "title": "killed"}))
-        progress.event("b", "started", None, lambda level: (0, 50))
+        progress.event(("b", 0), "started", None, lambda level: (0, 50))
         progress.published = 0.0
-        progress.event("a", "progress", (0, 25, 0.5), lambda level: (0, 50))
+        progress.event(("a", 0), "progress", (0, 25, 0.5), lambda level: (0, 50))
         said = ltx("status").out
         assert "sweep-x: 25%, 0 of 3 jobs done, 2 running, ETA " in said and "killed" not in said
         entries = {entry["key"]: entry for entry in json.loads(ltx("status", "--json").out)}
         assert entries[finished.name]["state"] == "done" and entries[later]["state"] == "waiting"
         assert entries[later]["command"]["share"] == 0.25 and entries[later]["command"]["eta_seconds"] > 0
     assert [path.name for path in (root / "progress").iterdir()] == [gone.name], "its own is removed"
-    with Progress("next", 1, {}, root / "progress", Console(quiet=True)):
+    with Progress("next", 1, {}, root / "progress", console=Console(quiet=True)):
         assert not gone.exists()
     assert not (root / "progress").exists()
 

@@ -68,7 +68,8 @@ def execute(points: list[list[str]], folders: list[str], command: list[str], dry
     several = len(specs) > 1
     place = sweep.folder(specs, name)
     group = place.name if several else None
-    outcome = sweep.run(specs, command, group=group, title=group or "")
+    told_apart = sweep.labels(specs, points)
+    outcome = sweep.run(specs, command, group=group, title=group or "", told_apart=told_apart)
     written = True
     if several:
         written = show_sweep(outcome, points, place)

@@ -26,7 +26,8 @@ def make(name: str, overrides: list[str], command: list[str]) -> tuple[int, dict
     """
     fixed, arms = plan(name, overrides)
     specs = specs_of([arm.words for arm in arms], [])
-    outcome = sweep.run(specs, command, f"figure-{name}", f"figure {name}")
+    called = [{"arm": arm.name} for arm in arms]
+    outcome = sweep.run(specs, command, f"figure-{name}", f"figure {name}", called)
     if outcome.interrupted:
         raise KeyboardInterrupt
     if outcome.exit_code:

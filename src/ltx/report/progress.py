@@ -8,15 +8,20 @@ import os
 import socket
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, TaskProgressColumn, TextColumn
-from rich.progress import Progress as Bars
+from rich.console import Console, ConsoleRenderable
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.segment import ControlType, Segment, Segments
 
 from ltx.errors import printable
+from ltx.report.lines import View, Worker, bar_line, worker_lines
 from ltx.store.files import commit, process_lives, side_file
+
+Job = tuple[str, int]  # a run's key and a seed
 
 
 def clock(seconds: float) -> str:
@@ -27,92 +32,179 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}" if minutes else f"{rest} s"
 
 
+class Display(Live):
+    """A display at the bottom of a terminal that is drawn anew four times a second, and with each message above it.
+
+    Between two drawings the cursor rests at the beginning of its first line. A terminal that becomes narrower wraps
+    lines that are there; a display that counted its lines from the last one would then leave some of them behind.
+    """
+
+    def __init__(self, console: Console, view: View):
+        super().__init__(console=console)
+        self.view = view
+
+    def process_renderables(self, renderables: list[ConsoleRenderable]) -> list[ConsoleRenderable]:
+        """Erase what was drawn, print what there is to print, and draw again; the last time, stand below it."""
+        with contextlib.suppress(OSError, ValueError):  # of this file, where rich asks standard input
+            width, height = os.get_terminal_size(self.console.file.fileno())
+            if width and height:
+                self.console.size = width, height  # type: ignore[assignment]  # the setter takes any pair
+        first, *others = self.lines(*self.console.size)
+        drawn = first + [segment for line in others for segment in (Segment.line(), *line)]
+        up = f"\x1b[{len(others)}A" if others else ""
+        drawn.append(control(f"\r{up}") if self.is_started else Segment.line())
+        return [Segments([control("\r\x1b[J")]), *renderables, Segments(drawn)]
+
+    def lines(self, width: int, height: int) -> list[list[Segment]]:
+        """Return the lines that fit a terminal, which keeps one row for what was printed last."""
+        before, length, after = bar_line(self.view, width)
+        bar = ProgressBar(total=1.0, completed=self.view.share, width=length)
+        drawn = Segment.adjust_line_length([*self.console.render(bar)], length) if length else []
+        texts = worker_lines(self.view.workers, width, height - 2)
+        plain = "~" if self.console.options.ascii_only else "…"
+        return [
+            [Segment(before.replace("…", plain)), *drawn, Segment(after)],
+            *([Segment(text.replace("…", plain))] for text in texts),
+        ]
+
+
+def control(codes: str) -> Segment:
+    """Return what moves the cursor or erases, and takes no room."""
+    return Segment(codes, None, [(ControlType.CARRIAGE_RETURN,)])
+
+
 class Progress:
     """Show one display for all jobs: how many are done, running and failed, where each stands, the ETA of the whole.
 
-    On a terminal a bar that renews itself; elsewhere (a log file) a line every 10 seconds. `jobs` counts them by run,
-    `total` is their optimiser steps. A file in `folder` lets `ltx status` show the same meanwhile.
+    On a terminal lines that renew themselves; elsewhere (a log file) a line every 10 seconds. `jobs` counts them by
+    run, `names` calls the runs by what tells them apart, `total` is their optimiser steps. A file in `folder` lets
+    `ltx status` show the same meanwhile.
     """
 
-    def __init__(self, title: str, total: int, jobs: Mapping[str, int], folder: Path, console: Console | None = None):
-        self.console = console or Console(highlight=False)
-        self.total, self.title, self.jobs = total, title, jobs
+    def __init__(
+        self,
+        title: str,
+        total: int,
+        jobs: Mapping[str, int],
+        folder: Path,
+        names: Mapping[str, str] | None = None,
+        console: Console | None = None,
+    ):
+        self.console = console or Console(highlight=False, emoji=False)
+        self.total, self.title, self.jobs, self.names = total, title, jobs, names or {}
         self.file, self.published = folder / f"{socket.gethostname()}-{os.getpid()}.json", 0.0
-        self.running: dict[str, str] = {}
-        self.within: dict[str, int] = {}
+        self.running: dict[Job, Worker] = {}
+        self.within: dict[Job, int] = {}  # steps taken of the level under way
+        self.unfinished: set[Job] = set()  # of those that run: they failed, or another process has the seed
         self.finished, self.done, self.failed = 0, 0, 0
         self.elsewhere = 0  # steps that other processes take instead of this one
+        self.lost = 0  # steps that nobody takes because their seeds failed
+        self.display: Display | None = None
         self.began = self.printed = time.monotonic()
 
     def __enter__(self) -> Progress:
         under_way(self.file.parent, tidy=True)
-        self.bars = None
-        if self.console.is_terminal and self.total:
-            self.bars = Bars(
-                TextColumn("{task.description}"),
-                BarColumn(),
-                TaskProgressColumn(),
-                TextColumn("{task.fields[eta]}"),
-                console=self.console,
-                refresh_per_second=4,
-            )
-            self.task = self.bars.add_task(self.title, total=self.total, eta="")
-            self.bars.start()
-        elif self.total:
-            self.console.print(f"{self.title}: {self.total} optimiser steps", soft_wrap=True)
+        if self.total:
+            self.say(f"{self.title}: {self.total} optimiser steps")
+        if self.total and self.console.is_terminal and self.console.is_interactive:
+            self.display = Display(self.console, self.view())
+            self.display.start(refresh=True)
         return self
 
     def __exit__(self, *exception: object) -> None:
-        if self.bars is not None:
-            self.bars.stop()
+        if self.display is not None:
+            self.display.view = self.last_view()
+            self.display.stop()
         with contextlib.suppress(OSError):
             self.file.unlink(missing_ok=True)
             self.file.parent.rmdir()  # unless another command is under way
 
-    def event(self, job: str, kind: str, value: Any, steps: Callable[[int], tuple[int, int]]) -> None:
+    def event(self, job: Job, kind: str, value: Any, steps: Callable[[int], tuple[int, int]]) -> None:
         """Take a worker's report; steps(level) gives the first step and the number of steps of a level."""
         if kind == "started":
-            self.running[job], self.within[job] = job, 0
+            self.running[job], self.within[job] = Worker(self.names.get(job[0], ""), job[1]), 0
         elif kind == "progress":
             level, step, loss = value
-            self.running[job] = f"{job} level {level} loss {loss:.3f}"
-            self.within[job] = min(max(0, step - steps(level)[0]), steps(level)[1])
+            first, count = steps(level)
+            self.within[job] = min(max(0, step - first), count)
+            share = self.within[job] / count if count else 1.0
+            self.running[job] = replace(self.running[job], level=level, share=share, loss=loss)
         elif kind == "level":
             self.finished += steps(value.level)[1]
             self.within[job] = 0
         elif kind == "held":
-            self.done -= 1  # it is given out again; "ended" follows
+            self.unfinished.add(job)  # it is given out again
         elif kind in ("failed", "diverged", "killed"):
-            self.failed += 1
+            self.failed += job not in self.unfinished
+            self.unfinished.add(job)
         elif kind == "ended":
-            self.done += 1
+            self.done += job not in self.unfinished
+            self.unfinished.discard(job)
             del self.running[job], self.within[job]
         self.show()
 
+    @property
+    def steps(self) -> int:
+        """How many of the steps are taken."""
+        return self.finished + sum(self.within.values()) + self.elsewhere
+
+    @property
+    def share(self) -> float:
+        """Which part of the steps that can be taken is taken, from 0 to 1."""
+        possible = self.total - self.lost
+        return min(1.0, self.steps / possible) if possible > 0 else 1.0
+
+    @property
+    def left(self) -> float | None:
+        """How many seconds it will take, by what the steps until now took; None before the first."""
+        left = max(0, self.total - self.lost - self.steps)
+        return left * (time.monotonic() - self.began) / self.steps if self.steps else None
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many jobs there are, by how they stand."""
+        jobs = sum(self.jobs.values())
+        return {"done": self.done, "jobs": jobs, "running": len(self.running), "failed": self.failed}
+
+    def view(self) -> View:
+        """Return what the display shows now."""
+        counts, left = self.counts, self.left
+        failed = f", {self.failed} failed" if self.failed else ""
+        brief = f"{self.done}/{counts['jobs']}"
+        said = (counted(counts), f"{brief} done{failed}, {counts['running']} running", brief + failed)
+        ending = "" if left is None else f"ETA {clock(left)}"
+        return View(self.share, said, ending, tuple(self.running.values()))
+
+    def last_view(self) -> View:
+        """Return what stays when all is over."""
+        said = counted({**self.counts, "running": 0}).removesuffix(", 0 running")
+        brief = said.replace(" of ", "/").replace(" jobs", "")
+        return View(self.share, (said, brief), f"took {clock(time.monotonic() - self.began)}")
+
     def show(self) -> None:
-        """Draw, or print when 10 seconds have passed."""
-        steps = self.finished + sum(self.within.values()) + self.elsewhere
+        """Draw, or print when 10 seconds have passed, and publish once a second."""
         now = time.monotonic()
-        left = (self.total - steps) * (now - self.began) / steps if steps else None
-        eta = "" if left is None else f"ETA {clock(left)}"
-        counts = {"done": self.done, "jobs": sum(self.jobs.values()), "running": len(self.running)}
-        counts["failed"] = self.failed
-        said = (counted(counts) + ": " if counts["jobs"] > 1 else "") + ", ".join(self.running.values())
-        if self.bars is not None:
-            self.bars.update(self.task, completed=steps, description=said or self.title, eta=eta)
+        if self.display is not None:
+            self.display.view = self.view()
         elif now - self.printed >= 10 and self.total:
             self.printed = now
-            self.console.print(f"{steps / self.total:4.0%} {eta}; {said}", soft_wrap=True)
+            self.say(self.plain())
 
         if now - self.published >= 1 and self.total:
             self.published = now
             state = {"host": socket.gethostname(), "pid": os.getpid(), "title": self.title, "runs": [*self.jobs]}
-            state |= {**counts, "share": steps / self.total, "eta_seconds": left}
+            state |= {**self.counts, "share": self.share, "eta_seconds": self.left}
             with contextlib.suppress(OSError):  # a full disk ends no run for this
                 commit(self.file, json.dumps(state).encode())
 
+    def plain(self) -> str:
+        """Return all of it in one line for a log, which may be as long as it likes."""
+        view = self.view()
+        workers = [" ".join([worker.name, *worker.cells(with_share=False)]).strip() for worker in view.workers]
+        return f"{view.share:4.0%} {view.ending}; {view.counts[0]}: {', '.join(workers)}"
+
     def say(self, text: str) -> None:
-        """Print above the bar."""
+        """Print above the display."""
         self.console.print(printable(text), soft_wrap=True, markup=False)
 
 

@@ -47,7 +47,7 @@ class Seed:
         self.state = "unknown"  # then missing, running, done or failed
         self.claim = Claim(folder.claim_path)  # looked at, not taken: its worker takes it
         self.waits = False  # for another process, which was named
-        self.steps = 0  # of the levels that were missing
+        self.steps = 0  # of the levels that were missing and have not come from a worker of ours
 
     @property
     def settled(self) -> bool:
@@ -71,7 +71,6 @@ class Point:
         self.failures: dict[int, str] = {}
         self.rows: list[Row] = []
         self.trained = False
-        self.elsewhere = 0  # steps that other processes took instead
         self.summary_due = 0.0  # on this process's clock
 
     def guarded(self, action: Callable[[], None]) -> None:
@@ -146,7 +145,6 @@ class Point:
         holder = seed.claim.holder()
         if holder is None:
             if self.adopted(seed) or (seed.waits and self.failed_elsewhere(number, seed)):
-                self.elsewhere += seed.steps
                 return False
             seed.waits = False
             return True
@@ -175,6 +173,7 @@ class Point:
         """Take a worker's report; return what to print above the progress display."""
         seed, said = self.seeds[number], ""
         if kind == "level":
+            seed.steps -= level_steps(self.spec, value.level)[1]
             self.guarded(lambda: self.level(number, value))
         elif kind == "held":
             seed.state, seed.waits = "missing", True
@@ -190,6 +189,10 @@ class Point:
             self.fail(number, f"its worker {how}; the same command continues it")
             said = f"{self.spec.key} seed {number}: {self.failures[number]}"
         return said
+
+    def not_taken(self, state: str) -> int:
+        """Count the steps that nobody takes here any more, of its done seeds (another process did) or failed ones."""
+        return sum(seed.steps for seed in self.seeds.values() if seed.state == state)
 
     def level(self, number: int, row: Row) -> None:
         """Derive the summary again, at most a twentieth of the time for a long run, and mirror the level."""

@@ -19,6 +19,7 @@ from ltx.launch.signals import writing_begins
 from ltx.report.progress import Progress
 from ltx.report.tables import Label
 from ltx.runs.checks import check_data
+from ltx.runs.naming import names
 from ltx.runs.point import Point, level_steps, missing_levels
 from ltx.store.files import commit
 from ltx.store.rows import Row, asked, columns_of
@@ -113,8 +114,17 @@ class Schedule:
         return self.stopped or all(point.state == "closed" for point in self.points)
 
 
-def run(specs: Sequence[Spec], command: list[str], group: str | None = None, title: str = "") -> Outcome:
-    """Train what is missing of all specs and derive their files; failures stay with their points."""
+def run(
+    specs: Sequence[Spec],
+    command: list[str],
+    group: str | None = None,
+    title: str = "",
+    told_apart: Sequence[Label] = (),
+) -> Outcome:
+    """Train what is missing of all specs and derive their files; failures stay with their points.
+
+    `told_apart` gives a label for each spec, of which the progress display shows what differs.
+    """
     points = expand(specs, command, group)
     for point in points.values():
         check_data(point.spec)
@@ -125,14 +135,16 @@ def run(specs: Sequence[Spec], command: list[str], group: str | None = None, tit
         plans = {key: planned(point) for key, point in points.items()}
         jobs, total = {key: jobs for key, (jobs, _) in plans.items()}, sum(steps for _, steps in plans.values())
         folder = Path(specs[0].config["root"]) / "progress"
-        with Progress(title or specs[0].key, total, jobs, folder) as progress:
+        called = names(specs, told_apart or [{}] * len(specs))
+        with Progress(title or specs[0].key, total, jobs, folder, called) as progress:
             events = launch.run(schedule.next_job, schedule.finished, workers(specs[0]))
             try:
                 for job, kind, value in events:
                     point, seed = schedule.jobs[job]
                     said = point.handle(seed, kind, value)
-                    progress.elsewhere = sum(point.elsewhere for point in points.values())
-                    progress.event(job.name, kind, value, partial(level_steps, point.spec))
+                    progress.elsewhere = sum(point.not_taken("done") for point in points.values())
+                    progress.lost = sum(point.not_taken("failed") for point in points.values())
+                    progress.event((point.spec.key, seed), kind, value, partial(level_steps, point.spec))
                     if said:
                         progress.say(said)
                     if kind in ("started", "progress"):
