@@ -28,7 +28,7 @@ DOORS = {
     "omegaconf": {"config.compose"},
     "lightning": {"training.fit"},
     "wandb": {"report.mirror"},
-    "rich": {"report.progress", "report.status", "report.tables", "cli.commands", "cli.training"},
+    "rich": {"report.progress", "report.grid", "cli.look", "cli.training"},
     "pydantic": {"config.schema", "config.spec"},
 }
 
