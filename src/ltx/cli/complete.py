@@ -9,6 +9,9 @@ import yaml
 
 from ltx.config.compose import CHOICES, CONF, choices
 from ltx.config.names import GROUPS
+from ltx.store.find import run_keys
+from ltx.store.states import SORTS, STATES
+from ltx.store.sweeps import sweeps
 
 # bash completes only what follows the last "=", so the text before it is cut off every candidate.
 SCRIPT = """\
@@ -23,8 +26,9 @@ _ltx() {
 }
 complete -o default -F _ltx ltx
 """
+STATUS = ("--json", "--columns=", "root=")
 FLAGS = ("-m", "--dry-run", "--cfg", "--resolve", "--config-dir")
-SIMPLE = {"status": ["--json", "root="], "show": ["root="]}
+SIMPLE = {"show": ["root="], "diff": ["--json", "root="]}
 
 
 def complete(line: str, commands: tuple[str, ...], groups: tuple[str, ...], root: Path) -> list[str]:
@@ -35,7 +39,11 @@ def complete(line: str, commands: tuple[str, ...], groups: tuple[str, ...], root
         return matching(last, [*commands, "--help", "--version"])
     command = words[1]
     if command in SIMPLE:
-        return matching(last, [*SIMPLE[command], *runs(root)])
+        return matching(last, [*SIMPLE[command], *runs(root), *(sweep_names(root) if command == "show" else [])])
+    if command == "status" and not ("." in last or "=" in last):
+        return matching(last, [*STATUS, *STATES, *runs(root), *(f"{key}=" for key in (*GROUPS, "width", "sort"))])
+    if command == "status" and last.startswith("sort="):
+        return matching(last, [f"sort={key}" for key in SORTS])
     if command == "list":
         return matching(last, [*groups, "width=", "data="])
     figures = [name.replace("_", "-") for name in choices("figure", [])] if command == "figure" else []
@@ -59,7 +67,12 @@ def matching(begin: str, words: list[str]) -> list[str]:
 
 def runs(root: Path) -> list[str]:
     """Name the runs there are."""
-    return [path.name for path in (root / "runs").glob("*") if path.is_dir()]
+    return run_keys(root)
+
+
+def sweep_names(root: Path) -> list[str]:
+    """Name the sweeps there are, by their folders and as those that have a name."""
+    return [name for sweep in sweeps(root) for name in (sweep.path.name, sweep.name) if name]
 
 
 def settings() -> dict[str, Any]:

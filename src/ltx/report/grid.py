@@ -50,9 +50,10 @@ def grid(lines: Sequence[Line], words: Sequence[str] = (), title: str = "", capt
     result = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     result.title, result.title_justify = escape(title) or None, "left"
     result.caption, result.caption_justify = escape(caption) or None, "left"
-    for name in columns_of(lines):
+    columns = columns_of(lines)
+    for name in columns:
         folds = name in words
         result.add_column(name, justify="left" if folds else "right", no_wrap=not folds, overflow="fold")
     for line in lines:
-        result.add_row(*(escape(line.get(name, "")) for name in columns_of(lines)))
+        result.add_row(*(escape(line.get(name, "")) for name in columns))
     return result

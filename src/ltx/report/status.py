@@ -13,15 +13,14 @@ from rich.table import Table
 
 from ltx.config import flat
 from ltx.errors import BadInput, nearest, printable
-from ltx.report.grid import Line, fitting, grid, without
+from ltx.report.grid import Line, fitting, grid, needed, without
 from ltx.report.tables import varying_names
 from ltx.store.files import Damaged
 from ltx.store.find import short_keys
-from ltx.store.states import Standing
+from ltx.store.states import SORTS, Standing
 from ltx.store.sweeps import Label, Record, SweepFolder
 
 OWN = ("run", "state", "levels", "seeds", "test", "age")  # columns that are no key of a config
-SORTS = ("age", "accuracy", "key", "state")  # orders that are no key of a config
 FOLDED = ("what", "swept", "sweep", "state")
 
 
@@ -141,17 +140,20 @@ def status_table(entries: Sequence[Entry], keys: Sequence[str], room: int, colum
 
     lines = [line(entry) for entry in entries]
     extra = [name for name in ("seeds", "age", "levels") if name not in columns]
-    ways: list[Sequence[Line]] = [without(lines, *extra[:count]) for count in range(len(extra) + 1)]
+    if needed(lines) <= room:
+        return grid(lines, FOLDED)
+    ways = [without(lines, *extra[:count]) for count in range(1, len(extra) + 1)]
     return grid(fitting(ways, room, FOLDED), FOLDED)
 
 
 def own_cells(entry: Entry, short: str) -> dict[str, str]:
     """Return the cells that are no values of a config."""
     told = entry.json()
-    failed = f": seed {', '.join(map(str, told['failed']))}" if told["failed"] else ""
+    failed = f"{len(told['failed'])} of {told['seeds']} failed" if told["failed"] else ""
+    state = failed if told["state"] == "failed" else f"{told['state']}, {failed}" if failed else told["state"]
     return {
         "run": short,
-        "state": told["state"] + (failed if told["state"] == "failed" else failed and f", failed{failed}"),
+        "state": state,
         "levels": f"{told['levels_done']}/{told['levels']}",
         "seeds": f"{told['seeds_done']}/{told['seeds']}",
         "test": "-" if told["test_accuracy"] is None else f"{told['test_accuracy']:.4f}",

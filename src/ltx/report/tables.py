@@ -43,7 +43,7 @@ def interval_words(counts: Sequence[int], scores: Sequence[float] = ()) -> str:
 def early_stop_text(rows: Sequence[Row], bounds: bool = True) -> str:
     """Write the mean early-stop step of the seeds that have one, and how many of all are censored."""
     steps = [r.early_stop_step for r in rows if r.early_stop_step is not None]
-    found = interval(steps, 0)
+    found = interval(steps, 0, max(r.step for r in rows))
     text = interval_text(found, 0) if bounds or not steps else f"{found.mean:.0f}"
     censored = len(rows) - len(steps)
     return f"{text} ({censored}/{len(rows)})" if censored else text
@@ -145,14 +145,13 @@ def sweep_table(points: Sequence[Label], rows: Sequence[Sequence[Row]], states: 
     def way(digits: int) -> list[Line]:
         return [line(*parts, digits) for parts in zip(points, chosen, states, strict=True)]
 
-    full = way(3)
-    same = [name for name in ("level", "total", "n", "state") if len({cells[name] for cells in full}) == 1]
-    alike = [name for name in heads.values() if len({cells[name] for cells in full}) == 1]
-    short = without(full, *same, *alike)
-    ways = (way(4), full, without(full, *same), short, without(short, "total"), without(short, "total", "kept"))
-    words = [*heads.values(), "state"]
-    lines = fitting(ways, room, words)
-    left_out = [f"{name} {full[0][name]}" for name in (*alike, *same) if name not in lines[0]]
+    full, words = way(3), [*heads.values(), "state"]
+    same = [
+        name for name in ("state", "n", "level", *heads.values(), "total") if len({cells[name] for cells in full}) == 1
+    ]
+    fewer = [without(full, *same[:count]) for count in range(len(same) + 1)]
+    lines = fitting([way(4), *fewer, without(fewer[-1], "total"), without(fewer[-1], "total", "kept")], room, words)
+    left_out = [f"{name} {full[0][name]}" for name in same if name not in lines[0]]
     scores = [row.test_accuracy for group in chosen for row in group]
     last = all(group == last_level(found) for group, found in zip(chosen, rows, strict=True))
     notes = [", ".join(left_out)] if left_out else []

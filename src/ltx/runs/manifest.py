@@ -24,7 +24,8 @@ def write_config(spec: Spec, folder: RunFolder, command: list[str]) -> None:
     manifest = folder.manifest(verified=True)
     seeds = sorted({*manifest["seeds"], *spec.seeds})
     last = max(manifest["last_level"], spec.method.last_level)
-    asked = manifest["reached"] if manifest["asked"] is None else manifest["asked"]
+    there = {seed: max(levels) for seed, levels in manifest["levels"].items() if levels}
+    asked = there if manifest["old"] else manifest["asked"]
     asked = {**asked, **{seed: max(spec.method.last_level, asked.get(seed, 0)) for seed in spec.seeds}}
     config = {**spec.config, "seeds": seeds}
     if "levels" in config["method"] and config["method"].get("trunk_level") is None:

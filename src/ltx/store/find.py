@@ -58,7 +58,7 @@ def few(name: str, known: Iterable[str]) -> str:
     """Return `; did you mean 'x' or 'y'?` for the names that are nearest to an unknown one."""
     names = sorted(set(known))
     whole = {word: key for key in names for word in (key, hash_of(key))}  # a person may have typed a hash
-    found = dict.fromkeys(whole[word] for word in difflib.get_close_matches(name, whole, FEW, 0.5))
+    found = dict.fromkeys(whole[word] for word in difflib.get_close_matches(name, whole, FEW))
     close = " or ".join(f"'{key}'" for key in found)
     if close:
         return f"; did you mean {close}?"

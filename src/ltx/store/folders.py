@@ -73,9 +73,9 @@ class RunFolder:
     def manifest(self, verified: bool = False) -> dict[str, Any]:
         """Return the manifest; `seeds`, `last_level` and `commands` also cover what is on disk, whatever it says.
 
-        What is on disk goes by the files' names or, `verified`, by what the level files say of themselves. `reached`
-        is the last level on disk of each seed, and `asked` the last one that was ever asked for of each seed, or None
-        where an older manifest does not say it: different seeds may have been asked for different levels.
+        What is on disk goes by the files' names or, `verified`, by what the level files say of themselves. `levels`
+        are those on disk of each seed, and `asked` the last one that was ever asked for of each seed, which may differ.
+        A manifest that is `old` does not say it; all levels of all seeds are then taken for asked.
         """
         found = side_file(self.path / "manifest.json")
         seeds, last, commands = (found.get(name) for name in ("seeds", "last_level", "commands"))
@@ -85,23 +85,21 @@ class RunFolder:
         reached = {seed: max(found_levels) for seed, found_levels in levels.items() if found_levels}
         recorded = asked_of(found.get("asked"))
         every = sorted({*told, *own, *recorded})
+        last = max([last if type(last) is int and 0 <= last < MOST else 0, *reached.values()])
+        asked = {seed: max(recorded.get(seed, 0), reached.get(seed, 0)) for seed in every}
         return {
             **found,
             "seeds": every,
-            "last_level": max([last if type(last) is int and 0 <= last < MOST else 0, *reached.values()]),
-            "reached": reached,
-            "asked": {n: max(recorded.get(n, 0), reached.get(n, 0)) for n in every} if recorded else None,
+            "last_level": last,
+            "levels": levels,
+            "asked": asked if recorded else dict.fromkeys(every, last),
+            "old": not recorded,
             "commands": [line for line in commands if isinstance(line, dict)] if isinstance(commands, list) else [],
         }
 
     def write_manifest(self, manifest: Mapping[str, Any]) -> None:
         """Write the manifest."""
         commit(self.path / "manifest.json", (json.dumps(manifest, indent=1) + "\n").encode())
-
-    def asked(self, verified: bool = False) -> dict[int, int]:
-        """Return the last level that was asked for of each seed; see `manifest`."""
-        manifest = self.manifest(verified)
-        return manifest["asked"] or dict.fromkeys(manifest["seeds"], manifest["last_level"])
 
     @property
     def claim_path(self) -> Path:

@@ -13,6 +13,7 @@ from ltx.store.files import Damaged, text
 from ltx.store.folders import RunFolder
 
 STATES = ("running", "done", "failed", "waiting", "unfinished")
+SORTS = ("age", "accuracy", "key", "state")  # orders of runs that are no key of a config
 
 
 @dataclass(frozen=True)
@@ -76,8 +77,7 @@ def standing(path: Path, command: Mapping[str, Any] | None = None, verified: boo
     Levels are counted by the names of their files or, `verified`, by what these say of themselves, which takes longer.
     """
     folder = RunFolder(path)
-    asked = folder.asked(verified)
-    seeds = [folder.seed(seed) for seed in asked]
-    reached = {f.seed: frozenset(f.metas() if verified else f.levels()) for f in seeds}
-    failed = [f.seed for f in seeds if f.failure()]
-    return Standing(path, reached, asked, failed, folder.running() is not None, command)
+    manifest = folder.manifest(verified)
+    reached = {seed: frozenset(levels) for seed, levels in manifest["levels"].items()}
+    failed = [seed for seed in manifest["asked"] if folder.seed(seed).failure()]
+    return Standing(path, reached, manifest["asked"], failed, folder.running() is not None, command)

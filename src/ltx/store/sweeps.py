@@ -121,7 +121,7 @@ class SweepFolder:
         if isinstance(seeds, list) and type(last) is int and 0 <= last < MOST:
             numbers = [seed for seed in seeds if type(seed) is int and 0 <= seed < MOST]
             return SweepPoint(key, label, numbers, last)
-        asked = RunFolder(self.root / "runs" / key).asked()
+        asked = RunFolder(self.root / "runs" / key).manifest()["asked"]
         return SweepPoint(key, label or {"run": key}, sorted(asked), max(asked.values(), default=0))
 
 
