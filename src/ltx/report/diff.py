@@ -31,7 +31,7 @@ class Pair:
         """The test accuracy of A minus that of B, paired over the seeds that both have."""
         other = {row.seed: row.test_accuracy for row in self.b}
         found = [row.test_accuracy - other[row.seed] for row in self.a if row.seed in other]
-        return interval(found)
+        return interval(found, -1, 1) if min(row.test_accuracy for row in (*self.a, *self.b)) >= 0 else interval(found)
 
 
 def differences(a: flat.Flat, b: flat.Flat) -> dict[str, tuple[Any, Any]]:
