@@ -28,7 +28,15 @@ DOORS = {
     "omegaconf": {"config.compose"},
     "lightning": {"training.fit"},
     "wandb": {"report.mirror"},
-    "rich": {"report.progress", "report.grid", "cli.look", "cli.training"},
+    "rich": {
+        "report.progress",
+        "report.grid",
+        "report.status",
+        "report.tables",
+        "report.diff",
+        "cli.look",
+        "cli.training",
+    },
     "pydantic": {"config.schema", "config.spec"},
 }
 

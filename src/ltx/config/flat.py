@@ -116,11 +116,21 @@ def keys_of(configs: Iterable[Flat]) -> list[str]:
 
 def matches(value: Any, asked: str) -> bool:
     """Tell whether a value is one of those that a person typed, separated by commas: `1` is 1.0, a class its name."""
+    words = [asked, *asked.split(",")]
+    names = (str(value), str(value).rpartition(":")[2])
+    return value in [typed(word) for word in words] or any(name in words for name in names)
+
+
+def typed(word: str) -> Any:
+    """Return the value of a typed word: a number (yaml takes 3e-3 for a text), else what yaml makes of it."""
     try:
-        plain = [yaml.safe_load(word) for word in (asked, *asked.split(","))]
+        return float(word)
+    except ValueError:
+        pass
+    try:
+        return yaml.safe_load(word)
     except yaml.YAMLError as error:
-        raise BadInput(f"{asked} cannot be read as a value: {' '.join(str(error).split())}.") from error
-    return value in plain or str(value) in asked.split(",") or str(value).rpartition(":")[2] in asked.split(",")
+        raise BadInput(f"{word} cannot be read as a value: {' '.join(str(error).split())}.") from error
 
 
 def short_names(keys: Iterable[str]) -> dict[str, str]:

@@ -150,15 +150,23 @@ def sweep_table(points: Sequence[Label], rows: Sequence[Sequence[Row]], states: 
         name for name in ("state", "n", "level", *heads.values(), "total") if len({cells[name] for cells in full}) == 1
     ]
     fewer = [without(full, *same[:count]) for count in range(len(same) + 1)]
-    lines = fitting([way(4), *fewer, without(fewer[-1], "total"), without(fewer[-1], "total", "kept")], room, words)
+    small = without(fewer[-1], "total", "kept")
+    last = [in_one(line, [*heads.values(), "level", "n", "state"]) for line in small]
+    lines = fitting([way(4), *fewer, without(fewer[-1], "total"), small, last], room, words)
     left_out = [f"{name} {full[0][name]}" for name in same if name not in lines[0]]
     scores = [row.test_accuracy for group in chosen for row in group]
-    last = all(group == last_level(found) for group, found in zip(chosen, rows, strict=True))
+    at_last = all(group == last_level(found) for group, found in zip(chosen, rows, strict=True))
     notes = [", ".join(left_out)] if left_out else []
-    notes += ["at the last level" if last else "pruned networks at the level that keeps most like the searches"]
+    notes += ["at the last level" if at_last else "pruned networks at the level that keeps most like the searches"]
     notes += [interval_words([len(group) for group in chosen], scores)]
     notes += ["density = kept / prunable, total: all matrix weights"]
     return grid(lines, words, caption="; ".join(notes))
+
+
+def in_one(line: Line, names: Sequence[str]) -> Line:
+    """Return a line whose cells of these columns stand in one, which can be folded."""
+    point = " ".join(f"{name}={line[name]}" for name in names if name in line)
+    return {"point": point, **{name: cell for name, cell in line.items() if name not in names}}
 
 
 def varying_names(points: Sequence[Label]) -> list[str]:
