@@ -123,7 +123,7 @@ def test_columns_filters_and_orders_of_status(ltx, runs):
     assert keys(ltx("status", "optim.lr=3e-3", "--json")) == ["b"]
     assert keys(ltx("status", "width=4,7", "--json")) == keys(ltx("status", "unfinished", "--json")) == ["c"]
     assert keys(ltx("status", "failed", "done", "--json")) == ["d", "a", "b"]
-    assert keys(ltx("status", "sort=accuracy", "--json")) == ["d", "c", "a", "b"]
+    assert keys(ltx("status", "sort=accuracy", "--json")) == ["d", "a", "c", "b"]
     assert keys(ltx("status", "done", "sort=optim.lr", "--json")) == ["a", "b"]
     assert "no runs under" in ltx("status", "width=9").out
     head, _, *lines = [

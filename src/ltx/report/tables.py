@@ -145,7 +145,7 @@ def sweep_table(points: Sequence[Label], rows: Sequence[Sequence[Row]], states: 
     def way(digits: int) -> list[Line]:
         return [line(*parts, digits) for parts in zip(points, chosen, states, strict=True)]
 
-    full, words = way(3), [*heads.values(), "state"]
+    full, words = way(3), [*heads.values(), "state", "point"]
     same = [
         name for name in ("state", "n", "level", *heads.values(), "total") if len({cells[name] for cells in full}) == 1
     ]
