@@ -11,7 +11,7 @@ from ltx.config.compose import CHOICES, CONF, choices
 from ltx.config.names import GROUPS
 from ltx.store.find import run_keys
 from ltx.store.states import SORTS, STATES
-from ltx.store.sweeps import sweeps
+from ltx.store.sweeps import is_key, sweeps
 
 # bash completes only what follows the last "=", so the text before it is cut off every candidate.
 SCRIPT = """\
@@ -39,9 +39,9 @@ def complete(line: str, commands: tuple[str, ...], groups: tuple[str, ...], root
         return matching(last, [*commands, "--help", "--version"])
     command = words[1]
     if command in SIMPLE:
-        return matching(last, [*SIMPLE[command], *runs(root), *(sweep_names(root) if command == "show" else [])])
+        return matching(last, [*SIMPLE[command], *run_keys(root), *(sweep_names(root) if command == "show" else [])])
     if command == "status" and not ("." in last or "=" in last):
-        return matching(last, [*STATUS, *STATES, *runs(root), *(f"{key}=" for key in (*GROUPS, "width", "sort"))])
+        return matching(last, [*STATUS, *STATES, *run_keys(root), *(f"{key}=" for key in (*GROUPS, "width", "sort"))])
     if command == "status" and last.startswith("sort="):
         return matching(last, [f"sort={key}" for key in SORTS])
     if command == "list":
@@ -49,7 +49,7 @@ def complete(line: str, commands: tuple[str, ...], groups: tuple[str, ...], root
     figures = [name.replace("_", "-") for name in choices("figure", [])] if command == "figure" else []
     if "=" in last:
         key = last.partition("=")[0]
-        values = choices(key, []) if key in CHOICES else runs(root) if key == "of" else []
+        values = choices(key, []) if key in CHOICES else run_keys(root) if key == "of" else []
         return matching(last, [f"{key}={value}" for value in values])
     if "." in last:
         return matching(last, fields(last.partition(".")[0], words))
@@ -65,14 +65,9 @@ def matching(begin: str, words: list[str]) -> list[str]:
     return sorted({word for word in words if word.startswith(begin)})
 
 
-def runs(root: Path) -> list[str]:
-    """Name the runs there are."""
-    return run_keys(root)
-
-
 def sweep_names(root: Path) -> list[str]:
     """Name the sweeps there are, by their folders and as those that have a name."""
-    return [name for sweep in sweeps(root) for name in (sweep.path.name, sweep.name) if name]
+    return [name for sweep in sweeps(root) for name in (sweep.path.name, sweep.name) if name and is_key(name)]
 
 
 def settings() -> dict[str, Any]:
