@@ -13,6 +13,7 @@ import argparse
 import io
 import re
 import shutil
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -49,7 +50,7 @@ def table_text(rows: Sequence[Row]) -> str:
     caption, shown.caption = shown.caption, None  # which would be folded to the table's width
     text = io.StringIO()
     Console(file=text, width=120, highlight=False).print(shown)
-    lines = [line.rstrip() for line in [*text.getvalue().splitlines(), str(caption)]]
+    lines = [line.rstrip() for line in [*text.getvalue().splitlines(), *textwrap.wrap(str(caption), 80)]]
     return "\n".join(line for line in lines if line and not set(line) <= {" ", "─"}) + "\n"
 
 

@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from rich.console import Console
 from ltx import open_run
 from ltx.errors import BadInput
 from ltx.report.progress import Progress
-from ltx.report.tables import table
+from ltx.report.tables import of_scores, table
 from ltx.store.rows import Row
 
 BAD = [
@@ -92,10 +93,10 @@ def test_a_run_ends_with_a_table_a_plot_and_the_run_directory(ltx, root):
     (folder,) = (root / "runs").iterdir()
     assert result.folder == folder
     lines = result.out.splitlines()
-    (head,) = (line for line in lines if "density" in line)
-    for column in ("level", "kept", "val accuracy", "test accuracy", "early-stop step"):
+    head = next(line for line in lines if "density" in line)
+    for column in ("level", "kept", "total", "val accuracy", "test accuracy", "early stop"):
         assert column in head
-    assert any("100.00 %" in line and "1,035" in line and "±" in line for line in lines)
+    assert any("100.00 %" in line and "1,035" in line and "[0." in line for line in lines)
     assert any("80.00 %" in line and "828" in line for line in lines)
     (plot,) = (Path(line.removeprefix("plot:").strip()) for line in lines if line.startswith("plot:"))
     assert plot.parent == folder / "plots" and plot.read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
@@ -108,21 +109,56 @@ def test_a_run_ends_with_a_table_a_plot_and_the_run_directory(ltx, root):
     assert list(Path.cwd().iterdir()) == [], "nothing is written but under the output root"
 
 
-def test_the_table_loses_nothing_on_a_narrow_terminal(capsys):
-    counts = {"level": 1, "density": 0.8, "kept": 1_448_640, "prunable": 1_810_800, "total": 1_810_800, "step": 420}
-    losses = {"train_loss": 0.1, "val_loss": 0.1, "test_loss": 0.1, "test_accuracy": 0.9}
-    stops = {-120: None, 1: 121, 2: 122}
-    rows = [
+LARGE = {"level": 1, "density": 0.8, "kept": 1_448_640, "prunable": 1_810_800, "total": 1_810_900, "step": 4200}
+
+
+def large_rows(stops=(None, 1211, 1222), accuracies=(0.9, 0.93, 0.99)):
+    losses = {"train_loss": 0.1, "val_loss": 0.1, "test_loss": 0.1}
+    return [
         Row(
-            seed, **counts, **losses, val_accuracy=0.9 + seed / 1000, early_stop_step=stop, early_stop_test_accuracy=0.9
+            seed,
+            **LARGE,
+            **losses,
+            val_accuracy=0.9 + seed / 1000,
+            test_accuracy=accuracy,
+            early_stop_step=stop,
+            early_stop_test_accuracy=0.9,
         )
-        for seed, stop in stops.items()
+        for seed, (stop, accuracy) in enumerate(zip(stops, accuracies, strict=True))
     ]
-    Console(width=80).print(table(rows, "run"))
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 200])
+def test_the_table_of_a_run_fits_a_terminal_with_whole_numbers(width, capsys):
+    Console(width=width).print(table(large_rows(), "run", width))
     said = capsys.readouterr().out
-    assert "…" not in said and " ".join(said.split()).count("±") >= 3
-    for text in ("1,448,640", "80.00 %", "122 ± 6", "(1/3)", "(k/3) are censored", "0.9000 ± 0.0000"):
-        assert text in said
+    assert max(map(len, said.splitlines())) <= width and "…" not in said
+    (line,) = (line for line in said.splitlines() if "80.00 %" in line)
+    accuracy = "0.940 [0.826, 1.000]" if width < 200 else "0.9400 [0.8262, 1.0000]"
+    for text in (
+        "1,448,640" if width > 60 else "",
+        accuracy,
+        "1216 (1/3)" if width == 60 else "1216 [1147, 1286] (1/3)",
+    ):
+        assert text in line
+    assert ("val accuracy" in said) == (width >= 100)
+    caption = " ".join(said.rpartition("─")[2].split())
+    assert ("1,810,900" in line) != ("of 1,810,900 matrix weights in all" in caption)
+    for text in ("over 3 seeds: Student's t", "cut at 0 and 1", "(k/n) censored", "kept / 1,810,800 prunable"):
+        assert text in caption
+
+
+def test_an_interval_of_accuracies_ends_at_0_and_1_and_one_of_r_squared_only_above():
+    assert of_scores([0.97, 1.0, 1.0]).high == 1 and of_scores([0.0, 0.1]).low == 0
+    assert of_scores([-0.9, 0.9]).low < -1 and of_scores([-0.9, 0.9]).high == 1
+
+
+def test_levels_with_unlike_numbers_of_seeds_say_so_in_a_column(capsys):
+    more = [replace(row, level=2) for row in large_rows()[:2]]
+    Console(width=120).print(table([*large_rows(), *more], "run", 120))
+    said = capsys.readouterr().out
+    lines = [line.split()[-1] for line in said.splitlines() if "80.00 %" in line]
+    assert lines == ["3", "2"] and "over n seeds" in said
 
 
 def test_a_run_keeps_its_config_and_what_it_ran_on(finished):
@@ -192,7 +228,7 @@ def test_a_finished_run_is_opened_as_tables_and_tickets(finished):
 def test_status_shows_every_run(ltx, finished):
     result = ltx("status")
     assert result.code == 0
-    (line,) = (line for line in result.out.splitlines() if finished.name in line)
+    (line,) = (line for line in result.out.splitlines() if finished.name[-8:] in line)
     assert "done" in line and "4/4" in line and "2/2" in line
     (entry,) = json.loads(ltx("status", "--json").out)
     assert (entry["key"], entry["state"], entry["levels_done"], entry["levels"]) == (finished.name, "done", 4, 4)
@@ -245,7 +281,7 @@ def test_status_of_a_thousand_runs_tells_done_failed_and_unfinished(ltx, root):
     assert states == ["failed", "done", "done", "unfinished", "done", "done"]
     assert entries["imp-lenet-digits-w1-00000007"]["test_accuracy"] == 0.007
     table = ltx("status").out
-    assert "imp-lenet-digits-w1-000003e7" in table and "seed 0 failed" in table
+    assert "000003e7" in table and "1 of 1 failed" in table
 
 
 @pytest.mark.parametrize("by", ["key", "directory"])
@@ -257,7 +293,7 @@ def test_show_prints_config_table_and_plots_of_a_run(by, ltx, finished):
 
 
 def test_show_of_a_run_that_is_nearly_named_names_it(ltx, finished):
-    result = ltx("show", finished.name[:-1])
+    result = ltx("show", finished.name[:-1] + "x")
     assert result.code == 2 and f"did you mean '{finished.name}'" in result.err
 
 
@@ -290,12 +326,15 @@ said = io.StringIO()
 with contextlib.redirect_stdout(said):
     for words in (["--help"], ["list", "data"], ["list", "methods"], ["status", ROOT], ["status", "--json", ROOT]):
         assert main(words) == 0, words
+    assert "scipy" not in sys.modules
+    for words in (["show", KEY, ROOT], ["diff", KEY, KEY, ROOT]):
+        assert main(words) == 0, words
 assert "digits" in said.getvalue() and KEY in said.getvalue()
-print(sorted({"torch", "lightning", "wandb", "matplotlib", "sklearn", "scipy", "pandas", "hydra"} & set(sys.modules)))
+print(sorted({"torch", "lightning", "wandb", "matplotlib", "sklearn", "pandas", "hydra"} & set(sys.modules)))
 """
 
 
-def test_help_list_and_status_import_nothing_slow(finished, root):
+def test_help_list_status_show_and_diff_import_nothing_slow(finished, root):
     code = QUICK.replace("ROOT", repr(f"root={root}")).replace("KEY", repr(finished.name))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ}, check=False)
     assert done.returncode == 0, done.stderr

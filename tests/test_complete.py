@@ -11,6 +11,7 @@ import pytest
 
 from ltx.cli import main
 from ltx.cli.complete import SCRIPT
+from ltx.store.sweeps import Record, SweepFolder
 
 
 @pytest.mark.parametrize(
@@ -28,6 +29,13 @@ from ltx.cli.complete import SCRIPT
         ("ltx figure s", ["sanity", "seeds=", "signs", "streams.", "streams="]),
         ("ltx list m", ["methods", "models"]),
         ("ltx show imp-", ["imp-lenet-digits-w1-00000000"]),
+        ("ltx show w", ["width", "width-01234567"]),
+        ("ltx diff imp-", ["imp-lenet-digits-w1-00000000"]),
+        ("ltx diff w", []),
+        ("ltx status f", ["failed"]),
+        ("ltx status sort=a", ["sort=accuracy", "sort=age"]),
+        ("ltx status m", ["method=", "model="]),
+        ("ltx status --c", ["--columns="]),
         ("ltx run of=", ["of=imp-lenet-digits-w1-00000000"]),
     ],
 )
@@ -35,6 +43,7 @@ def test_a_line_is_completed_by_what_may_follow(
     line: str, offered: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "runs" / "imp-lenet-digits-w1-00000000").mkdir(parents=True)
+    SweepFolder(tmp_path / "sweeps" / "width-01234567").begin(Record("width", [], [], ""))
     monkeypatch.setenv("LTX_OUTPUT", str(tmp_path))
     assert main(["complete", line]) == 0
     assert capsys.readouterr().out.split() == offered

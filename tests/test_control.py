@@ -212,7 +212,7 @@ def test_a_named_experiment_may_hold_the_trunk(tmp_path: Path) -> None:
         (["method=control", "trunk={method:imp,method.levls:3}"], "did you mean 'levels'"),
         (["method=control", "trunk={method:imp,method.levels:3}", "method.levels=4"], "levels 0 to 3"),
         (["method=control", "method.kind=shufle", "trunk={method:imp}"], "did you mean 'shuffle'"),
-        (["method=control", "of=nothing"], "no run"),
+        (["method=control", "of=nothing"], "of=nothing: No run is named nothing"),
         (["method=control", "trunk={method:imp,width:.3}"], r"other shapes at fc1\.weight"),
         (["method=imp", "trunk={method:dense,width:.3}"], r"other shapes at fc1\.weight"),
         (["method=control", "model=mlp", "trunk={method:imp,model:lenet}"], "model is named twice"),

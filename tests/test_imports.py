@@ -28,7 +28,16 @@ DOORS = {
     "omegaconf": {"config.compose"},
     "lightning": {"training.fit"},
     "wandb": {"report.mirror"},
-    "rich": {"report.lines", "report.progress", "report.status", "report.tables", "cli.commands", "cli.training"},
+    "rich": {
+        "report.lines",
+        "report.progress",
+        "report.grid",
+        "report.status",
+        "report.tables",
+        "report.diff",
+        "cli.look",
+        "cli.training",
+    },
     "pydantic": {"config.schema", "config.spec"},
 }
 

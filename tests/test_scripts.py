@@ -53,9 +53,18 @@ def test_an_arrow_that_is_left_out_follows_from_others() -> None:
 def test_what_the_pages_show_is_made_anew(root: Path, tmp_path: Path) -> None:
     names = script("readme")
     names["main"](small=True, to=tmp_path, words=[f"root={root}"])
-    number = re.compile(r"[.\d,%±()/\[\] -]+")  # and what stands between numbers
+    number = re.compile(r"[.\d,%()\[\]/ -]+")  # and what stands between numbers
     for page in names["PAGES"]:
         before, after = (REPOSITORY / page).read_text(), (tmp_path / page).read_text()
         assert after != before
         old, new = ([number.sub("", line) for line in text.splitlines()] for text in (before, after))
         assert [line for line in new if "censored" not in line] == [line for line in old if "censored" not in line]
+    for picture in ("imp-width4.png", "figure-imp.png"):
+        assert (tmp_path / "docs" / picture).read_bytes().startswith(b"\x89PNG")
+
+
+def test_only_the_numbers_of_the_methods_are_replaced() -> None:
+    text = "| `imp` | trains | all | .972 at 35 % |\n| `at_init` | s | b | .940 at 23 % (SNIP) |\n"
+    assert script("readme")["with_accuracies"](text, {"imp": ".980 at 36 %", "at_init": ".950"}) == (
+        "| `imp` | trains | all | .980 at 36 % |\n| `at_init` | s | b | .950 (SNIP) |\n"
+    )

@@ -9,10 +9,11 @@ from ltx.errors import BadInput, Failed
 if TYPE_CHECKING:
     from ltx.api import load_data as load_data
     from ltx.api import open_run as open_run
+    from ltx.api import open_sweep as open_sweep
     from ltx.api import run as run
 
-FROM_API = ("load_data", "open_run", "run")
-__all__ = ["BadInput", "Failed", "load_data", "open_run", "run"]
+FROM_API = ("load_data", "open_run", "open_sweep", "run")
+__all__ = ["BadInput", "Failed", "load_data", "open_run", "open_sweep", "run"]
 
 
 def __getattr__(name: str) -> Any:

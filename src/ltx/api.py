@@ -1,9 +1,10 @@
-"""What `import ltx` offers: train a run, open a finished one as tables and tickets, and load data as a run sees it."""
+"""What `import ltx` offers: train a run, open runs and sweeps as tables and tickets, and load data as a run sees it."""
 
 from __future__ import annotations
 
 import copy
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,9 +18,11 @@ from ltx.errors import BadInput, Failed, forget_notices
 from ltx.launch import local as launch
 from ltx.launch.signals import interruptible
 from ltx.store.files import Damaged, read_yaml, unpack
+from ltx.store.find import few
 from ltx.store.folders import RunFolder
 from ltx.store.rows import columns_of
 from ltx.store.seeds import belongs
+from ltx.store.sweeps import Record, SweepFolder, find_sweep, sweeps, table_columns, table_rows
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -128,6 +131,61 @@ def open_run(path: str | Path, trust: bool = False) -> Run:
     if not RunFolder(path).is_run():
         raise BadInput(f"{path} is no run's directory: it has neither a config nor a seed's folder.")
     return Run(path, trust)
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep's directory, read: what it asks for, and as much of that as there is."""
+
+    path: Path
+    trust: bool = False
+
+    @cached_property
+    def folder(self) -> SweepFolder:
+        """The directory as the store sees it."""
+        return SweepFolder(self.path)
+
+    @cached_property
+    def record(self) -> Record:
+        """Which points it has, and the command that asked for them."""
+        return self.folder.record()
+
+    @cached_property
+    def table(self) -> pd.DataFrame:
+        """A row per point, seed and finished level: the run, what distinguishes the point, and the run's summary."""
+        import pandas as pd
+
+        points = self.record.points
+        rows = [self.folder.rows(point) for point in points]
+        return pd.DataFrame(table_rows(points, rows), columns=table_columns(points, rows))
+
+    @cached_property
+    def points(self) -> pd.DataFrame:
+        """A row per point: its run, what distinguishes it, and its state, done, failed, running or unfinished."""
+        import pandas as pd
+
+        states = zip(self.record.points, self.folder.states(self.record), strict=True)
+        return pd.DataFrame([{"run": point.run, **point.label, "state": state} for point, state in states])
+
+    @cached_property
+    def runs(self) -> list[Run]:
+        """The runs of its points that have been begun, in their order."""
+        folders = [self.folder.run(point) for point in self.record.points]
+        return [Run(folder.path, self.trust) for folder in folders if folder.is_run()]
+
+
+def open_sweep(sweep: str | Path, root: str | Path | None = None, trust: bool = False) -> Sweep:
+    """Open a sweep, finished or not: its name, its folder's name under `root`/sweeps, or its directory.
+
+    `root` is the output root (None: LTX_OUTPUT, or outputs). A name means the newest sweep that was given it. See
+    `open_run` for `trust`. Raises BadInput where there is none.
+    """
+    place = Path(root or os.environ.get("LTX_OUTPUT") or "outputs")
+    found = find_sweep(str(sweep), place)
+    if found is None:
+        names = [name for known in sweeps(place) for name in (known.path.name, known.name) if name]
+        raise BadInput(f"No sweep is named {sweep} under {place / 'sweeps'}{few(str(sweep), names)}")
+    return Sweep(found.path, trust)
 
 
 def run(*words: str, config_dirs: Sequence[str | Path] = (), **keys: Any) -> Run:

@@ -22,11 +22,14 @@ ltx runs experiments on the Lottery Ticket Hypothesis.
   ltx run experiment=NAME           a named sweep, conf/experiment/NAME.yaml
   ltx figure NAME                   redraw a paper's figure and check its claims; runs what is missing
   ltx list [methods|models|data|optim|experiments|figures] [width=4]   what can be named, with sizes
-  ltx status [KEY...] [--json]      every run under the output root
-  ltx show RUN                      a run's config, table and plots; RUN is a key or a directory
+  ltx status [RUN...] [--json]      every run and sweep under the output root, and by what the runs differ
+  ltx status method=imp failed sort=accuracy --columns=width,optim.lr   some of them, in an order, in these columns
+  ltx show RUN|SWEEP                a run's config, table and plots; a sweep's table and the states of its points
+  ltx diff RUN RUN [--json]         in what two runs differ: config, and accuracy at comparable levels
   eval "$(ltx complete)"            tab completion for bash; put it in ~/.bashrc
   ltx --version
 
+A RUN is a key, a directory, or as much of a key or of its hash as only one run has. A SWEEP is a name or a directory.
 Any value of a config can be set: ltx run model=convnet optim=sgd optim.lr=0.05 method.levels=20 seeds=5.
 Every command takes root=DIR (default outputs, or LTX_OUTPUT). --config-dir DIR adds yaml files of your own to `run`.
 """

@@ -9,6 +9,9 @@ import yaml
 
 from ltx.config.compose import CHOICES, CONF, choices
 from ltx.config.names import GROUPS
+from ltx.store.find import run_keys
+from ltx.store.states import SORTS, STATES
+from ltx.store.sweeps import is_key, sweeps
 
 # bash completes only what follows the last "=", so the text before it is cut off every candidate.
 SCRIPT = """\
@@ -23,8 +26,9 @@ _ltx() {
 }
 complete -o default -F _ltx ltx
 """
+STATUS = ("--json", "--columns=", "root=")
 FLAGS = ("-m", "--dry-run", "--cfg", "--resolve", "--config-dir")
-SIMPLE = {"status": ["--json", "root="], "show": ["root="]}
+SIMPLE = {"show": ["root="], "diff": ["--json", "root="]}
 
 
 def complete(line: str, commands: tuple[str, ...], groups: tuple[str, ...], root: Path) -> list[str]:
@@ -35,13 +39,17 @@ def complete(line: str, commands: tuple[str, ...], groups: tuple[str, ...], root
         return matching(last, [*commands, "--help", "--version"])
     command = words[1]
     if command in SIMPLE:
-        return matching(last, [*SIMPLE[command], *runs(root)])
+        return matching(last, [*SIMPLE[command], *run_keys(root), *(sweep_names(root) if command == "show" else [])])
+    if command == "status" and not ("." in last or "=" in last):
+        return matching(last, [*STATUS, *STATES, *run_keys(root), *(f"{key}=" for key in (*GROUPS, "width", "sort"))])
+    if command == "status" and last.startswith("sort="):
+        return matching(last, [f"sort={key}" for key in SORTS])
     if command == "list":
         return matching(last, [*groups, "width=", "data="])
     figures = [name.replace("_", "-") for name in choices("figure", [])] if command == "figure" else []
     if "=" in last:
         key = last.partition("=")[0]
-        values = choices(key, []) if key in CHOICES else runs(root) if key == "of" else []
+        values = choices(key, []) if key in CHOICES else run_keys(root) if key == "of" else []
         return matching(last, [f"{key}={value}" for value in values])
     if "." in last:
         return matching(last, fields(last.partition(".")[0], words))
@@ -57,9 +65,9 @@ def matching(begin: str, words: list[str]) -> list[str]:
     return sorted({word for word in words if word.startswith(begin)})
 
 
-def runs(root: Path) -> list[str]:
-    """Name the runs there are."""
-    return [path.name for path in (root / "runs").glob("*") if path.is_dir()]
+def sweep_names(root: Path) -> list[str]:
+    """Name the sweeps there are, by their folders and as those that have a name."""
+    return [name for sweep in sweeps(root) for name in (sweep.path.name, sweep.name) if name and is_key(name)]
 
 
 def settings() -> dict[str, Any]:

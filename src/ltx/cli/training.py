@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 from ltx.errors import BadInput, nearest
@@ -65,15 +65,17 @@ def execute(points: list[list[str]], folders: list[str], command: list[str], dry
         return 0
     from ltx.runs import sweep
 
-    several = len(specs) > 1
-    place = sweep.folder(specs, name)
-    group = place.name if several else None
-    told_apart = sweep.labels(specs, points)
-    outcome = sweep.run(specs, command, group=group, title=group or "", told_apart=told_apart)
     written = True
-    if several:
-        written = show_sweep(outcome, points, place)
+    if len(specs) > 1:
+        place = sweep.folder(specs, name)
+        told = sweep.record(specs, sweep.labels(specs, points), command, name)
+        title = place.path.name
+        labels = [point.label for point in told.points]
+        begin = partial(sweep.begin, place, told)
+        outcome = sweep.run(specs, command, group=title, title=title, told_apart=labels, begin=begin)
+        written = show_sweep(outcome, told, place)
     else:
+        outcome = sweep.run(specs, command)
         show_point(outcome)
     for paragraph in failures(outcome):
         print(f"ltx: {paragraph}", file=sys.stderr)
@@ -91,12 +93,13 @@ def show_point(outcome: Any) -> None:
     spec = outcome.asked[0]
     point, rows = outcome.points[spec.key], outcome.rows(spec)
     if rows:
-        Console(highlight=False).print(table(rows, spec.key))
+        console = Console(highlight=False)
+        console.print(table(rows, spec.key, console.width))
         print(f"plot: {point.folder.path / 'plots' / 'levels.png'}")
     print(f"run:  {point.folder.path}" + ("" if point.trained or point.failures else " (nothing was left to train)"))
 
 
-def show_sweep(outcome: Any, overrides: list[list[str]], place: Path) -> bool:
+def show_sweep(outcome: Any, told: Any, place: Any) -> bool:
     """Print the sweep's table, and write it as CSV, plot and wandb parent run; return whether that went well."""
     from rich.console import Console
 
@@ -106,22 +109,24 @@ def show_sweep(outcome: Any, overrides: list[list[str]], place: Path) -> bool:
     from ltx.runs import sweep
     from ltx.store.claims import Claim
 
-    labels, rows = sweep.labels(outcome.asked, overrides), [outcome.rows(e) for e in outcome.asked]
+    labels, rows = [point.label for point in told.points], [outcome.rows(e) for e in outcome.asked]
     states = [outcome.points[e.key].describe() for e in outcome.asked]
-    Console(highlight=False).print(sweep_table(labels, rows, states))
+    console = Console(highlight=False)
+    console.print(sweep_table(labels, rows, states, console.width))
     try:
-        with Claim(place / "lock"):  # another process may end with the same sweep
-            table = sweep.write(outcome, labels, place)
+        with Claim(place.path / "lock"):  # another process may end with the same sweep
+            table = sweep.write(outcome, told, place)
             if table:
-                plot = save_plot(draw_sweep(labels, rows, place.name), place / "width.png")
-                if any(point.trained for point in outcome.points.values()) or not (place / "wandb").exists():
-                    mirror_sweep(outcome.asked, labels, rows, table, place, plot)
+                plot = save_plot(draw_sweep(labels, rows, place.path.name), place.path / "width.png")
+                if any(point.trained for point in outcome.points.values()) or not (place.path / "wandb").exists():
+                    mirror_sweep(outcome.asked, labels, rows, table, place.path, plot)
     except OSError as error:
         print(f"ltx: the sweep's files could not be written ({error}); the same command writes them.", file=sys.stderr)
         return False
     if table:
         print(f"plot:  {plot}")
-    print(f"table: {place / 'table.csv'}")
+    print(f"table: {place.path / 'table.csv'}")
+    print(f"sweep: {place.path}")
     return True
 
 

@@ -17,6 +17,7 @@ from ltx.config.spec import Spec
 from ltx.config.words import key_of
 from ltx.errors import BadInput, nearest
 from ltx.store.files import Damaged, read_yaml
+from ltx.store.find import find_run
 
 
 def choices(group: str, extra: list[str]) -> list[str]:
@@ -151,12 +152,8 @@ def standing_on(of: str, overrides: list[str], config_dirs: list[str]) -> dict[s
     """Inline a finished run as the trunk: RUN[:seed[:level]], a key or a directory; its values are this run's too."""
     name, pinned = trunk.reference(of)
     plain = resolved(overrides, config_dirs)
-    root = str(plain["root"])
-    place = next((p for p in (Path(root) / "runs" / name, Path(name)) if (p / "config.yaml").is_file()), None)
-    if place is None:
-        keys = [path.name for path in (Path(root) / "runs").glob("*")]
-        raise BadInput(f"of={name} is no run under {root}{nearest(name, keys)}")
     try:
+        place = find_run(name, Path(str(plain["root"])))
         below = read_yaml(place / "config.yaml")
         typed = [word.partition("=")[2] for word in overrides if key_of(word).endswith("name")]
         check_trusted(below, plain["trust"] is True, typed, place / "config.yaml", "trust=true")

@@ -13,14 +13,21 @@ from typing import Any
 from ltx.config.spec import Spec
 from ltx.runs.checks import pick_device
 from ltx.store.files import commit, yaml_text
-from ltx.store.folders import RunFolder
+from ltx.store.folders import RunFolder, asked_lines
 
 
 def write_config(spec: Spec, folder: RunFolder, command: list[str]) -> None:
-    """Write config.yaml and manifest.json; seeds and extents are the union of what was ever asked."""
+    """Write config.yaml and manifest.json; seeds and extents are the union of what was ever asked.
+
+    The manifest also says which levels were asked for of which seeds. One of an earlier version does not; what is on
+    disk of its run is then taken for what was asked.
+    """
     manifest = folder.manifest(verified=True)
     seeds = sorted({*manifest["seeds"], *spec.seeds})
     last = max(manifest["last_level"], spec.method.last_level)
+    there = {seed: max(levels) for seed, levels in manifest["levels"].items() if levels}
+    asked = there if manifest["old"] else manifest["asked"]
+    asked = {**asked, **{seed: max(spec.method.last_level, asked.get(seed, 0)) for seed in spec.seeds}}
     config = {**spec.config, "seeds": seeds}
     if "levels" in config["method"] and config["method"].get("trunk_level") is None:
         config["method"] = {**config["method"], "levels": last}
@@ -29,6 +36,7 @@ def write_config(spec: Spec, folder: RunFolder, command: list[str]) -> None:
         "key": spec.key,
         "seeds": seeds,
         "last_level": last,
+        "asked": asked_lines(asked),
         "device": pick_device(spec.config["device"]),
         "threads": spec.config["threads"],
         "data": spec.data.fingerprint(),
@@ -36,11 +44,16 @@ def write_config(spec: Spec, folder: RunFolder, command: list[str]) -> None:
         "data_notes": list(spec.data.notes),
         **environment(),
     }
-    line = {"command": command, "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
+    line = {"command": command, "time": now()}
     commands = manifest["commands"]
     if not commands or commands[-1].get("command") != command:
         commands = [*commands, line]
     folder.write_manifest({**facts, "commands": commands})
+
+
+def now() -> str:
+    """Return the time in UTC, as records hold it."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
 @cache

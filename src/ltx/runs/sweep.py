@@ -5,24 +5,25 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ltx.config.spec import Spec
 from ltx.config.trunk import seed_of
+from ltx.errors import notice
 from ltx.launch import local as launch
 from ltx.launch.signals import writing_begins
 from ltx.report.progress import Progress
-from ltx.report.tables import Label
 from ltx.runs.checks import check_data
+from ltx.runs.manifest import now
 from ltx.runs.naming import names
 from ltx.runs.point import Point, level_steps, missing_levels
 from ltx.store.files import commit
-from ltx.store.rows import Row, asked, columns_of
+from ltx.store.rows import Row, asked
+from ltx.store.sweeps import Label, Record, SweepFolder, SweepPoint, table_columns, table_rows
 
 NAMED = ("method", "model", "data", "width")
 
@@ -120,15 +121,18 @@ def run(
     group: str | None = None,
     title: str = "",
     told_apart: Sequence[Label] = (),
+    begin: Callable[[], None] = lambda: None,
 ) -> Outcome:
     """Train what is missing of all specs and derive their files; failures stay with their points.
 
-    `told_apart` gives a label for each spec, of which the progress display shows what differs.
+    `told_apart` gives a label for each spec, of which the progress display shows what differs. `begin` is called when
+    everything has been checked and files may be written.
     """
     points = expand(specs, command, group)
     for point in points.values():
         check_data(point.spec)
     writing_begins()
+    begin()
     schedule = Schedule(points, specs[0].config["fail_fast"])
     interrupted = False
     try:
@@ -195,26 +199,34 @@ def labels(specs: Sequence[Spec], overrides: Sequence[Sequence[str]]) -> list[La
     ]
 
 
-def folder(specs: Sequence[Spec], name: str | None) -> Path:
-    """Return the sweep's folder: its name, or a digest of the points' keys."""
+def folder(specs: Sequence[Spec], name: str | None) -> SweepFolder:
+    """Return the sweep's folder, named by a digest of its points' keys: other values are another sweep."""
     digest = hashlib.sha256(" ".join(sorted(e.key for e in specs)).encode()).hexdigest()[:8]
-    return Path(specs[0].config["root"]) / "sweeps" / (name or f"sweep-{digest}")
+    return SweepFolder(Path(specs[0].config["root"]) / "sweeps" / f"{name or 'sweep'}-{digest}")
 
 
-def write(outcome: Outcome, points: Sequence[Label], place: Path) -> list[dict[str, Any]]:
+def record(specs: Sequence[Spec], points: Sequence[Label], command: list[str], name: str | None) -> Record:
+    """Return what a sweep's folder says of it, from its beginning on."""
+    asked = [SweepPoint(e.key, label, e.seeds, e.method.last_level) for e, label in zip(specs, points, strict=True)]
+    return Record(name, asked, command, now())
+
+
+def begin(place: SweepFolder, told: Record) -> None:
+    """Write down which sweep begins, so that it can be listed and shown though it should be interrupted."""
+    try:
+        place.begin(told)
+    except OSError as error:
+        notice(f"{place.record_path} could not be written ({error}); the sweep goes on.")
+
+
+def write(outcome: Outcome, told: Record, place: SweepFolder) -> list[dict[str, Any]]:
     """Write the sweep's table as CSV, a line per point, seed and level, and return its lines."""
-    found = [
-        ({"run": spec.key, **label}, row)
-        for spec, label in zip(outcome.asked, points, strict=True)
-        for row in outcome.rows(spec)
-    ]
-    rows = [{**label, **row.columns()} for label, row in found]
-    leading = [name for label in [{"run": ""}, *points] for name in label]
-    columns = list(dict.fromkeys([*leading, *columns_of([row for _, row in found])]))
+    rows = [outcome.rows(spec) for spec in outcome.asked]
+    found = table_rows(told.points, rows)
     text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n", extrasaction="ignore")
+    writer = csv.DictWriter(text, table_columns(told.points, rows), lineterminator="\n", extrasaction="ignore")
     writer.writeheader()
-    writer.writerows(rows)
-    commit(place / "table.csv", text.getvalue().encode())
-    commit(place / "sweep.json", json.dumps({"runs": [e.key for e in outcome.asked]}, indent=1).encode())
-    return rows
+    writer.writerows(found)
+    commit(place.path / "table.csv", text.getvalue().encode())
+    place.write(replace(told, ended=now()))
+    return found

@@ -165,6 +165,11 @@ class _PlainLoader(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
 
+def plain_yaml(found: str) -> Any:
+    """Return the plain value that a yaml text holds. Raises what yaml raises."""
+    return yaml.load(found, _PlainLoader)
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """Return the mapping that a yaml file holds; plain values only, no aliases. Raises Damaged."""
     found = text(path)
@@ -173,7 +178,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if len(found) > YAML_LIMIT:
         raise Damaged(f"{path} is too large for a config ({len(found)} characters)")
     try:
-        value = yaml.load(found, _PlainLoader)
+        value = plain_yaml(found)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise Damaged(f"{path} is not yaml ({' '.join(str(error).split()) or type(error).__name__})") from error
     if not isinstance(value, dict):

@@ -73,18 +73,27 @@ class RunFolder:
     def manifest(self, verified: bool = False) -> dict[str, Any]:
         """Return the manifest; `seeds`, `last_level` and `commands` also cover what is on disk, whatever it says.
 
-        What is on disk goes by the files' names or, `verified`, by what the level files say of themselves.
+        What is on disk goes by the files' names or, `verified`, by what the level files say of themselves. `levels`
+        are those on disk of each seed, and `asked` the last one that was ever asked for of each seed, which may differ.
+        A manifest that is `old` does not say it; all levels of all seeds are then taken for asked.
         """
         found = side_file(self.path / "manifest.json")
         seeds, last, commands = (found.get(name) for name in ("seeds", "last_level", "commands"))
         told = [seed for seed in seeds if type(seed) is int and 0 <= seed < MOST] if isinstance(seeds, list) else []
         levels = {f.seed: [*f.metas()] if verified else f.levels() for f in self.seeds()}
         own = [seed for seed, reached in levels.items() if reached or not self.seed(seed).levels()]
-        reached = [level for found_levels in levels.values() for level in found_levels]
+        reached = {seed: max(found_levels) for seed, found_levels in levels.items() if found_levels}
+        recorded = asked_of(found.get("asked"))
+        every = sorted({*told, *own, *recorded})
+        last = max([last if type(last) is int and 0 <= last < MOST else 0, *reached.values()])
+        asked = {seed: max(recorded.get(seed, 0), reached.get(seed, 0)) for seed in every}
         return {
             **found,
-            "seeds": sorted({*told, *own}),
-            "last_level": max([last if type(last) is int and 0 <= last < MOST else 0, *reached]),
+            "seeds": every,
+            "last_level": last,
+            "levels": levels,
+            "asked": asked if recorded else dict.fromkeys(every, last),
+            "old": not recorded,
             "commands": [line for line in commands if isinstance(line, dict)] if isinstance(commands, list) else [],
         }
 
@@ -104,3 +113,20 @@ class RunFolder:
                 if time.time() - path.stat().st_mtime < age and (found := side_file(path)):
                     return found
         return None
+
+
+def asked_of(told: object) -> dict[int, int]:
+    """Return the last level of each seed from what a manifest lists: `{"seeds": [0, 1], "last_level": 14}, ...`."""
+    found: dict[int, int] = {}
+    for line in told if isinstance(told, list) else []:
+        seeds, last = (line.get("seeds"), line.get("last_level")) if isinstance(line, dict) else (None, None)
+        if isinstance(seeds, list) and type(last) is int and 0 <= last < MOST:
+            numbers = [seed for seed in seeds if type(seed) is int and 0 <= seed < MOST]
+            found |= {seed: max(last, found.get(seed, 0)) for seed in numbers}
+    return found
+
+
+def asked_lines(asked: Mapping[int, int]) -> list[dict[str, Any]]:
+    """Return the last level of each seed as a manifest lists it, the seeds of one last level together."""
+    lasts = sorted(set(asked.values()))
+    return [{"seeds": sorted(n for n, own in asked.items() if own == last), "last_level": last} for last in lasts]

@@ -1,0 +1,220 @@
+"""The commands that look at what is there, and write nothing: `ltx status`, `ltx show` and `ltx diff`."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ltx.errors import BadInput, nearest, notice, printable
+
+if TYPE_CHECKING:
+    from ltx.store.sweeps import SweepFolder
+
+
+def options(
+    arguments: list[str], flags: tuple[str, ...], keys: tuple[str, ...] | None, valued: tuple[str, ...] = ()
+) -> tuple[list[str], dict[str, str]]:
+    """Split the words of a command that composes no config into positional words and its flags and key=value.
+
+    `valued` are the flags that take a value, `keys` the names that may stand before an equals sign, None for any.
+    """
+    words, found = [], {}
+    rest = iter(arguments)
+    for word in rest:
+        key, equals, value = word.partition("=")
+        if word.startswith("-"):
+            if key not in (*flags, *valued) or (equals and key in flags):
+                raise BadInput(f"{word} is not a flag of this command{nearest(word, (*flags, *valued))}")
+            found[key] = value or next(rest, "") if key in valued else "true"
+            if not found[key]:
+                raise BadInput(f"{key} needs a value: {key}=width,optim.lr.")
+        elif equals:
+            if keys is not None and key not in keys:
+                raise BadInput(f"'{key}' is not a key of this command{nearest(key, keys)}")
+            found[key] = value
+        else:
+            words.append(word)
+    return words, found
+
+
+def output_root(found: dict[str, str]) -> Path:
+    """Return the output root."""
+    if found.get("root") == "":
+        raise BadInput("root= is empty; name a folder, or leave it out for outputs.")
+    return Path(found.get("root") or os.environ.get("LTX_OUTPUT") or "outputs")
+
+
+def status(arguments: list[str]) -> int:
+    """Print the state of every run and sweep, or of the runs that words name or select."""
+    from rich.console import Console
+
+    from ltx.report.progress import clock, counted, under_way
+    from ltx.report.status import Entry, compare, ordered, selected, status_table, sweeps_table, to_json
+    from ltx.store.find import find_run, run_keys
+    from ltx.store.states import STATES, standing
+    from ltx.store.sweeps import sweeps
+
+    words, found = options(arguments, ("--json",), None, ("--columns",))
+    filters = {key: value for key, value in found.items() if key not in ("root", "sort") and key[0] != "-"}
+    states, names = [w for w in words if w in STATES], [w for w in words if w not in STATES]
+    root = output_root(found)
+    commands = under_way(root / "progress")
+    working = {key: command for command in commands for key in command["runs"]}
+    keys = sorted({*run_keys(root), *working})
+    if names:
+        named = [root / "runs" / name if name in working else find_run(name, root, STATES) for name in names]
+    else:
+        named = [root / "runs" / key for key in keys]
+    everything = [Entry(standing(path, working.get(path.name), verified=bool(names))) for path in named]
+    entries = ordered(selected(everything, filters, states), found.get("sort", "age"))
+    compare(entries)
+    listed, records = {entry.key: entry for entry in entries}, []
+    for sweep in [] if names else sweeps(root):
+        record = sweep.record()
+        members = {point.run for point in record.points}
+        for key in members & {*listed}:
+            listed[key].sweeps.append(sweep.path.name)
+        if members & {*listed} or not (filters or states):
+            records.append((sweep, record))
+    if "--json" in found:
+        print(to_json([entry.json() for entry in entries]))
+        return 0
+    for command in commands:
+        eta = "" if command["eta_seconds"] is None else f", ETA {clock(command['eta_seconds'])}"
+        print(f"{command['title']}: {command['share']:.0%}, {counted(command)}{eta}")
+    console = Console(highlight=False)
+    if entries:
+        columns = [name for name in found.get("--columns", "").split(",") if name]
+        console.print(status_table(entries, keys, console.width, columns))
+    else:
+        print(f"no runs under {root / 'runs'}" + (f" are {' '.join(arguments)}" if everything else ""))
+    if records:
+        console.print(sweeps_table(records, {e.key: e.standing for e in everything}, console.width))
+    return 0
+
+
+def show(arguments: list[str]) -> int:
+    """Print a run's config, table and plots, or a sweep's table, the states of its points, and where its files are."""
+    from ltx.store.find import exact_run, find_run
+    from ltx.store.sweeps import find_sweep, sweeps
+
+    words, found = options(arguments, (), ("root",))
+    if len(words) != 1:
+        raise BadInput("show takes one RUN or SWEEP: a key, a sweep's name or a directory (ltx status lists them).")
+    root = output_root(found)
+    path = exact_run(words[0], root)
+    sweep = None if path else find_sweep(words[0], root)
+    if sweep is not None:
+        return show_sweep(sweep)
+    known = [name for sweep in sweeps(root) for name in (sweep.path.name, sweep.name) if name]
+    return show_run(path or find_run(words[0], root, known))
+
+
+def show_run(path: Path) -> int:
+    """Print a run's config, table and plots."""
+    from rich.console import Console
+
+    from ltx.report.tables import table
+    from ltx.store.files import Damaged
+    from ltx.store.folders import RunFolder
+
+    try:
+        print(printable(config_text(path)))
+    except Damaged as error:
+        notice(f"{error}; it is left out.")
+    folder = RunFolder(path)
+    for name in folder.strays():
+        notice(f"{path / name} is no level of this run; it is left out.")
+    rows = folder.rows()
+    if rows:
+        console = Console(highlight=False)
+        console.print(table(rows, path.name, console.width))
+    for plot in sorted((path / "plots").glob("*.png")):
+        print(f"plot: {plot}")
+    print(f"run:  {path}")
+    return 0
+
+
+def show_sweep(sweep: SweepFolder) -> int:
+    """Print a sweep's table, the states of its points, and where its plot and table are."""
+    from rich.console import Console
+
+    from ltx.report.progress import under_way
+    from ltx.report.tables import sweep_table
+
+    record = sweep.record()
+    working = {key: command for command in under_way(sweep.root / "progress") for key in command["runs"]}
+    states = sweep.states(record, working)
+    console = Console(highlight=False)
+    if record.points:
+        rows = [sweep.rows(point) for point in record.points]
+        console.print(sweep_table([point.label for point in record.points], rows, states, console.width))
+    print(f"{states.count('done')} of {len(states)} points done" + (f", begun {record.time}" if record.time else ""))
+    if record.command:
+        print(f"command: {shlex.join(record.command)}")
+    for plot in sorted(sweep.path.glob("*.png")):
+        print(f"plot:  {plot}")
+    if (sweep.path / "table.csv").is_file():
+        print(f"table: {sweep.path / 'table.csv'}")
+    print(f"sweep: {sweep.path}")
+    return 0
+
+
+def diff(arguments: list[str]) -> int:
+    """Print in what the configs of two runs differ, and their accuracies at the levels that can be compared."""
+    from rich.console import Console
+
+    from ltx.report.diff import compared_levels, config_table, differences, levels_table, to_plain
+    from ltx.report.status import to_json
+    from ltx.store.find import find_run
+    from ltx.store.folders import RunFolder
+
+    words, found = options(arguments, ("--json",), ("root",))
+    if len(words) != 2:
+        raise BadInput("diff takes two runs, A and B: keys, hashes or directories (ltx status lists them).")
+    paths = [find_run(word, output_root(found)) for word in words]
+    values = differences(*map(config_of, paths))
+    levels = compared_levels(*(RunFolder(path).rows() for path in paths))
+    if "--json" in found:
+        print(to_json({"a": paths[0].name, "b": paths[1].name, **to_plain(values, levels)}))
+        return 0
+    console = Console(highlight=False)
+    print(f"A: {paths[0].name}\nB: {paths[1].name}")
+    if values:
+        console.print(config_table(values))
+    else:
+        print("their configs are the same" if paths[0] != paths[1] else "A and B are the same run")
+    if levels:
+        console.print(levels_table(levels, console.width))
+    else:
+        print("no level of A keeps about as many weights as one of B")
+    return 0
+
+
+def config_of(path: Path) -> dict[str, Any]:
+    """Return a run's config as flat keys, empty where it is damaged, which is said."""
+    from ltx.config.flat import read
+    from ltx.store.files import Damaged
+
+    try:
+        return read(path)
+    except Damaged as error:
+        notice(f"{error}; it is left out.")
+        return {}
+
+
+def config_text(path: Path) -> str:
+    """Return the text of a run's config. Raises Damaged where it is not one, or not that of a run of this name."""
+    from ltx.config.names import readable
+    from ltx.store.files import Damaged, read_yaml, text
+
+    config = read_yaml(path / "config.yaml")
+    try:
+        name = readable(config)
+    except (KeyError, TypeError, ValueError) as error:
+        raise Damaged(f"{path / 'config.yaml'} is no config of a run ({type(error).__name__}: {error})") from error
+    if path.parent.name == "runs" and path.name.rpartition("-")[0] != name:
+        raise Damaged(f"{path / 'config.yaml'} is that of another run ({name})")
+    return text(path / "config.yaml") or ""

@@ -1,0 +1,149 @@
+"""A run's config as flat keys: read quickly for many runs, compared between runs, and asked for by a person."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ltx.config.names import GROUPS
+from ltx.config.spec import PLUMBING
+from ltx.errors import BadInput
+from ltx.store.files import Damaged, plain_yaml, text
+
+Flat = dict[str, Any]  # `optim.lr`, `trunk.method.fraction` and the like; a list is one value
+NOT_SAID = ("seeds", "method.levels", "trunk.seeds", "trunk.method.levels")  # a table counts seeds and levels
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> Flat:
+    """Return a config's values by their dotted keys; those that are null are left out, as they are of a run's key."""
+    found: Flat = {}
+    for name, value in config.items():
+        key = f"{prefix}{name}"
+        if isinstance(value, dict):
+            found |= flatten(value, f"{key}.")
+        elif value is not None:
+            found[key] = value
+    return found
+
+
+def without_plumbing(flat: Flat) -> Flat:
+    """Return the values that can change a result, and the seeds."""
+    own = [name for name in PLUMBING if name != "seeds"]
+
+    def changes(key: str) -> bool:
+        head, _, rest = key.removeprefix("trunk.").partition(".")
+        return head not in own and (head != "trainer" or rest == "precision")
+
+    return {key: value for key, value in flat.items() if changes(key)}
+
+
+def own_values(flat: Flat) -> Flat:
+    """Return a config without what its trunk has in common with it: the trunk takes most values over."""
+    return {
+        key: value
+        for key, value in flat.items()
+        if not key.startswith("trunk.") or flat.get(key.removeprefix("trunk.")) != value
+    }
+
+
+def read(path: Path) -> Flat:
+    """Return the flat config of a run's directory, without plumbing. Raises Damaged.
+
+    The configs of many runs differ in few lines, and yaml is slow: each top-level part is read once for all of them.
+    """
+    found = text(path / "config.yaml")
+    if found is None:
+        raise Damaged(f"{path / 'config.yaml'} is not there")
+    config: dict[str, Any] = {}
+    try:
+        for part in re.split(r"\n(?=\w)", found):
+            config |= part_of(part)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise Damaged(f"{path / 'config.yaml'} is no config ({type(error).__name__})") from error
+    return without_plumbing(flatten(config))
+
+
+@functools.lru_cache(maxsize=10_000)
+def part_of(part: str) -> dict[str, Any]:
+    """Return one top-level key of a config with its value. Raises what yaml raises, ValueError where it is no key."""
+    value = plain_yaml(part)
+    if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
+        raise ValueError(f"{part[:20]!r} holds no key and value")
+    return value
+
+
+def sort_of(key: str, flat: Flat) -> tuple[object, ...]:
+    """Return what a run must share with another for a key to be compared: its method, and whose field the key is."""
+    group = re.match(rf"(trunk\.)*({'|'.join(GROUPS)})\.", key)
+    return flat.get("method.name"), group and flat.get(f"{group[0]}name")
+
+
+def differing(configs: Sequence[Flat]) -> list[Flat]:
+    """Return, for every config, the values by which it differs from others of its method.
+
+    A field of a group is compared among those that have the same member of it: that Adam has no momentum is no
+    difference. Names of method, model and data, the width, seeds and levels are left out.
+    """
+    named = ("method.name", "model.name", "data.name", "width", *NOT_SAID)
+    views = [own_values(config) for config in configs]
+    keys = dict.fromkeys(key for view in views for key in view if key not in named)
+    found: list[Flat] = [{} for _ in views]
+    for key in keys:
+        values: dict[tuple[object, ...], set[str]] = {}
+        for view in views:
+            values.setdefault(sort_of(key, view), set()).add(str(view.get(key)))
+        for view, differs in zip(views, found, strict=True):
+            if len(values[sort_of(key, view)]) > 1 and key in view:
+                differs[key] = view[key]
+    return found
+
+
+def value_of(flat: Flat, key: str) -> Any:
+    """Return what a config says of a key; a group's key stands for its member's name."""
+    return flat.get(f"{key}.name" if f"{key}.name" in flat else key)
+
+
+def keys_of(configs: Iterable[Flat]) -> list[str]:
+    """Return every key that can be asked for of some configs."""
+    keys = dict.fromkeys(key for flat in configs for key in flat if key not in ("seeds", "trunk.seeds"))
+    return [*keys, *(key.removesuffix(".name") for key in keys if key.endswith(".name"))]
+
+
+def matches(value: Any, asked: str) -> bool:
+    """Tell whether a value is one of those that a person typed, separated by commas: `1` is 1.0, a class its name."""
+    words = [asked, *asked.split(",")]
+    names = (str(value), str(value).rpartition(":")[2])
+    return value in [typed(word) for word in words] or any(name in words for name in names)
+
+
+def typed(word: str) -> Any:
+    """Return the value of a typed word: a number (yaml takes 3e-3 for a text), else what yaml makes of it."""
+    try:
+        return float(word)
+    except ValueError:
+        pass
+    try:
+        return yaml.safe_load(word)
+    except yaml.YAMLError as error:
+        raise BadInput(f"{word} cannot be read as a value: {' '.join(str(error).split())}.") from error
+
+
+def short_names(keys: Iterable[str]) -> dict[str, str]:
+    """Return the last part of every key, the whole key where two have the same."""
+    keys = list(dict.fromkeys(keys))
+    last = {key: key.rpartition(".")[2] for key in keys}
+    return {key: name if [*last.values()].count(name) == 1 else key for key, name in last.items()}
+
+
+def value_text(value: Any) -> str:
+    """Write a value as it is typed."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list):
+        return "[" + ",".join(map(value_text, value)) + "]"
+    return f"{value:.12g}" if isinstance(value, float) else str(value)
