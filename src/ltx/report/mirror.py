@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import urlparse
 
 from ltx.analysis.intervals import mean_interval
+from ltx.config.names import shown
 from ltx.config.spec import Spec
 from ltx.store.claims import Claim
 from ltx.store.files import set_aside
@@ -111,9 +112,9 @@ class Mirror:
         if not self.claimed:
             return
         config, key = self.spec.config, self.spec.key
-        tags = [str(config[group]["name"])[:64] for group in ("model", "data")]
+        method, *tags = [shown(config[group]["name"])[:64] for group in ("method", "model", "data")]
         group = config["wandb"]["group"] or self.group or key
-        self.run = begin(self.spec, self.mode, self.folder.path, key, group, config["method"]["name"], tags)
+        self.run = begin(self.spec, self.mode, self.folder.path, key, group, method, tags)
         if self.run is None:
             self.mode = "disabled"
             return
