@@ -134,10 +134,11 @@ def open_run(path: str | Path, trust: bool = False) -> Run:
 def run(*words: str, config_dirs: Sequence[str | Path] = (), **keys: Any) -> Run:
     """Train what is missing of a run, or find it finished, and return it opened: `ltx.run("method=imp", width=4)`.
 
-    Words are those of `ltx run`, `key=value`, and a file of your own defaults counts as it does there. Keyword arguments are top-level keys with plain Python values:
-    `seeds=[3, 7]`, `trunk={"method": "imp"}`. `config_dirs` are folders with yaml files of your own. It works in a
-    notebook, and in a script without `if __name__ == "__main__":`. Raises BadInput before anything is written, Failed
-    where a seed failed, and KeyboardInterrupt; what is finished then is kept, and the same call continues.
+    Words are those of `ltx run`, `key=value`, and a file of your own defaults counts as it does there. Keyword
+    arguments are top-level keys with plain Python values: `seeds=[3, 7]`, `trunk={"method": "imp"}`. `config_dirs`
+    are folders with yaml files of your own. It works in a notebook, and in a script without
+    `if __name__ == "__main__":`. Raises BadInput before anything is written, Failed where a seed failed, and
+    KeyboardInterrupt; what is finished then is kept, and the same call continues.
     """
     from ltx.config.words import plain_root, text
 

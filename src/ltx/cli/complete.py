@@ -23,7 +23,7 @@ _ltx() {
 }
 complete -o default -F _ltx ltx
 """
-FLAGS = ("-m", "--dry-run", "--cfg", "--resolve", "--config-dir")
+FLAGS = ("-m", "--dry-run", "--full", "--cfg", "--resolve", "--config-dir", "--help")
 SIMPLE = {"status": ["--json", "root="], "show": ["root="]}
 
 

@@ -44,7 +44,6 @@ def run(arguments: list[str]) -> int:
     if full and not dry:
         raise BadInput("--full shows the configs of a --dry-run, which it goes with.")
     from ltx.config import defaults
-    from ltx.config import defaults
     from ltx.config.words import plain_root
 
     own = defaults.read()
@@ -91,9 +90,7 @@ def show_plan(points: list[list[str]], folders: list[str], own: Defaults, full: 
     return 0
 
 
-def execute(
-    points: list[list[str]], folders: list[str], own: Defaults, command: list[str], name: str | None
-) -> int:
+def execute(points: list[list[str]], folders: list[str], own: Defaults, command: list[str], name: str | None) -> int:
     """Compose and check all points, train what is missing and show what came out."""
     from ltx.runs.command import failures, specs_of
 
@@ -168,6 +165,7 @@ def figure(arguments: list[str]) -> int:
 
     if len(words) != 1 or words[0].startswith("-"):
         raise BadInput(f"figure takes one NAME{nearest(' '.join(words), names())}")
+    from ltx.config import defaults
     from ltx.config.words import plain_root
 
     own = defaults.read()

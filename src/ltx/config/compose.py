@@ -5,11 +5,10 @@ from __future__ import annotations
 import copy
 import json
 import sys
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from ltx.config import trunk
 from ltx.config.defaults import NONE, Defaults, fitting
@@ -75,37 +74,31 @@ def checked_override(text: str, extra: list[str]) -> str:
     return text.lstrip("+")
 
 
-def primary(own: Defaults) -> str:
+def primary(values: Mapping[str, Any]) -> str:
     """Return the name under which Hydra finds run.yaml with a person's defaults in the place of its values."""
     from hydra.core.config_store import ConfigStore
     from omegaconf import OmegaConf
 
-    if not own.values:
+    if not values:
         return "run"
     node = OmegaConf.load(CONF / "run.yaml")
-    for key, value in own.values.items():
-        if key not in GROUPS:
-            OmegaConf.update(node, key, value, force_add=True)
+    for key in set(values) - set(GROUPS):
+        OmegaConf.update(node, key, values[key], force_add=True)
     for default in node.defaults:
-        for group in {*GROUPS} & {*default} & {*own.values}:
-            default[group] = own.values[group]
+        for group in {*GROUPS} & {*default} & {*values}:
+            default[group] = values[group]
     ConfigStore.instance().store("run_with_defaults", node)
     return "run_with_defaults"
 
 
-_bases: dict[tuple[Any, ...], Any] = {}  # Hydra takes a twentieth of a second for what a sweep repeats
-
-
 def base(choices_made: tuple[str, ...], search: tuple[str, ...], own: Defaults) -> Any:
-    """Compose the groups, once a combination, with a person's defaults in the place of run.yaml's values."""
-    key = (choices_made, search, json.dumps([*own.values.items()], default=str))
-    if key not in _bases:
-        _bases[key] = composed(choices_made, search, own)
-    return _bases[key]
+    """Compose the groups, with a person's defaults in the place of run.yaml's values. Raises BadInput."""
+    return composed(choices_made, search, json.dumps(dict(own.values)))
 
 
-def composed(choices_made: tuple[str, ...], search: tuple[str, ...], own: Defaults) -> Any:
-    """Compose the groups. Raises BadInput."""
+@cache
+def composed(choices_made: tuple[str, ...], search: tuple[str, ...], values: str) -> Any:
+    """Compose the groups, once a combination: Hydra takes a twentieth of a second for what a sweep repeats."""
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
     from hydra.errors import HydraException
@@ -115,7 +108,7 @@ def composed(choices_made: tuple[str, ...], search: tuple[str, ...], own: Defaul
     extra = [f"hydra.searchpath=[{paths}]"] if paths else []
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
-            config = hydra_compose(primary(own), [*choices_made, *extra])
+            config = hydra_compose(primary(json.loads(values)), [*choices_made, *extra])
     except HydraException as error:
         raise BadInput(" ".join(str(error).split())) from error
     OmegaConf.set_struct(config, False)
@@ -253,7 +246,7 @@ def hydra_main(
     before = sys.argv
     sys.argv = ["ltx", *flags, *given, *extra]
     try:
-        hydra.main(version_base="1.3", config_path=str(CONF), config_name=primary(own))(point)()
+        hydra.main(version_base="1.3", config_path=str(CONF), config_name=primary(own.values))(point)()
     except SystemExit as error:
         return [], 2 if error.code else 0
     except ValueError as error:  # Hydra raises this for flags that contradict each other
@@ -261,31 +254,3 @@ def hydra_main(
     finally:
         sys.argv = before
     return points, 0
-
-
-def listing(group: str, width: str, data: str) -> str:
-    """Return the names of a group with their first comment, models with layer sizes at a width."""
-    lines = []
-    for name in choices(group, []):
-        text = (CONF / group / f"{name}.yaml").read_text()
-        comments = [line.lstrip("# ") for line in text.splitlines() if line.startswith("#") and "@package" not in line]
-        title = str((yaml.safe_load(text) or {}).get("title", "-"))
-        lines.append(f"  {name:12} {' '.join(comments) or title}")
-        if group == "model" and name != "own":
-            lines.append(f"  {'':12} {sizes(name, width, data)}")
-    return "\n".join(lines)
-
-
-def sizes(model: str, width: str, data: str) -> str:
-    """Return a model's hidden channels, parameters and prunable weights at a width on a data set."""
-    from ltx.tensors import matrices
-
-    spec = Spec.of(compose([f"model={model}", f"width={width}", f"data={data}", "method=dense"], []))
-    network = spec.network(device="meta")
-    names = matrices(network)
-    units = "-".join(str(network.get_parameter(name).shape[0]) for name in names)
-    parameters = sum(p.numel() for p in network.parameters())
-    prunable = sum(network.get_parameter(name).numel() for name in names)
-    shape = "x".join(map(str, spec.facts.input_shape))
-    place = f"at width {spec.config['width']:g} on {data} {shape}"
-    return f"{place}: {units}, {parameters:,} parameters, {prunable:,} prunable"

@@ -42,6 +42,8 @@ class Defaults:
 
     def blamed(self, error: BadInput, words: list[str]) -> BadInput:
         """Return the error, and with it the file where a value that it names stands there and not in the words."""
+        if f"{self.file}:" in str(error):
+            return error
         typed = {key_of(word) for word in words}
         named = [key for key in self.values if key not in typed and re.search(rf"{re.escape(key)}(?=[= ])", str(error))]
         return BadInput(f"{error} {' and '.join(named)}: from {self.file}.") if named else error
@@ -74,7 +76,7 @@ def place() -> Path | None:
 def content(file: Path) -> dict[str, Any]:
     """Return what the file holds, by dotted key. Raises BadInput, naming the line where it is not yaml."""
     try:
-        found = yaml.load(file.read_text(encoding="utf-8"), Loader)  # noqa: S506  # a safe loader
+        found = yaml.load(file.read_text(encoding="utf-8"), Loader)
     except yaml.MarkedYAMLError as error:
         line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise BadInput(f"{file}{line} is not yaml: {error.problem or error.context}.") from error
@@ -84,7 +86,7 @@ def content(file: Path) -> dict[str, Any]:
         return {}
     if not isinstance(found, dict):
         raise BadInput(f"{file} should hold lines like `workers: 2`, not a {type(found).__name__}.")
-    values = {}
+    values: dict[str, Any] = {}
     for key, value in found.items():
         inner = value if isinstance(value, dict) and "." not in str(key) else {None: value}
         values |= {str(key) if name is None else f"{key}.{name}": held for name, held in inner.items()}
@@ -98,7 +100,7 @@ def read() -> Defaults:
 
     The environment's LTX_OUTPUT wins over a root in the file.
     """
-    from ltx.config.schema import RunConfig, check_value
+    from ltx.config.schema import RunConfig, check_value, is_plain
 
     file = place()
     if file is None:
@@ -109,7 +111,10 @@ def read() -> Defaults:
         if head in OF_A_COMMAND:
             raise BadInput(f"{file}: {head} belongs to a command and is no default; give it to `ltx run`.")
         if head not in RunConfig.model_fields:
-            raise BadInput(f"{file}: '{head}' is not a key of a run{nearest(head, RunConfig.model_fields)}")
+            known = {*RunConfig.model_fields} - {*OF_A_COMMAND}
+            raise BadInput(f"{file}: '{head}' is not a key of a run{nearest(head, known)}")
+        if not is_plain(value):
+            raise BadInput(f"{file}: {key}={value} is neither a number nor a text, nor a list or set of these.")
         try:
             check_value(key, value)
         except BadInput as error:

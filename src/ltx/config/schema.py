@@ -195,7 +195,8 @@ def elsewhere(group: str, error: ValidationError) -> str:
         owners = [name for name in known(group) if takes(group, name, field)]
         if owners:
             word = f"?{group}.{field}={text(e['input'])}"
-            return f" {' and '.join(owners)} {'have' if len(owners) > 1 else 'has'} it: write {word} to set it where it exists."
+            have = "have" if len(owners) > 1 else "has"
+            return f" {' and '.join(owners)} {have} it: write {word} to set it where it exists."
     return ""
 
 
@@ -221,9 +222,11 @@ def check_value(key: str, value: Any) -> None:
         if not dot and not isinstance(value, str):
             raise BadInput(f"{key}={text(value)} should be a name; its fields stand as {key}.FIELD, or below {key}.")
         return
+    inner = getattr(schema[head].annotation, "model_fields", None)
+    if inner and not dot:
+        raise BadInput(f"{key}={text(value)} should be fields with their values: {', '.join(inner)}.")
     if dot:
-        inner = schema[head].annotation
-        schema = getattr(inner, "model_fields", {})
+        schema = inner or {}
         if rest not in schema:
             raise BadInput(f"{key} is not a field of {head}{nearest(rest, schema)}")
     name = rest or head

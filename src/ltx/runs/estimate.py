@@ -99,7 +99,7 @@ def sweep_plan(specs: Sequence[Spec], overrides: Sequence[Sequence[str]], width:
     asked = {spec.key for spec in specs}
     costs = {key: cost(point.spec) for key, point in points.items()}
     trunks = [(f"trunk {key}", costs[key]) for key in costs if key not in asked]
-    texts = [" ".join(f"{n}={label[n]}" for n in differing if label.get(n) is not None) for label in named]
+    texts = [" ".join(f"{n}={plain(label[n])}" for n in differing if label.get(n) is not None) for label in named]
     lines = [*trunks, *((text, cost(spec)) for text, spec in zip(texts, specs, strict=True))]
     cells = [(f"{c.done}/{c.levels}", clock(c.seconds), disk(c.size)) for _, c in lines]
     sizes = [max(len(head), *(len(row[i]) for row in cells)) for i, head in enumerate(HEADS)]
@@ -109,13 +109,21 @@ def sweep_plan(specs: Sequence[Spec], overrides: Sequence[Sequence[str]], width:
     for (text, _), numbers in zip(lines, cells, strict=True):
         first, *rest = textwrap.wrap(text, room, subsequent_indent="  ")
         table += [row((first, *numbers), [room, *sizes]), *rest]
-    counts = [plural(len(asked), "point")] + ([plural(len(trunks), "trunk")] if trunks else [])
+    runs = f" in {plural(len(asked), 'run')}" if len(asked) < len(specs) else ""
+    counts = [plural(len(specs), "point") + runs] + ([plural(len(trunks), "trunk")] if trunks else [])
     whole = [*costs.values()]
     missing = sum(c.levels - c.done for c in whole)
     total = f"total: {' and '.join(counts)}, {missing} of {sum(c.levels for c in whole)} levels to train"
     return [*table, *textwrap.wrap(f"{total}, {together(whole, specs[0])} (time of a line: one worker)", width)]
 
 
+def plain(value: object) -> str:
+    """Write a value of a label as a command has it."""
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
 def row(cells: Sequence[str], sizes: Sequence[int]) -> str:
     """Return a line of a table: text to the left, numbers to the right."""
-    return cells[0].ljust(sizes[0]) + "".join(f"  {cell:>{size}}" for cell, size in zip(cells[1:], sizes[1:], strict=True))
+    return cells[0].ljust(sizes[0]) + "".join(
+        f"  {cell:>{size}}" for cell, size in zip(cells[1:], sizes[1:], strict=True)
+    )
