@@ -12,6 +12,7 @@ from conftest import TINY, Result, tree
 
 from ltx.config.compose import compose
 from ltx.config.spec import Spec
+from ltx.report.progress import clock
 from ltx.runs.estimate import cost, sweep_plan
 
 Ltx = Callable[..., Result]
@@ -37,12 +38,13 @@ def test_a_sweep_has_a_line_a_point_and_a_total(ltx: Ltx, finished: Path, root: 
 
 
 def test_the_total_is_the_work_over_the_workers(ltx: Ltx, root: Path) -> None:
-    specs = [Spec.of(compose([*SMALL, f"width={w}", "workers=2", f"root={root}"], [])) for w in (1, 2)]
+    words = (*SMALL, "optim.steps=100000", "workers=2", f"root={root}")
+    specs = [Spec.of(compose([*words, f"width={w}"], [])) for w in (1, 2)]
     costs = [cost(spec) for spec in specs]
     assert [c.jobs for c in costs] == [2, 2] and costs[1].seconds > costs[0].seconds > 0
     assert costs[0].size == 2 * 2 * 9 * 50_610
     text = " ".join(sweep_plan(specs, [["width=1"], ["width=2"]], 80))
-    assert f"about {round(sum(c.seconds for c in costs) / 2 + 8)} s with 2 workers" in text
+    assert f"about {clock(sum(c.seconds for c in costs) / 2 + 8)} with 2 workers" in text
 
 
 def test_a_trunk_is_shown_and_counted_once(ltx: Ltx) -> None:
@@ -68,10 +70,11 @@ def test_points_that_are_one_run_are_counted_once(ltx: Ltx) -> None:
 
 
 def test_long_points_are_wrapped_and_lose_nothing(ltx: Ltx) -> None:
-    words = ("optim.label_smoothing=0.1,0.2", "optim.weight_decay=0.0001,0.0002", "method.criterion=movement,increase")
-    lines = ltx("run", "-m", *words, "data.shift=1,2", "model.norm=null,batch", "--dry-run").out.splitlines()
-    assert max(map(len, lines)) <= 80
-    assert "method.criterion=increase" in " ".join(lines) and sum("0/45" in line for line in lines) == 32
+    swept = ("optim.label_smoothing=0.1,0.2", "optim.weight_decay=0.0001,0.0002", "method.criterion=movement,increase")
+    keys = "zip=" + ",".join(word.partition("=")[0] for word in swept)
+    lines = ltx("run", "-m", *swept, keys, "--dry-run").out.splitlines()
+    assert max(map(len, lines)) <= 80 and [line.count("0/45") for line in lines[1:5]] == [1, 0, 1, 0]
+    assert all(word.replace(word.partition("=")[2], word.rpartition(",")[2]) in " ".join(lines) for word in swept)
 
 
 def test_full_prints_the_configs_too_and_one_point_stays_as_it_was(ltx: Ltx) -> None:
