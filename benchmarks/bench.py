@@ -315,6 +315,7 @@ def main(names: list[str]) -> int:
     warnings.filterwarnings("ignore", module="lightning")
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.ERROR)
     os.environ["WANDB_MODE"] = "disabled"
+    os.environ["LTX_DEFAULTS"] = ""
     print(f"medians of {ROUNDS} or more alternating rounds; load of this machine {os.getloadavg()[0]:.1f}")
     with contextlib.suppress(KeyboardInterrupt):
         for name in names or BENCHES:

@@ -53,6 +53,14 @@ def coarse_pictures() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_defaults_of_ones_own() -> Iterator[None]:
+    """Keep the defaults file of who runs the tests out of them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LTX_DEFAULTS", "")
+        yield
+
+
 @pytest.fixture(autouse=True)
 def surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stand in an empty folder, with no output root, no key and no wandb but where a test asks for it."""

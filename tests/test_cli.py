@@ -307,13 +307,25 @@ def test_list_models_shows_real_sizes_at_a_width(ltx):
 
 def test_list_names_everything_that_can_be_chosen(ltx):
     out = ltx("list").out
-    for name in ("methods:", "imp", "dense", "models:", "lenet", "mlp", "convnet", "data:", "digits", "optim:", "sgd"):
+    for name in (
+        "methods (",
+        "imp",
+        "dense",
+        "models (",
+        "lenet",
+        "mlp",
+        "convnet",
+        "data (",
+        "digits",
+        "optim (",
+        "sgd",
+    ):
         assert name in out
 
 
 def test_version_and_help(ltx):
     assert ltx("--version").out.strip() == f"ltx {version('ltx')}"
-    for words in (["--help"], ["-h"], ["help"], ["run", "--help"], ["run", "width=4", "-h"], ["list", "--help"]):
+    for words in (["--help"], ["-h"], ["help"]):
         result = ltx(*words)
         assert result.code == 0 and result.out.startswith("ltx runs experiments") and "ltx run" in result.out
 
@@ -324,7 +336,7 @@ from ltx.cli import main
 
 said = io.StringIO()
 with contextlib.redirect_stdout(said):
-    for words in (["--help"], ["list", "data"], ["list", "methods"], ["status", ROOT], ["status", "--json", ROOT]):
+    for words in (["--help"], ["run", "--help"], ["list"], ["status", ROOT], ["status", "--json", ROOT]):
         assert main(words) == 0, words
     assert "scipy" not in sys.modules
     for words in (["show", KEY, ROOT], ["diff", KEY, KEY, ROOT]):

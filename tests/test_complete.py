@@ -25,6 +25,8 @@ from ltx.store.sweeps import Record, SweepFolder
         ("ltx run optim=sgd optim.m", ["optim.milestones=", "optim.momentum="]),
         ("ltx run wandb.m", ["wandb.mode="]),
         ("ltx run --d", ["--dry-run"]),
+        ("ltx run --f", ["--full"]),
+        ("ltx run --h", ["--help"]),
         ("ltx run nothing.", []),
         ("ltx figure s", ["sanity", "seeds=", "signs", "streams.", "streams="]),
         ("ltx list m", ["methods", "models"]),

@@ -20,11 +20,17 @@ from hydra.plugins.sweeper import Sweeper
 
 @dataclass
 class SweeperConfig:
-    """params: sweeps of a named experiment; zip: keys whose values go in step instead of as a product."""
+    """What the sweeper is told.
+
+    params: sweeps of a named experiment; a key that begins with `?` is set where it exists.
+    zip: keys whose values go in step instead of as a product.
+    optional: keys of the command line that are set where they exist.
+    """
 
     _target_: str = "hydra_plugins.ltx_plugins.LtxSweeper"
     params: Optional[Dict[str, str]] = field(default_factory=dict)  # noqa: UP006, UP045
     zip: List[str] = field(default_factory=list)  # noqa: UP006
+    optional: List[str] = field(default_factory=list)  # noqa: UP006
 
 
 @dataclass
@@ -37,8 +43,8 @@ class LauncherConfig:
 class LtxSweeper(Sweeper):
     """Expand sweeps to points: a product of all keys, those in `zip` in step."""
 
-    def __init__(self, params: Optional[Dict[str, str]], zip: List[str]):  # noqa: UP006, UP045
-        self.params, self.zip = dict(params or {}), list(zip)
+    def __init__(self, params: Optional[Dict[str, str]], zip: List[str], optional: List[str]):  # noqa: UP006, UP045
+        self.params, self.zip, self.optional = dict(params or {}), list(zip), set(optional)
 
     def setup(self, *, hydra_context: Any, task_function: Any, config: Any) -> None:
         self.config, self.context = config, hydra_context
@@ -47,16 +53,20 @@ class LtxSweeper(Sweeper):
         )
 
     def sweep(self, arguments: List[str]) -> Any:  # noqa: UP006
-        texts = [*(f"{key}={value}" for key, value in self.params.items()), *arguments]
+        params = {key.lstrip("?"): value for key, value in self.params.items()}
+        texts = [*(f"{key}={value}" for key, value in params.items()), *arguments]
+        typed = {text.partition("=")[0].lstrip("+") for text in arguments}
+        optional = self.optional | {key[1:] for key in self.params if key[0] == "?" and key[1:] not in typed}
         columns: Dict[str, List[str]] = {}  # noqa: UP006
         for override in OverridesParser.create().parse_overrides(texts):
-            key = override.get_key_element()
+            name = override.get_key_element().lstrip("+")
+            key = f"?{name}" if name in optional else override.get_key_element()
             values = (
                 [f"{key}={value}" for value in override.sweep_string_iterator()]
                 if override.is_sweep_override()
                 else [f"{key}={override.get_value_element_as_str()}"]
             )
-            columns[key.lstrip("+")] = values  # the command line comes last and wins over params
+            columns[name] = values  # the command line comes last and wins over params
         unknown = [key for key in self.zip if key not in columns]
         lengths = {len(columns[key]) for key in self.zip if key in columns}
         if unknown or len(lengths) > 1:

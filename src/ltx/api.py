@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ltx.config import defaults
 from ltx.config.loading import load
 from ltx.config.names import check_trusted
 from ltx.config.spec import Spec
@@ -191,10 +192,11 @@ def open_sweep(sweep: str | Path, root: str | Path | None = None, trust: bool = 
 def run(*words: str, config_dirs: Sequence[str | Path] = (), **keys: Any) -> Run:
     """Train what is missing of a run, or find it finished, and return it opened: `ltx.run("method=imp", width=4)`.
 
-    Words are those of `ltx run`, `key=value`. Keyword arguments are top-level keys with plain Python values:
-    `seeds=[3, 7]`, `trunk={"method": "imp"}`. `config_dirs` are folders with yaml files of your own. It works in a
-    notebook, and in a script without `if __name__ == "__main__":`. Raises BadInput before anything is written, Failed
-    where a seed failed, and KeyboardInterrupt; what is finished then is kept, and the same call continues.
+    Words are those of `ltx run`, `key=value`, and a file of your own defaults counts as it does there. Keyword
+    arguments are top-level keys with plain Python values: `seeds=[3, 7]`, `trunk={"method": "imp"}`. `config_dirs`
+    are folders with yaml files of your own. It works in a notebook, and in a script without
+    `if __name__ == "__main__":`. Raises BadInput before anything is written, Failed where a seed failed, and
+    KeyboardInterrupt; what is finished then is kept, and the same call continues.
     """
     from ltx.config.words import plain_root, text
 
@@ -204,14 +206,16 @@ def run(*words: str, config_dirs: Sequence[str | Path] = (), **keys: Any) -> Run
     with interruptible(interrupt_again):
         overrides = [plain_root(word) for word in given]
         refuse_several(overrides)
-        if "workers=0" not in overrides:
+        own = defaults.read()
+        if "workers=0" not in overrides and own.values.get("workers") != 0:
             launch.warm_up()
+        from ltx.config.optional import settled
         from ltx.runs import sweep
         from ltx.runs.command import failures, specs_of
 
-        [spec] = specs_of([overrides], folders)
-        same = ["ltx", "run", *(f"--config-dir={folder}" for folder in folders), *given]  # for the manifest
-        outcome = sweep.run([spec], same)
+        [spec] = specs_of(settled([overrides], folders, own), folders, own)
+        same = ["ltx", "run", *(f"--config-dir={folder}" for folder in folders), *given]
+        outcome = sweep.run([spec], own.command(same))
     if outcome.interrupted:
         raise KeyboardInterrupt("finished levels are kept and the same call continues")
     if outcome.exit_code:
@@ -225,7 +229,7 @@ def refuse_several(words: list[str]) -> None:
     from ltx.config.words import key_of
 
     for word in words:
-        if key_of(word) == "experiment" or parse(word).is_sweep_override():
+        if key_of(word) == "experiment" or parse(word.removeprefix("?")).is_sweep_override():
             raise BadInput(
                 f"{word} can mean several runs, and ltx.run trains one. On the command line `ltx run -m {word}` is a "
                 "sweep; in Python call ltx.run for each. A list is written [1,2]."
@@ -251,5 +255,6 @@ def load_data(name: str = "digits", /, *, config_dirs: Sequence[str | Path] = ()
     """
     from ltx.config.compose import compose
 
-    node = compose([f"data={name}"], [str(folder) for folder in config_dirs])["data"]
+    words = [f"data={name}"] + ([f"data.name={fields['name']}"] if "name" in fields else [])
+    node = compose(words, [str(folder) for folder in config_dirs], defaults.read())["data"]
     return copy.deepcopy(load(json.dumps({**node, **fields}, sort_keys=True, default=str)))

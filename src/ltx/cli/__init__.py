@@ -15,23 +15,26 @@ from ltx.launch.signals import interruptible
 HELP = """\
 ltx runs experiments on the Lottery Ticket Hypothesis.
 
-  ltx run method=imp width=4        train, prune and rewind one sweep point; the same command resumes or extends it
-  ltx run ... --dry-run             its config, what is done already, estimated minutes and disk; writes nothing
-  ltx run ... --cfg job --resolve   its config as yaml
-  ltx run -m width=1,2,4 method=imp,dense   a sweep: all points on one pool of workers; zip=width,optim.lr in step
-  ltx run experiment=NAME           a named sweep, conf/experiment/NAME.yaml
-  ltx figure NAME                   redraw a paper's figure and check its claims; runs what is missing
-  ltx list [methods|models|data|optim|experiments|figures] [width=4]   what can be named, with sizes
-  ltx status [RUN...] [--json]      every run and sweep under the output root, and by what the runs differ
-  ltx status method=imp failed sort=accuracy --columns=width,optim.lr   some of them, in an order, in these columns
-  ltx show RUN|SWEEP                a run's config, table and plots; a sweep's table and the states of its points
-  ltx diff RUN RUN [--json]         in what two runs differ: config, and accuracy at comparable levels
-  eval "$(ltx complete)"            tab completion for bash; put it in ~/.bashrc
+  ltx run method=imp width=4   train, prune and rewind one sweep point; the same
+                               command resumes or extends it
+  ltx run ... --dry-run        what is done, minutes and disk; writes nothing
+  ltx run ... --cfg job --resolve          its config as yaml
+  ltx run -m width=1,2 method=imp,dense    a sweep on one pool of workers
+  ltx run experiment=NAME      a named sweep, conf/experiment/NAME.yaml
+  ltx figure NAME              draw a paper's figure and check its claims; runs
+                               what is missing
+  ltx list [methods|models|data|optim|experiments|figures]   what can be named
+  ltx status [RUN...]          every run and sweep, and by what the runs differ
+  ltx show RUN|SWEEP           a run's config, table and plots; a sweep's table
+  ltx diff RUN RUN             in what two runs differ: config and accuracy
+  eval "$(ltx complete)"       tab completion for bash; put it in ~/.bashrc
+  ltx COMMAND --help           the same of one command, with all keys of run
   ltx --version
 
-A RUN is a key, a directory, or as much of a key or of its hash as only one run has. A SWEEP is a name or a directory.
-Any value of a config can be set: ltx run model=convnet optim=sgd optim.lr=0.05 method.levels=20 seeds=5.
-Every command takes root=DIR (default outputs, or LTX_OUTPUT). --config-dir DIR adds yaml files of your own to `run`.
+A RUN is a key, a directory, or as much of a key or of its hash as only one run
+has. A SWEEP is a name or a directory.
+Any value can be set: ltx run model=convnet optim=sgd optim.lr=0.05 seeds=5.
+Every command takes root=DIR (default outputs, or LTX_OUTPUT).
 """
 
 
@@ -156,6 +159,8 @@ def dispatch(argv: list[str]) -> int:
     if command not in COMMANDS:
         raise BadInput(f"'{command}' is not a command{nearest(command, COMMANDS)}")
     if {"-h", "--help"} & set(rest):
-        print(HELP, end="")
+        from ltx.cli.help import help_of
+
+        print(help_of(command, rest), end="")
         return 0
     return COMMANDS[command](rest)

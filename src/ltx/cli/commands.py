@@ -2,32 +2,48 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from ltx.cli.look import diff, options, output_root, show, status
 from ltx.cli.training import figure, run
 from ltx.errors import BadInput, nearest
 
-LISTED = {"methods": "method", "models": "model", "data": "data", "optim": "optim"}
-LISTED |= {"experiments": "experiment", "figures": "figure"}
-
 
 def list_names(arguments: list[str]) -> int:
-    """Print what can be named."""
-    from ltx.config.compose import listing
+    """Print what can be named; models with their sizes, for which torch is loaded, where these are asked for."""
+    from ltx.cli.listing import LISTED, listing
 
+    folders, rest = [], iter(arguments)
+    arguments = []
+    for word in rest:
+        flag, equals, value = word.partition("=")
+        if flag in ("--config-dir", "-cd"):
+            folders.append(config_dir(value if equals else next(rest, "")))
+        else:
+            arguments.append(word)
     words, found = options(arguments, (), ("width", "root", "data"))
     for word in words:
         if word not in LISTED:
             raise BadInput(f"'{word}' cannot be listed{nearest(word, LISTED)}")
+    sized = "models" in words or {"width", "data"} & {*found}
+    sizes = {"width": found.get("width", "1"), "data": found.get("data", "digits")} if sized else None
     for word in words or LISTED:
-        print(f"{word}:")
-        print(listing(LISTED[word], found.get("width", "1"), found.get("data", "digits")))
+        print("\n".join(listing(word, sizes, folders)))
     return 0
+
+
+def config_dir(name: str) -> str:
+    """Return the folder that --config-dir names. Raises BadInput where it is none."""
+    if not Path(name).is_dir() or not name:
+        raise BadInput(f"--config-dir {name} is not a folder." if name else "--config-dir needs a value: DIR.")
+    return name
 
 
 def complete(arguments: list[str]) -> int:
     """Print the words that may stand at the end of a line, or the script that makes bash ask for them."""
     from ltx.cli.complete import SCRIPT
     from ltx.cli.complete import complete as words_for
+    from ltx.cli.listing import LISTED
 
     print("\n".join(words_for(arguments[0], (*COMMANDS,), (*LISTED,), output_root({}))) if arguments else SCRIPT)
     return 0

@@ -27,7 +27,7 @@ _ltx() {
 complete -o default -F _ltx ltx
 """
 STATUS = ("--json", "--columns=", "root=")
-FLAGS = ("-m", "--dry-run", "--cfg", "--resolve", "--config-dir")
+FLAGS = ("-m", "--dry-run", "--full", "--cfg", "--resolve", "--config-dir", "--help")
 SIMPLE = {"show": ["root="], "diff": ["--json", "root="]}
 
 

@@ -40,10 +40,12 @@ def options(
 
 
 def output_root(found: dict[str, str]) -> Path:
-    """Return the output root."""
+    """Return the output root: the command's, the environment's, that of the person's defaults, or outputs."""
+    from ltx.config import defaults
+
     if found.get("root") == "":
         raise BadInput("root= is empty; name a folder, or leave it out for outputs.")
-    return Path(found.get("root") or os.environ.get("LTX_OUTPUT") or "outputs")
+    return Path(found.get("root") or os.environ.get("LTX_OUTPUT") or defaults.root() or "outputs")
 
 
 def status(arguments: list[str]) -> int:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ltx.errors import BadInput, nearest
+
+if TYPE_CHECKING:
+    from ltx.config.defaults import Defaults
 
 SWITCHES = ("-m", "--multirun", "--resolve", "--hydra-help")  # of Hydra, which wants them before every key=value
 VALUED = {"--cfg": "job", "-c": "job", "--package": "PACKAGE", "-p": "PACKAGE", "--info": "all", "-i": "all"}
@@ -15,7 +19,7 @@ VALUED |= {"--config-dir": "DIR", "-cd": "DIR"}
 
 def run(arguments: list[str]) -> int:
     """Run one sweep point or, through Hydra, a sweep; hand --cfg and --info to Hydra."""
-    dry, folders, flags, words = False, [], [], []
+    dry, full, folders, flags, words = False, False, [], [], []
     rest = iter(arguments)
     for word in rest:
         flag, _, value = word.partition("=")
@@ -23,6 +27,8 @@ def run(arguments: list[str]) -> int:
             words.append(word)
         elif word == "--dry-run":
             dry = True
+        elif word == "--full":
+            full = True
         elif word in SWITCHES:
             flags.append(word)
         elif flag in VALUED:
@@ -34,35 +40,61 @@ def run(arguments: list[str]) -> int:
             else:
                 flags += [flag, value]
         else:
-            raise BadInput(f"{word} is not a flag of run{nearest(flag, ['--dry-run', *SWITCHES, *VALUED])}")
+            raise BadInput(f"{word} is not a flag of run{nearest(flag, ['--dry-run', '--full', *SWITCHES, *VALUED])}")
+    if full and not dry:
+        raise BadInput("--full shows the configs of a --dry-run, which it goes with.")
+    from ltx.config import defaults
     from ltx.config.words import plain_root
 
+    own = defaults.read()
     words = [plain_root(word) for word in words]
-    words = [f"hydra.sweeper.zip=[{w.removeprefix('zip=')}]" if w.startswith("zip=") else w for w in words]
+    words = [f"hydra.sweeper.zip=[{w[4:].replace('?', '')}]" if w.startswith("zip=") else w for w in words]
     named = [word.partition("=")[2] for word in words if word.lstrip("+").startswith("experiment=")]
-    if not (dry or {"workers=0", "--cfg", "-c", "--info", "-i", "--hydra-help"} & {*words, *flags}):
+    in_process = "workers=0" in words or own.values.get("workers") == 0
+    if not (dry or in_process or {"--cfg", "-c", "--info", "-i", "--hydra-help"} & {*flags}):
         from ltx.launch import local as launch
 
         launch.warm_up()
 
+    from ltx.config.optional import settled
+
     points, code = [words], 0
+    if not ({"-m", "--multirun"} & {*flags} or named):
+        points = [words] = settled([words], folders, own)
     if flags or named:
         from ltx.config.compose import hydra_main
 
-        points, code = hydra_main([*flags, *words], folders)
-    return execute(points, folders, ["ltx", "run", *arguments], dry, named[0] if named else None) if points else code
+        if own.values and {"--cfg", "-c"} & {*flags}:
+            print(f"# defaults from {own.file}", flush=True)
+        points, code = hydra_main(flags, words, folders, own)
+    if not points:
+        return code
+    points = settled(points, folders, own)
+    if dry:
+        return show_plan(points, folders, own, full)
+    return execute(points, folders, own, own.command(["ltx", "run", *arguments]), named[0] if named else None)
 
 
-def execute(points: list[list[str]], folders: list[str], command: list[str], dry: bool, name: str | None) -> int:
+def show_plan(points: list[list[str]], folders: list[str], own: Defaults, full: bool) -> int:
+    """Print what the points would cost: the config of one, a line for each of several; nothing is written."""
+    from ltx.runs.command import specs_of
+    from ltx.runs.estimate import dry_run, sweep_plan
+
+    specs = specs_of(points, folders, own)
+    if full or len(specs) == 1:
+        print("\n".join(map(dry_run, specs)), end="")
+    if len(specs) > 1:
+        print("\n".join(sweep_plan(specs, points, shutil.get_terminal_size().columns)))
+    if own.values:
+        print(f"defaults: {own.file}")
+    return 0
+
+
+def execute(points: list[list[str]], folders: list[str], own: Defaults, command: list[str], name: str | None) -> int:
     """Compose and check all points, train what is missing and show what came out."""
     from ltx.runs.command import failures, specs_of
 
-    specs = specs_of(points, folders)
-    if dry:
-        from ltx.runs.estimate import dry_run
-
-        print("\n".join(map(dry_run, specs)), end="")
-        return 0
+    specs = specs_of(points, folders, own)
     from ltx.runs import sweep
 
     written = True
@@ -139,15 +171,18 @@ def figure(arguments: list[str]) -> int:
 
     if len(words) != 1 or words[0].startswith("-"):
         raise BadInput(f"figure takes one NAME{nearest(' '.join(words), names())}")
+    from ltx.config import defaults
     from ltx.config.words import plain_root
 
-    overrides = [plain_root(word) for word in arguments if "=" in word]
+    own = defaults.read()
+    typed = [plain_root(word) for word in arguments if "=" in word]
+    overrides = [*own.plumbing(), *typed]
     plan(words[0], overrides)
     if "workers=0" not in overrides:
         launch.warm_up()
     from ltx.figures.make import make
 
-    code, result = make(words[0], overrides, ["ltx", "figure", *arguments])
+    code, result = make(words[0], overrides, own.command(["ltx", "figure", *arguments]))
     if not code:
         print("\n".join(result["lines"]))
         print(f"figure: {result['path']}")

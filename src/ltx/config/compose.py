@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import copy
+import json
 import sys
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ltx.config import trunk
+from ltx.config.defaults import NONE, Defaults, fitting
 from ltx.config.names import CONF, GROUPS, check_trusted
 from ltx.config.schema import RunConfig
 from ltx.config.spec import Spec
@@ -74,8 +75,30 @@ def checked_override(text: str, extra: list[str]) -> str:
     return text.lstrip("+")
 
 
+def primary(values: Mapping[str, Any]) -> str:
+    """Return the name under which Hydra finds run.yaml with a person's defaults in the place of its values."""
+    from hydra.core.config_store import ConfigStore
+    from omegaconf import OmegaConf
+
+    if not values:
+        return "run"
+    node = OmegaConf.load(CONF / "run.yaml")
+    for key in set(values) - set(GROUPS):
+        OmegaConf.update(node, key, values[key], force_add=True)
+    for default in node.defaults:
+        for group in {*GROUPS} & {*default} & {*values}:
+            default[group] = values[group]
+    ConfigStore.instance().store("run_with_defaults", node)
+    return "run_with_defaults"
+
+
+def base(choices_made: tuple[str, ...], search: tuple[str, ...], own: Defaults) -> Any:
+    """Compose the groups, with a person's defaults in the place of run.yaml's values. Raises BadInput."""
+    return composed(choices_made, search, json.dumps(dict(own.values)))
+
+
 @cache
-def base(choices_made: tuple[str, ...], search: tuple[str, ...]) -> Any:
+def composed(choices_made: tuple[str, ...], search: tuple[str, ...], values: str) -> Any:
     """Compose the groups, once a combination: Hydra takes a twentieth of a second for what a sweep repeats."""
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
@@ -86,34 +109,39 @@ def base(choices_made: tuple[str, ...], search: tuple[str, ...]) -> Any:
     extra = [f"hydra.searchpath=[{paths}]"] if paths else []
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
-            config = hydra_compose("run", [*choices_made, *extra])
+            config = hydra_compose(primary(json.loads(values)), [*choices_made, *extra])
     except HydraException as error:
         raise BadInput(" ".join(str(error).split())) from error
     OmegaConf.set_struct(config, False)
     return config
 
 
-def compose(overrides: list[str], config_dirs: list[str]) -> dict[str, Any]:
-    """Return the resolved plain config of one run, that of its trunk inside. Raises BadInput; writes nothing."""
+def compose(overrides: list[str], config_dirs: list[str], own: Defaults = NONE) -> dict[str, Any]:
+    """Return the resolved plain config of one run, that of its trunk inside. Raises BadInput; writes nothing.
+
+    `own` are a person's defaults: what run.yaml says they say instead, and everything else wins over them.
+    """
     for folder in config_dirs:
         if not Path(folder).is_dir():
             raise BadInput(f"--config-dir {folder} is not a folder.")
-    plain = resolved(overrides, config_dirs)
+    plain = resolved(overrides, config_dirs, own)
     of = plain.pop("of")
     if of is not None:
-        return standing_on(str(of), overrides, config_dirs)
+        return standing_on(str(of), overrides, config_dirs, own)
     if plain["trunk"] is None:
         return plain
     words = trunk.words(plain, overrides)
-    below = compose(words, config_dirs)
+    below = compose(words, config_dirs, own)
     if trunk.is_control(plain) and trunk.searches(below):
-        below = compose(trunk.without_optimiser(words), config_dirs)
-    plain = resolved(overrides, config_dirs, trunk.taken_over(plain, below, overrides))
+        below = compose(trunk.without_optimiser(words), config_dirs, own)
+    plain = resolved(overrides, config_dirs, own, trunk.taken_over(plain, below, overrides))
     del plain["of"]
     return {**plain, "trunk": below}
 
 
-def resolved(overrides: list[str], config_dirs: list[str], inherited: dict[str, Any] | None = None) -> dict[str, Any]:
+def resolved(
+    overrides: list[str], config_dirs: list[str], own: Defaults, inherited: dict[str, Any] | None = None
+) -> dict[str, Any]:
     """Compose the groups, set the method's recipe, then `inherited` groups, then the overrides' values."""
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
@@ -123,11 +151,12 @@ def resolved(overrides: list[str], config_dirs: list[str], inherited: dict[str, 
     grouped = [o.is_delete() or o.key_or_group in CHOICES or o.key_or_group.startswith("hydra") for o in parsed]
     made = tuple(word for word, is_choice in zip(checked, grouped, strict=True) if is_choice)
     try:
-        config = copy.deepcopy(base(made, tuple(config_dirs)))
+        own = meant(own, made, overrides, config_dirs)
+        config = copy.deepcopy(base(made, tuple(config_dirs), own))
         recipe = dict(
             config.method.pop("recipe", None) or {}
         )  # values that the method's yaml wants the model and the optimiser to have
-        usual = base(tuple(word for word in made if key_of(word) != "optim"), tuple(config_dirs)).optim.name
+        usual = base(tuple(word for word in made if key_of(word) != "optim"), tuple(config_dirs), own).optim.name
         for key, value in recipe.items():
             group, _, name = key.partition(".")
             if name in config[group] and not (group == "optim" and config.optim.name != usual):
@@ -148,10 +177,24 @@ def resolved(overrides: list[str], config_dirs: list[str], inherited: dict[str, 
     return {str(name): value for name, value in plain.items() if name != "experiment"}
 
 
-def standing_on(of: str, overrides: list[str], config_dirs: list[str]) -> dict[str, Any]:
+def meant(own: Defaults, made: tuple[str, ...], overrides: list[str], config_dirs: list[str]) -> Defaults:
+    """Return those of a person's defaults that are meant for the classes which a run chooses. Raises BadInput."""
+    for group in GROUPS:
+        offered, choice = choices(group, config_dirs), own.values.get(group)
+        if choice is not None and choice not in offered:
+            raise BadInput(f"{own.file}: {group}={choice} is unknown{nearest(choice, offered)}")
+    if not own.values:
+        return own
+    chosen = base(made, tuple(config_dirs), own.only({*GROUPS}))
+    typed = {key_of(word): word.partition("=")[2] for word in overrides}
+    names = {g: str(typed.get(f"{g}.name", own.values.get(f"{g}.name", chosen[g].name))) for g in GROUPS}
+    return fitting(own, names)
+
+
+def standing_on(of: str, overrides: list[str], config_dirs: list[str], own: Defaults) -> dict[str, Any]:
     """Inline a finished run as the trunk: RUN[:seed[:level]], a key or a directory; its values are this run's too."""
     name, pinned = trunk.reference(of)
-    plain = resolved(overrides, config_dirs)
+    plain = resolved(overrides, config_dirs, own)
     try:
         place = find_run(name, Path(str(plain["root"])))
         below = read_yaml(place / "config.yaml")
@@ -163,34 +206,44 @@ def standing_on(of: str, overrides: list[str], config_dirs: list[str]) -> dict[s
         raise BadInput(f"of={name}: {error}; running its own command again writes it anew.") from error
     except BadInput as error:
         raise BadInput(f"of={name}: {error}") from error
-    plain = resolved([*overrides, *pinned], config_dirs, trunk.taken_over_of(below, overrides))
+    plain = resolved([*overrides, *pinned], config_dirs, own, trunk.taken_over_of(below, overrides))
     del plain["of"]
     return {**plain, "trunk": {**below, "root": plain["root"]}}
 
 
-def hydra_main(words: list[str], config_dirs: list[str]) -> tuple[list[list[str]], int]:
+def hydra_main(
+    flags: list[str], words: list[str], config_dirs: list[str], own: Defaults = NONE
+) -> tuple[list[list[str]], int]:
     """Let Hydra itself read its flags (-m, --cfg, --info ...) and named sweeps.
 
     Returns the overrides of every point to run, none where a flag asked for something else, and the exit code so far:
-    2 for what Hydra refuses (its own is 1 for everything). The points run when Hydra is out of the way.
+    2 for what Hydra refuses (its own is 1 for everything). The points run when Hydra is out of the way. A `?` word
+    reaches Hydra as a plain one and its key as one of the sweeper's `optional`; the points have it with its mark.
     """
     import hydra
     from hydra.core.hydra_config import HydraConfig
 
-    overrides = [word for word in words if "=" in word and not word.startswith("-")]
-    checked = {word: checked_override(word, config_dirs) for word in overrides}
+    given = [checked_override(w.removeprefix("?"), config_dirs) if "=" in w else w for w in words]
+    overrides = [word for word in given if "=" in word]
+    last = {key_of(word): word for word in words}
+    optional = [key for key, word in last.items() if word.startswith("?")]
     points: list[list[str]] = []
 
     def point(_: Any) -> None:
-        points.append(list(HydraConfig.get().overrides.task))
+        task = HydraConfig.get().overrides.task
+        points.append([f"?{word.lstrip('+')}" if key_of(word) in optional else word for word in task])
 
     point.sweep = points.extend  # type: ignore[attr-defined]  # the launcher of ltx calls this attribute
     search = ",".join(f"file://{Path(folder).resolve()}" for folder in config_dirs)
     extra = [f"hydra.searchpath=[{search}]"] if search else []
+    extra += [f"hydra.sweeper.optional=[{','.join(optional)}]"] if optional else []
+    if not {"-m", "--multirun"} & {*flags}:
+        made = tuple(word for word in overrides if key_of(word) in CHOICES)
+        own = meant(own, made, overrides, config_dirs)
     before = sys.argv
-    sys.argv = ["ltx", *(checked.get(word, word) for word in words), *extra]
+    sys.argv = ["ltx", *flags, *given, *extra]
     try:
-        hydra.main(version_base="1.3", config_path=str(CONF), config_name="run")(point)()
+        hydra.main(version_base="1.3", config_path=str(CONF), config_name=primary(own.values))(point)()
     except SystemExit as error:
         return [], 2 if error.code else 0
     except ValueError as error:  # Hydra raises this for flags that contradict each other
@@ -198,31 +251,3 @@ def hydra_main(words: list[str], config_dirs: list[str]) -> tuple[list[list[str]
     finally:
         sys.argv = before
     return points, 0
-
-
-def listing(group: str, width: str, data: str) -> str:
-    """Return the names of a group with their first comment, models with layer sizes at a width."""
-    lines = []
-    for name in choices(group, []):
-        text = (CONF / group / f"{name}.yaml").read_text()
-        comments = [line.lstrip("# ") for line in text.splitlines() if line.startswith("#") and "@package" not in line]
-        title = str((yaml.safe_load(text) or {}).get("title", "-"))
-        lines.append(f"  {name:12} {' '.join(comments) or title}")
-        if group == "model" and name != "own":
-            lines.append(f"  {'':12} {sizes(name, width, data)}")
-    return "\n".join(lines)
-
-
-def sizes(model: str, width: str, data: str) -> str:
-    """Return a model's hidden channels, parameters and prunable weights at a width on a data set."""
-    from ltx.tensors import matrices
-
-    spec = Spec.of(compose([f"model={model}", f"width={width}", f"data={data}", "method=dense"], []))
-    network = spec.network(device="meta")
-    names = matrices(network)
-    units = "-".join(str(network.get_parameter(name).shape[0]) for name in names)
-    parameters = sum(p.numel() for p in network.parameters())
-    prunable = sum(network.get_parameter(name).numel() for name in names)
-    shape = "x".join(map(str, spec.facts.input_shape))
-    place = f"at width {spec.config['width']:g} on {data} {shape}"
-    return f"{place}: {units}, {parameters:,} parameters, {prunable:,} prunable"

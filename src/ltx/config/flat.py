@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from ltx.config.names import GROUPS
+from ltx.config.names import GROUPS, shown
 from ltx.config.spec import PLUMBING
 from ltx.errors import BadInput
 from ltx.store.files import Damaged, plain_yaml, text
@@ -117,7 +117,7 @@ def keys_of(configs: Iterable[Flat]) -> list[str]:
 def matches(value: Any, asked: str) -> bool:
     """Tell whether a value is one of those that a person typed, separated by commas: `1` is 1.0, a class its name."""
     words = [asked, *asked.split(",")]
-    names = (str(value), str(value).rpartition(":")[2])
+    names = (str(value), shown(value), str(value).rpartition(":")[2])
     return value in [typed(word) for word in words] or any(name in words for name in names)
 
 

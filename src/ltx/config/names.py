@@ -97,9 +97,15 @@ def can_be(group: str, target: Any) -> bool:
     return group == "method" and is_dataclass(target) and all(hasattr(target, q) for q in ("start", "effective"))
 
 
+def shown(name: object) -> str:
+    """Return a name as a person reads it: `imp` stays, `pkg.module:Class` of the user's own is `module.Class`."""
+    module, colon, attribute = str(name).partition(":")
+    return f"{module.rpartition('.')[2]}.{attribute}" if colon else module
+
+
 def readable(config: typing.Mapping[str, Any]) -> str:
     """Return what a person reads in a run's key: method, model, data and width. Raises KeyError and the like."""
-    names = [str(config[group]["name"]).rpartition(":")[2] for group in ("method", "model", "data")]
+    names = [shown(config[group]["name"]) for group in ("method", "model", "data")]
     return re.sub(r"[^A-Za-z0-9_.-]", "_", f"{'-'.join(names)}-w{config['width']:g}")
 
 

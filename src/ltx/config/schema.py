@@ -15,7 +15,8 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Gt, Le, Len
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
-from ltx.config.names import find
+from ltx.config.names import GROUPS, find, known
+from ltx.config.words import text
 from ltx.errors import BadInput, nearest, of_the_users
 
 STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
@@ -189,9 +190,59 @@ def checked(group: str, node: dict[str, Any]) -> tuple[Callable[..., Any], dict[
     try:
         valid = model(**arguments)
     except ValidationError as error:
-        raise refuse(error, group, f"{group}={node['name']}", ["name", *schema]) from error
+        refusal = refuse(error, group, f"{group}={node['name']}", ["name", *schema])
+        raise BadInput(f"{refusal}{elsewhere(group, error)}") from error
     held = [name for name, (_, default) in schema.items() if name in arguments or is_plain(default)]
     return target, {name: getattr(valid, f"field_{name}") for name in held}
+
+
+def elsewhere(group: str, error: ValidationError) -> str:
+    """Return which classes of the group have a field that was refused, and how to set it for those alone."""
+    unknown = [e for e in error.errors(include_url=False) if e["type"] == "extra_forbidden" and len(e["loc"]) == 1]
+    for e in unknown:
+        field = str(e["loc"][0])
+        owners = [name for name in known(group) if takes(group, name, field)]
+        if owners:
+            word = f"?{group}.{field}={text(e['input'])}"
+            have = "have" if len(owners) > 1 else "has"
+            return f" {' and '.join(owners)} {have} it: write {word} to set it where it exists."
+    return ""
+
+
+def takes(group: str, name: str, field: str) -> bool:
+    """Tell whether the class that a name means has a field."""
+    return field == "name" or field in schema_of(group, find(group, name))[0]
+
+
+def having(group: str, *names: str) -> list[str]:
+    """Return the fields that some class of a group has, of those named or else of all of ltx's own."""
+    classes = [find(group, name) for name in names or known(group)]
+    return sorted({field for target in classes for field in ("name", *schema_of(group, target)[0])})
+
+
+def check_value(key: str, value: Any) -> None:
+    """Raise BadInput where the top level of a config, or one of its parts, cannot hold a value.
+
+    `key` may be dotted. A group's own key names a choice, and its fields are for its class to check.
+    """
+    head, dot, rest = key.partition(".")
+    schema = RunConfig.model_fields
+    if head in GROUPS:
+        if not dot and not isinstance(value, str):
+            raise BadInput(f"{key}={text(value)} should be a name; its fields stand as {key}.FIELD, or below {key}.")
+        return
+    inner = getattr(schema[head].annotation, "model_fields", None)
+    if inner and not dot:
+        raise BadInput(f"{key}={text(value)} should be fields with their values: {', '.join(inner)}.")
+    if dot:
+        schema = inner or {}
+        if rest not in schema:
+            raise BadInput(f"{key} is not a field of {head}{nearest(rest, schema)}")
+    name = rest or head
+    try:
+        validator({name: (schema[name].rebuild_annotation(), ...)})(**{name: value})
+    except ValidationError as error:
+        raise refuse(error, head if dot else "", "a run", schema) from error
 
 
 @functools.cache

@@ -7,7 +7,7 @@ from typing import Any
 
 def key_of(override: str) -> str:
     """Return an override's key."""
-    return override.lstrip("+~").partition("=")[0]
+    return override.lstrip("+~?").partition("=")[0]
 
 
 def head_of(override: str) -> str:
@@ -26,10 +26,19 @@ def text(value: Any) -> str:
     return str(value)
 
 
+def quoted(value: Any) -> str:
+    """Write a plain value as Hydra reads it, texts in quotes: its grammar knows few characters outside of them."""
+    if isinstance(value, list):
+        return "[" + ",".join(map(quoted, value)) + "]"
+    if not isinstance(value, str):
+        return text(value)
+    escaped = value.replace("'", "\\'")  # within quotes Hydra reads a backslash as itself, except before a quote
+    return f"'{escaped}'"
+
+
 def plain_root(word: str) -> str:
     """Quote the value of `root=DIR` for Hydra, whose grammar knows few characters: any folder's name just works."""
     key, equals, value = word.partition("=")
     if key != "root" or not equals or value[:1] in ("'", '"', "$") or not value:
         return word
-    escaped = value.replace("'", "\\'")  # within quotes Hydra reads a backslash as itself, except before a quote
-    return f"root='{escaped}'"
+    return f"root={quoted(value)}"

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
+from ltx.config.names import shown
 from ltx.config.spec import Spec
 from ltx.errors import notice, noticed
 from ltx.report.mirrored import AXES, charts, chunk_values, config_of, level_values, point_rows, shared
@@ -188,7 +189,7 @@ class Mirror:
             return
         config, key = self.spec.config, self.spec.key
         options = config["wandb"]
-        tags = [str(config[group]["name"])[:64] for group in ("model", "data")] + options["tags"]
+        method, *tags = [shown(config[group]["name"])[:64] for group in ("method", "model", "data")]
         self.run = begin(
             self.spec,
             self.mode,
@@ -196,8 +197,8 @@ class Mirror:
             config_of(self.spec, self.folder.manifest()),
             name=options["name"] or key,
             group=options["group"] or self.group or key,
-            job_type=options["job_type"] or config["method"]["name"],
-            tags=list(dict.fromkeys(tags)),
+            job_type=options["job_type"] or method,
+            tags=list(dict.fromkeys([*tags, *options["tags"]])),
         )
         if self.run is None:
             self.mode = "disabled"

@@ -5,18 +5,28 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ltx.config.compose import compose
+from ltx.config.defaults import NONE, Defaults
 from ltx.config.spec import Spec
-from ltx.errors import printable
+from ltx.errors import BadInput, printable
 from ltx.runs.checks import check_machine
 from ltx.runs.sweep import Outcome
 
 
-def specs_of(points: Sequence[list[str]], config_dirs: list[str]) -> list[Spec]:
-    """Compose every point from its overrides and check all of them. Raises BadInput before anything is written."""
-    specs = [Spec.of(compose(overrides, config_dirs)) for overrides in points]
-    for spec in specs:
-        check_machine(spec)
-    return specs
+def specs_of(points: Sequence[list[str]], config_dirs: list[str], own: Defaults = NONE) -> list[Spec]:
+    """Compose every point from its overrides and check all of them. Raises BadInput before anything is written.
+
+    `own` are a person's defaults; a refusal of one of their values names the file.
+    """
+
+    def spec_of(overrides: list[str]) -> Spec:
+        try:
+            spec = Spec.of(compose(overrides, config_dirs, own))
+            check_machine(spec)
+        except BadInput as error:
+            raise own.blamed(error, overrides) from error
+        return spec
+
+    return [spec_of(overrides) for overrides in points]
 
 
 def failures(outcome: Outcome) -> list[str]:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import torch
 import yaml
 from torch.utils.flop_counter import FlopCounterMode
@@ -9,10 +13,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from ltx.config.spec import Spec
 from ltx.report.progress import clock
 from ltx.runs.point import level_steps, missing_levels
-from ltx.runs.sweep import workers
+from ltx.runs.sweep import expand, labels, workers
 from ltx.store.folders import RunFolder
 
 FLOPS, STEP = 4e10, 8e-4  # fp32 operations and fixed cost of a step on one core of a 2-core cloud machine
+
+OVERHEAD = 8  # seconds of every command: imports, the data, tables and pictures
+HEADS = ("done", "time", "disk")
 
 
 def step_seconds(spec: Spec) -> float:
@@ -30,21 +37,93 @@ def level_bytes(spec: Spec) -> int:
     return sum(9 * n for n in parameters.values())
 
 
+@dataclass(frozen=True)
+class Cost:
+    """What a run would take: levels that are there and in all, optimiser steps, seconds of one worker, bytes."""
+
+    done: int
+    levels: int
+    steps: int
+    seconds: float
+    size: float
+    jobs: int
+
+
+def cost(spec: Spec) -> Cost:
+    """Estimate what is missing of a run; a seed is a job, and those with nothing missing are none."""
+    folder = RunFolder(spec.directory)
+    missing = {seed: missing_levels(spec, folder.seed(seed), verify=False) for seed in spec.seeds}
+    count, levels = sum(map(len, missing.values())), (spec.method.last_level + 1) * len(missing)
+    steps = sum(level_steps(spec, level)[1] for levels_of in missing.values() for level in levels_of)
+    seconds = steps * step_seconds(spec) if count else 0.0
+    return Cost(levels - count, levels, steps, seconds, count * level_bytes(spec), sum(map(bool, missing.values())))
+
+
+def plural(n: int, word: str) -> str:
+    """Write a count with its word."""
+    return f"{n} {word}" + ("" if n == 1 else "s")
+
+
+def disk(size: float) -> str:
+    """Write a number of bytes."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
+
+
+def together(costs: Sequence[Cost], spec: Spec) -> str:
+    """Write how long runs take on one pool of workers, and their disk; OVERHEAD for starting and for pictures."""
+    pool = max(1, min(workers(spec), sum(c.jobs for c in costs)))
+    work = sum(c.seconds for c in costs)
+    seconds = work / pool + OVERHEAD if any(c.jobs for c in costs) else 0
+    return f"about {clock(seconds)} with {plural(pool, 'worker')}, {disk(sum(c.size for c in costs))} of disk"
+
+
 def dry_run(spec: Spec) -> str:
     """Return the resolved config, what is done already, and estimated minutes and disk; nothing is written."""
-    folder = RunFolder(spec.directory)
-    levels = spec.method.last_level + 1
-    missing = {seed: missing_levels(spec, folder.seed(seed), verify=False) for seed in spec.seeds}
-    count = sum(map(len, missing.values()))
-    steps = sum(level_steps(spec, level)[1] for levels_of in missing.values() for level in levels_of)
-    parallel = max(1, min(workers(spec), len(missing)))
-    seconds = steps * step_seconds(spec) / parallel + 8
-    size = count * level_bytes(spec) / 1e6
-    done = levels * len(missing) - count
+    found = cost(spec)
     return (
         f"{yaml.safe_dump(spec.config, sort_keys=False)}\n"
         f"run: {spec.directory}\n"
-        f"done already: {done} of {levels * len(missing)} levels over {len(missing)} seeds\n"
-        f"to train: {steps} steps, about {clock(seconds if count else 0)} with {parallel} workers, "
-        f"{size:.0f} MB of disk\n"
+        f"done already: {found.done} of {found.levels} levels over {plural(len(spec.seeds), 'seed')}\n"
+        f"to train: {found.steps} steps, {together([found], spec)}\n"
+    )
+
+
+def sweep_plan(specs: Sequence[Spec], overrides: Sequence[Sequence[str]], width: int) -> list[str]:
+    """Return a line a point of a sweep, one for each trunk that is not a point itself, and one for the whole.
+
+    Times of a line are those of one worker. What several points share, as a trunk, is counted once in the whole.
+    """
+    named = labels(specs, overrides)
+    differing = [name for name in named[0] if len({str(label.get(name)) for label in named}) > 1] or ["method"]
+    points = expand(specs, [], None)
+    asked = {spec.key for spec in specs}
+    costs = {key: cost(point.spec) for key, point in points.items()}
+    trunks = [(f"trunk {key}", costs[key]) for key in costs if key not in asked]
+    texts = [" ".join(f"{n}={plain(label[n])}" for n in differing if label.get(n) is not None) for label in named]
+    lines = [*trunks, *((text, cost(spec)) for text, spec in zip(texts, specs, strict=True))]
+    cells = [(f"{c.done}/{c.levels}", clock(c.seconds), disk(c.size)) for _, c in lines]
+    sizes = [max(len(head), *(len(row[i]) for row in cells)) for i, head in enumerate(HEADS)]
+    longest = max(len(text) for text, _ in lines)
+    room = max(20, min(longest, width - sum(sizes) - 2 * len(sizes) - 1))
+    table = [row(("point", *HEADS), [room, *sizes])]
+    for (text, _), numbers in zip(lines, cells, strict=True):
+        first, *rest = textwrap.wrap(text, room, subsequent_indent="  ")
+        table += [row((first, *numbers), [room, *sizes]), *rest]
+    runs = f" in {plural(len(asked), 'run')}" if len(asked) < len(specs) else ""
+    counts = [plural(len(specs), "point") + runs] + ([plural(len(trunks), "trunk")] if trunks else [])
+    whole = [*costs.values()]
+    missing = sum(c.levels - c.done for c in whole)
+    total = f"total: {' and '.join(counts)}, {missing} of {sum(c.levels for c in whole)} levels to train"
+    return [*table, *textwrap.wrap(f"{total}, {together(whole, specs[0])} (time of a line: one worker)", width)]
+
+
+def plain(value: object) -> str:
+    """Write a value of a label as a command has it."""
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def row(cells: Sequence[str], sizes: Sequence[int]) -> str:
+    """Return a line of a table: text to the left, numbers to the right."""
+    return cells[0].ljust(sizes[0]) + "".join(
+        f"  {cell:>{size}}" for cell, size in zip(cells[1:], sizes[1:], strict=True)
     )

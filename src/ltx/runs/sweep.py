@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ltx.config.names import shown
 from ltx.config.spec import Spec
 from ltx.config.trunk import seed_of
 from ltx.errors import notice
@@ -192,7 +193,7 @@ def labels(specs: Sequence[Spec], overrides: Sequence[Sequence[str]]) -> list[La
     keys = dict.fromkeys(key for values in given for key in values)
     differing = [k for k in keys if k not in NAMED and len({values.get(k) for values in given}) > 1]
     return [
-        {group: e.config[group]["name"] for group in NAMED[:3]}
+        {group: shown(e.config[group]["name"]) for group in NAMED[:3]}
         | {"width": e.config["width"]}
         | {key: values.get(key) for key in differing}
         for e, values in zip(specs, given, strict=True)

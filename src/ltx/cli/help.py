@@ -1,0 +1,99 @@
+"""What `--help` after a command prints: its own paragraph, and for `run` every key, group and field, from the yamls."""
+
+from __future__ import annotations
+
+import shutil
+import textwrap
+
+from ltx.cli.fields import commented, fields, usual
+from ltx.cli.listing import beside
+from ltx.config.compose import choices
+from ltx.config.names import CONF, GROUPS
+from ltx.config.words import head_of
+
+PARAGRAPHS = {
+    "run": """\
+ltx run [FLAG...] [KEY=VALUE...]
+
+Trains, prunes and rewinds one sweep point; the same command resumes or extends it. With -m every comma separates
+values and each combination is a point.""",
+    "figure": """\
+ltx figure NAME [KEY=VALUE...]
+
+Runs what is missing of a paper's figure, draws it, and decides its claims: outputs/figures/NAME.png, .pdf, .csv and
+.json. NAME is one of those that `ltx list figures` shows. Values may be set as for `ltx run`, as root=DIR,
+workers=N or seeds=N; all arms of the figure have them. A claim that fails still ends with exit code 0.""",
+    "list": """\
+ltx list [methods|models|data|optim|experiments|figures] [width=W] [data=NAME] [--config-dir DIR]
+
+Prints what can be named, as a command names it. `ltx list models width=4` shows layer sizes, parameters and
+prunable weights at a width and on a data set. With --config-dir the yamls of your own are there too.""",
+    "status": """\
+ltx status [RUN...] [STATE...] [KEY=VALUE...] [sort=KEY] [--columns=KEY,KEY] [--json] [root=DIR]
+
+Prints every run and sweep under the output root: by which values the runs differ, done levels and seeds, the last test
+accuracy, its age, and whether something failed; commands under way with the time left. Words choose some of the runs,
+as `ltx status method=imp failed`, sort= orders them by their age or any key of a config, --columns shows other keys.
+--json prints the same for a program.""",
+    "show": """\
+ltx show RUN|SWEEP [root=DIR]
+
+Prints a run's config, its table and where its plots are, or a sweep's table and the states of its points. RUN is a key,
+a directory, or as much of a key or of its hash as only one run has; SWEEP is a name or a directory.""",
+    "diff": """\
+ltx diff RUN RUN [--json] [root=DIR]
+
+Prints in what two runs differ: the values of their configs, and their accuracies at comparable levels with the
+difference seed by seed and its 95 % interval.""",
+    "complete": """\
+eval "$(ltx complete)"
+
+Lets bash complete commands, keys and values with the tab key; put the line into ~/.bashrc.""",
+}
+COLUMN = 23  # where what is said about a key or a flag begins
+FLAGS = {
+    "-m": "a sweep: width=1,2 is two points; zip=width,optim.lr goes in step",
+    "--dry-run": "what is done and missing, minutes and disk; writes nothing",
+    "--full": "with --dry-run and -m: the config of every point too",
+    "--cfg job": "the config as yaml, with --resolve its references followed",
+    "--config-dir DIR": "adds yamls of your own, DIR/method/NAME.yaml and so on",
+    "--help": "this page; `ltx run method=biprop --help` the fields of biprop",
+}
+NOTES = """\
+?method.levels=2 sets a field where the chosen class has it, for sweeps over several classes; zsh wants it in quotes.
+
+Defaults of your own: ~/.config/ltx/run.yaml, or the file that LTX_DEFAULTS names, holds keys as above with other
+values (`workers: 2`, `wandb: {project: mine}`). A method's recipe, an experiment, a trunk and the command line win
+over them. The output root is that of root=DIR, else LTX_OUTPUT, else that file's, else outputs."""
+
+
+def help_of(command: str, words: list[str]) -> str:
+    """Return the help of a command; of `run` also its keys, or the fields of the groups that `words` choose."""
+    width = shutil.get_terminal_size().columns
+    usage, _, paragraph = PARAGRAPHS[command].partition("\n\n")
+    lines = [*textwrap.wrap(usage, width, subsequent_indent="    ", break_on_hyphens=False), ""]
+    lines += textwrap.wrap(paragraph, width, break_on_hyphens=False)
+    if command == "run":
+        groups = [word for word in words if "=" in word and head_of(word) in GROUPS]
+        lines = fields(words, width) if groups else [*lines, *keys(width)]
+    return "\n".join(lines) + "\n"
+
+
+def keys(width: int) -> list[str]:
+    """Return the flags, the groups with their choices, and the top-level keys with their comments in run.yaml."""
+    made = usual()
+    lines = ["", "flags:"]
+    lines += [line for flag, said in FLAGS.items() for line in beside(f"  {flag}", said, COLUMN, width)]
+    lines += ["", "groups, with the choice that is made where none is given:"]
+    for group in (*GROUPS, "experiment"):
+        lines += beside(f"  {group}={made[group] or ''}", " | ".join(choices(group, [])), COLUMN, width)
+    lines += beside("  GROUP.FIELD=VALUE", "a field; `ltx run GROUP=NAME --help` lists them", COLUMN, width)
+    lines += ["", "keys, with their values where none is given:"]
+    for name, value, comment, above in commented((CONF / "run.yaml").read_text()):
+        if name.partition(".")[0] in ("defaults", "hydra"):
+            continue
+        lines += textwrap.wrap(above, width)
+        if value.startswith("{"):
+            name, value, comment = f"{name}.FIELD", "VALUE", "; ".join([value[1:-1].replace(": ", "="), comment])
+        lines += beside(f"  {name}={value}", comment.strip("; "), COLUMN, width)
+    return [*lines, "", *(line for part in NOTES.split("\n\n") for line in [*textwrap.wrap(part, width), ""])][:-1]

@@ -1,0 +1,94 @@
+"""What `ltx list` prints: every name as a command wants it, with the comment at the head of its yaml."""
+
+from __future__ import annotations
+
+import shutil
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ltx.config.compose import choices
+from ltx.config.names import CONF, shown
+from ltx.errors import BadInput
+from ltx.store.files import Damaged, read_yaml, text
+
+LISTED = {
+    "methods": ("method", "method=NAME"),
+    "models": ("model", "model=NAME"),
+    "data": ("data", "data=NAME"),
+    "optim": ("optim", "optim=NAME"),
+    "experiments": ("experiment", "experiment=NAME"),
+    "figures": ("figure", "ltx figure NAME"),
+}  # what is listed, by its word: the folder of its yamls, and how a command names one
+
+
+def listing(word: str, sizes: dict[str, str] | None, folders: Sequence[str]) -> list[str]:
+    """Return the lines of one kind of names, models with their layer sizes where `sizes` names a width and data.
+
+    `folders` are those of --config-dir. Lines fit the terminal.
+    """
+    group, command = LISTED[word]
+    width = shutil.get_terminal_size().columns
+    entries = {name: about(find_yaml(group, name, folders)) for name in choices(group, [*folders])}
+    lines = [f"{word} ({command}):"]
+    column = 2 + max([len(name) for name in entries], default=0) + 2
+    for name, (said, content) in entries.items():
+        called = name.replace("_", "-") if group == "figure" else name
+        target = str(content.get("name", ""))
+        if target == "???":  # the class is for the command to name
+            called += f" {group}.name=package.module:Class"
+        elif ":" in target:
+            said = f"{said} ({shown(target)})".strip()
+        lines += beside(f"  {called}", said, column, width)
+        if group == "model" and sizes is not None and target != "???" and ":" not in target:
+            lines += beside("", sizes_of(name, **sizes), column, width)
+    return lines
+
+
+def beside(name: str, said: str, column: int, width: int) -> list[str]:
+    """Return a name with its text from `column` on, the text wrapped; below the name where that is too long."""
+    wrapped = textwrap.wrap(said, max(20, width - column)) or [""]
+    pad = " " * column
+    if len(name) + 2 > column:
+        return [name, *(pad + line for line in wrapped if line)]
+    return [f"{name:{column}}{wrapped[0]}".rstrip(), *(pad + line for line in wrapped[1:])]
+
+
+def find_yaml(group: str, name: str, folders: Sequence[str]) -> Path:
+    """Return the file of a name: ltx's own, or that of a folder of the user's."""
+    paths = [Path(folder) / group / f"{name}.yaml" for folder in (str(CONF), *folders)]
+    return next(path for path in paths if path.is_file())
+
+
+def about(path: Path) -> tuple[str, dict[str, Any]]:
+    """Return what a yaml says of itself, its title or the comment at its head, and what it holds."""
+    try:
+        content = read_yaml(path)
+    except Damaged as error:
+        raise BadInput(f"{error}.") from error
+    if "title" in content:
+        return f"{content['title']} ({content.get('source', 'no source')})", content
+    head = []
+    for line in (text(path) or "").splitlines():
+        if not line.startswith("#"):
+            break
+        head += [line.lstrip("# ")] if "@package" not in line else []
+    return " ".join(head), content
+
+
+def sizes_of(model: str, width: str, data: str) -> str:
+    """Return a model's hidden channels, parameters and prunable weights at a width on a data set."""
+    from ltx.config.compose import compose
+    from ltx.config.spec import Spec
+    from ltx.tensors import matrices
+
+    spec = Spec.of(compose([f"model={model}", f"width={width}", f"data={data}", "method=dense"], []))
+    network = spec.network(device="meta")
+    names = matrices(network)
+    units = "-".join(str(network.get_parameter(name).shape[0]) for name in names)
+    parameters = sum(p.numel() for p in network.parameters())
+    prunable = sum(network.get_parameter(name).numel() for name in names)
+    shape = "x".join(map(str, spec.facts.input_shape))
+    place = f"at width {spec.config['width']:g} on {data} {shape}"
+    return f"{place}: {units}, {parameters:,} parameters, {prunable:,} prunable"
