@@ -39,9 +39,9 @@ def list_names(arguments: list[str]) -> int:
     for word in words:
         if word not in LISTED:
             raise BadInput(f"'{word}' cannot be listed{nearest(word, LISTED)}")
-    for word in words or LISTED:
-        print(f"{word}:")
-        print(listing(LISTED[word], found.get("width", "1"), found.get("data", "digits")))
+    width, data = found.get("width", "1"), found.get("data", "digits")
+    lists = [f"{word}:\n{listing(LISTED[word], width, data)}" for word in words or LISTED]
+    print("\n".join(lists))
     return 0
 
 
@@ -132,7 +132,10 @@ def output_root(found: dict[str, str]) -> Path:
     """Return the output root."""
     if found.get("root") == "":
         raise BadInput("root= is empty; name a folder, or leave it out for outputs.")
-    return Path(found.get("root") or os.environ.get("LTX_OUTPUT") or "outputs")
+    root = Path(found.get("root") or os.environ.get("LTX_OUTPUT") or "outputs")
+    if root.exists() and not root.is_dir():
+        raise BadInput(f"root={root} is not a folder; name the one that holds runs/, or leave it out for outputs.")
+    return root
 
 
 def is_key(name: str) -> bool:

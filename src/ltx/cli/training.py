@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,13 @@ from typing import Any
 from ltx.errors import BadInput, nearest
 
 SWITCHES = ("-m", "--multirun", "--resolve", "--hydra-help")  # of Hydra, which wants them before every key=value
+FLAGS = ("-m", "--multirun", "--dry-run", "--cfg", "--resolve", "--config-dir", "--info", "--help")  # what a hint lists
 VALUED = {"--cfg": "job", "-c": "job", "--package": "PACKAGE", "-p": "PACKAGE", "--info": "all", "-i": "all"}
 VALUED |= {"--config-dir": "DIR", "-cd": "DIR"}
+OFFERED = {
+    "job": ("job", "hydra", "all"),
+    "all": ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath"),
+}
 
 
 def run(arguments: list[str]) -> int:
@@ -18,7 +24,7 @@ def run(arguments: list[str]) -> int:
     dry, folders, flags, words = False, [], [], []
     rest = iter(arguments)
     for word in rest:
-        flag, _, value = word.partition("=")
+        flag, equals, value = word.partition("=")
         if not word.startswith("-"):
             words.append(word)
         elif word == "--dry-run":
@@ -26,31 +32,64 @@ def run(arguments: list[str]) -> int:
         elif word in SWITCHES:
             flags.append(word)
         elif flag in VALUED:
-            value = value or next(rest, "")
+            value = value if equals else next(rest, "")
             if not value:
                 raise BadInput(f"{flag} needs a value: {flag} {VALUED[flag]}.")
+            offered = OFFERED.get(VALUED[flag])
+            if offered and value not in offered:
+                raise BadInput(f"{flag} {value} is unknown{nearest(value, offered)}")
             if VALUED[flag] == "DIR":
                 folders.append(value)
             else:
                 flags += [flag, value]
         else:
-            raise BadInput(f"{word} is not a flag of run{nearest(flag, ['--dry-run', *SWITCHES, *VALUED])}")
+            raise BadInput(f"{word} is not a flag of run{flag_meant(flag, value)}")
     from ltx.config.words import plain_root
 
     words = [plain_root(word) for word in words]
-    words = [f"hydra.sweeper.zip=[{w.removeprefix('zip=')}]" if w.startswith("zip=") else w for w in words]
     named = [word.partition("=")[2] for word in words if word.lstrip("+").startswith("experiment=")]
+    words = zipped(words, sweeps=bool(named) or bool({"-m", "--multirun"} & {*flags}))
     if not (dry or {"workers=0", "--cfg", "-c", "--info", "-i", "--hydra-help"} & {*words, *flags}):
         from ltx.launch import local as launch
 
         launch.warm_up()
 
-    points, code = [words], 0
+    points = [words]
     if flags or named:
         from ltx.config.compose import hydra_main
 
-        points, code = hydra_main([*flags, *words], folders)
-    return execute(points, folders, ["ltx", "run", *arguments], dry, named[0] if named else None) if points else code
+        points = hydra_main(flags, words, folders)
+    return execute(points, folders, ["ltx", "run", *arguments], dry, named[0] if named else None) if points else 0
+
+
+def flag_meant(flag: str, value: str) -> str:
+    """Return the hint for an unknown flag: a key that needs no dashes, or the nearest flag."""
+    from ltx.config.compose import KEYS
+
+    key = flag.lstrip("-")
+    if key.partition(".")[0] in KEYS:
+        return f"; values are set without dashes: {key}={value or 'VALUE'}."
+    return nearest(flag, FLAGS)
+
+
+def zipped(words: list[str], sweeps: bool) -> list[str]:
+    """Return the words, `zip=KEY,KEY` as Hydra's sweeper of ltx wants it. Raises BadInput where it means nothing."""
+    given = [word for word in words if word.startswith("zip=")]
+    keys = [key for word in given for key in word.removeprefix("zip=").strip("[]").split(",")]
+    if len(given) > 1 or "" in keys or (given and not sweeps):
+        raise BadInput(
+            f"{' '.join(given)} should name the keys of a sweep that go in step, once: "
+            "-m width=1,2 optim.lr=.1,.2 zip=width,optim.lr."
+        )
+    for key in keys:
+        if not re.fullmatch(r"[\w.@/-]+", key):
+            raise BadInput(
+                f"{given[0]} names '{key}', which is no key; keys are separated by commas, zip=width,optim.lr."
+            )
+    return [
+        *(word for word in words if word not in given),
+        *([f"hydra.sweeper.zip=[{','.join(keys)}]"] if given else []),
+    ]
 
 
 def execute(points: list[list[str]], folders: list[str], command: list[str], dry: bool, name: str | None) -> int:
@@ -131,7 +170,10 @@ def figure(arguments: list[str]) -> int:
     from ltx.figures.arms import plan
     from ltx.launch import local as launch
 
-    if len(words) != 1 or words[0].startswith("-"):
+    flags = [word for word in words if word.startswith("-")]
+    if flags:
+        raise BadInput(f"{flags[0]} is not a flag of figure, which takes one NAME and key=value{nearest('', names())}")
+    if len(words) != 1:
         raise BadInput(f"figure takes one NAME{nearest(' '.join(words), names())}")
     from ltx.config.words import plain_root
 

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import io
+import os
+import re
 import sys
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,9 +19,9 @@ from ltx.config import trunk
 from ltx.config.names import CONF, GROUPS, check_trusted
 from ltx.config.schema import RunConfig
 from ltx.config.spec import Spec
-from ltx.config.words import key_of
+from ltx.config.words import key_of, unreadable
 from ltx.errors import BadInput, nearest
-from ltx.store.files import Damaged, read_yaml
+from ltx.store.files import Damaged, read_yaml, text, yaml_problem
 
 
 def choices(group: str, extra: list[str]) -> list[str]:
@@ -26,6 +31,7 @@ def choices(group: str, extra: list[str]) -> list[str]:
 
 
 CHOICES = (*GROUPS, "experiment")
+SWEEPS = ("choice", "range")
 
 
 @cache
@@ -44,7 +50,13 @@ def parse(text: str) -> Any:
     try:
         return parser().parse_override(text)
     except HydraException as error:
-        raise BadInput(f"'{text}' is not key=value: {str(error).splitlines()[0]}.") from error
+        function = re.fullmatch(r"[^=]*=(\w+)\(.*\)", text)
+        if function and function[1] not in SWEEPS:
+            raise BadInput(f"{text}: {function[1]} is no kind of sweep{nearest(function[1], SWEEPS)}") from error
+        raise BadInput(f"'{text}' is not key=value: {unreadable(text)}.") from error
+
+
+KEYS = (*RunConfig.model_fields, "of", "experiment", "zip")
 
 
 def checked_override(text: str, extra: list[str]) -> str:
@@ -56,10 +68,16 @@ def checked_override(text: str, extra: list[str]) -> str:
     override = parse(text)
     key = override.key_or_group
     head, dot, _ = key.partition(".")
-    if head == "hydra" or key.startswith("hydra/") or override.is_delete():
+    if override.is_sweep_override():
+        check_sweep(override)
+    if head == "hydra" or key.startswith("hydra/"):
         return text
-    if head not in (*RunConfig.model_fields, "of", *CHOICES):
-        raise BadInput(f"'{head}' is not a key of a run{nearest(head, [*RunConfig.model_fields, 'of', 'spec'])}")
+    if head not in KEYS:
+        raise BadInput(f"'{head}' is not a key of a run{nearest_key(head)}")
+    if override.is_delete():
+        if key in CHOICES:
+            raise BadInput(f"{text}: a run cannot do without; choose another one, {key}=NAME.")
+        return text
     if dot:
         return "++" + text.lstrip("+")
     if head in CHOICES:
@@ -69,8 +87,71 @@ def checked_override(text: str, extra: list[str]) -> str:
             if isinstance(value, dict):
                 raise BadInput(f"{text}: set fields one by one, {head}.FIELD=value.")
             if value not in offered:
-                raise BadInput(f"{head}={'' if value is None else value} is unknown{nearest(value, offered)}")
+                hint = nearest(value or "", offered) + where_own(head, str(value), extra)
+                raise BadInput(f"{head}={'' if value is None else value} is unknown{hint}")
+            check_own_yaml(head, value, extra)
     return text.lstrip("+")
+
+
+def check_sweep(override: Any) -> None:
+    """Raise BadInput where a sweep cannot be counted through or has no value."""
+    from hydra.errors import HydraException
+
+    try:
+        empty = next(override.sweep_iterator(), None) is None
+    except HydraException as error:
+        raise BadInput(f"{override.input_line}: a sweep is 1,2,4 or range(1,5).") from error
+    if empty:
+        raise BadInput(f"{override.input_line} has no values; range(1,5) is 1,2,3,4.")
+
+
+def nearest_key(head: str) -> str:
+    """Return the hint for an unknown top-level key: the field of a group that has this name, or the nearest key."""
+    groups = {group for group in GROUPS for path in (CONF / group).glob("*.yaml") if head in read_yaml(path)}
+    return f"; did you mean '{min(groups)}.{head}'?" if groups else nearest(head, KEYS)
+
+
+def where_own(group: str, name: str, extra: list[str]) -> str:
+    """Return where a choice of the user's own could stand."""
+    if ":" in name:
+        if group in ("data", "model"):
+            return f" Your own: {group}=own {group}.name={name}."
+        return f" Your own: a yaml with `name: {name}`, in the folder {group} of a --config-dir."
+    looked = " and ".join(f"{folder}/{group}/*.yaml" for folder in extra)
+    return f" Looked for in {looked} too." if extra else ""
+
+
+def check_own_yaml(group: str, name: str, extra: list[str], above: tuple[str, ...] = ()) -> None:
+    """Raise BadInput with file and line where a yaml of the user's own cannot be what they mean.
+
+    Hydra lets a list of defaults without _self_ win over the file's own values, and does not say so.
+    """
+    path = next((p for folder in extra if (p := Path(folder) / group / f"{name}.yaml").exists()), None)
+    if path is None:
+        return
+    try:
+        content = yaml.safe_load(text(path) or "")
+    except Damaged as error:
+        raise BadInput(f"{error}.") from error
+    except yaml.YAMLError as error:
+        raise BadInput(f"{path}{yaml_problem(error)}.") from error
+    if not isinstance(content, dict):
+        raise BadInput(f"{path} holds no keys and values; a yaml of the group {group} has lines `key: value`.")
+    defaults = content.get("defaults", [])
+    if not isinstance(defaults, list):
+        raise BadInput(f"{path}: defaults should be a list, `defaults: [{defaults}, _self_]`.")
+    bases = [base for base in defaults if isinstance(base, str) and base != "_self_"]
+    if bases and "_self_" not in defaults:
+        raise BadInput(
+            f"{path}: without _self_ the values of {bases[-1]} win over those of this file; write "
+            f"`defaults: [{', '.join(bases)}, _self_]`."
+        )
+    for base in bases:
+        if base not in choices(group, extra):
+            raise BadInput(f"{path}: defaults name {base}, which is unknown{nearest(base, choices(group, extra))}")
+        if base in (*above, name):
+            raise BadInput(f"{path}: defaults lead back to {base} itself; inherit from another one.")
+        check_own_yaml(group, base, extra, (*above, name))
 
 
 @cache
@@ -80,16 +161,29 @@ def base(choices_made: tuple[str, ...], search: tuple[str, ...]) -> Any:
     from hydra import initialize_config_dir
     from hydra.errors import HydraException
     from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
 
     paths = ",".join(f"file://{Path(folder).resolve()}" for folder in search)
     extra = [f"hydra.searchpath=[{paths}]"] if paths else []
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
             config = hydra_compose("run", [*choices_made, *extra])
-    except HydraException as error:
-        raise BadInput(" ".join(str(error).split())) from error
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
+        raise BadInput(told(error)) from error
     OmegaConf.set_struct(config, False)
     return config
+
+
+def told(error: Exception) -> str:
+    """Return what Hydra, OmegaConf or yaml say as one sentence, with the file and line or the key it is about."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        return f"{error.problem_mark.name}{yaml_problem(error)}."
+    several = re.match(r"Ambiguous value for argument '([^']*)'", str(error))
+    if several:
+        return f"{several[1]} is several values: -m runs a point for each, [1,2] is a list."
+    key, said = getattr(error, "full_key", None), str(getattr(error, "msg", None) or error)
+    said = " ".join(said.partition("Config search path")[0].partition("full_key:")[0].split()).rstrip(".")
+    return f"{key}: {said}." if key else f"{said}."
 
 
 def compose(overrides: list[str], config_dirs: list[str]) -> dict[str, Any]:
@@ -104,7 +198,10 @@ def compose(overrides: list[str], config_dirs: list[str]) -> dict[str, Any]:
     if plain["trunk"] is None:
         return plain
     words = trunk.words(plain, overrides)
-    below = compose(words, config_dirs)
+    try:
+        below = compose(words, config_dirs)
+    except BadInput as error:
+        raise BadInput(f"in the trunk: {error}") from error
     if trunk.is_control(plain) and trunk.searches(below):
         below = compose(trunk.without_optimiser(words), config_dirs)
     plain = resolved(overrides, config_dirs, trunk.taken_over(plain, below, overrides))
@@ -119,13 +216,16 @@ def resolved(overrides: list[str], config_dirs: list[str], inherited: dict[str, 
 
     checked = [checked_override(word, config_dirs) for word in overrides]
     parsed = [parse(word) for word in checked]
+    for override in parsed:
+        if override.is_sweep_override():
+            raise BadInput(f"{override.input_line} is several values: -m runs a point for each, [1,2] is a list.")
     grouped = [o.is_delete() or o.key_or_group in CHOICES or o.key_or_group.startswith("hydra") for o in parsed]
     made = tuple(word for word, is_choice in zip(checked, grouped, strict=True) if is_choice)
     try:
         config = copy.deepcopy(base(made, tuple(config_dirs)))
-        recipe = dict(
-            config.method.pop("recipe", None) or {}
-        )  # values that the method's yaml wants the model and the optimiser to have
+        recipe = config.method.pop("recipe", None) or {}  # what the method's yaml wants of model and optimiser
+        if not isinstance(recipe, Mapping) or not {str(key).partition(".")[0] for key in recipe} <= {*GROUPS}:
+            raise BadInput(f"recipe={recipe} of the method's yaml should be values by key, as {{optim.lr: 0.1}}.")
         usual = base(tuple(word for word in made if key_of(word) != "optim"), tuple(config_dirs)).optim.name
         for key, value in recipe.items():
             group, _, name = key.partition(".")
@@ -135,15 +235,16 @@ def resolved(overrides: list[str], config_dirs: list[str], inherited: dict[str, 
             config[name] = value
         for override, is_choice in zip(parsed, grouped, strict=True):
             if not is_choice:
-                if override.is_sweep_override():
-                    raise BadInput(
-                        f"{override.input_line} is several values: -m runs a point for each, [1,2] is a list."
-                    )
                 OmegaConf.update(config, override.key_or_group, override.value(), merge=True, force_add=True)
         plain = OmegaConf.to_container(config, resolve=True)
     except OmegaConfBaseException as error:
-        raise BadInput(" ".join(str(error).split())) from error
+        raise BadInput(told(error)) from error
     assert isinstance(plain, dict)
+    if plain.get("experiment"):
+        raise BadInput(
+            "this experiment sets nothing: the first line of its yaml should be `# @package _global_`, so that its "
+            "values are those of the run."
+        )
     return {str(name): value for name, value in plain.items() if name != "experiment"}
 
 
@@ -171,17 +272,18 @@ def standing_on(of: str, overrides: list[str], config_dirs: list[str]) -> dict[s
     return {**plain, "trunk": {**below, "root": plain["root"]}}
 
 
-def hydra_main(words: list[str], config_dirs: list[str]) -> tuple[list[list[str]], int]:
+def hydra_main(flags: list[str], words: list[str], config_dirs: list[str]) -> list[list[str]]:
     """Let Hydra itself read its flags (-m, --cfg, --info ...) and named sweeps.
 
-    Returns the overrides of every point to run, none where a flag asked for something else, and the exit code so far:
-    2 for what Hydra refuses (its own is 1 for everything). The points run when Hydra is out of the way.
+    Returns the overrides of every point to run, none where a flag asked for something else. The points run when Hydra
+    is out of the way. Raises BadInput for what Hydra refuses.
     """
     import hydra
     from hydra.core.hydra_config import HydraConfig
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
 
-    overrides = [word for word in words if "=" in word and not word.startswith("-")]
-    checked = {word: checked_override(word, config_dirs) for word in overrides}
+    checked = [checked_override(word, config_dirs) for word in words]
     points: list[list[str]] = []
 
     def point(_: Any) -> None:
@@ -190,17 +292,24 @@ def hydra_main(words: list[str], config_dirs: list[str]) -> tuple[list[list[str]
     point.sweep = points.extend  # type: ignore[attr-defined]  # the launcher of ltx calls this attribute
     search = ",".join(f"file://{Path(folder).resolve()}" for folder in config_dirs)
     extra = [f"hydra.searchpath=[{search}]"] if search else []
-    before = sys.argv
-    sys.argv = ["ltx", *(checked.get(word, word) for word in words), *extra]
+    said = io.StringIO()
+    before, full = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # otherwise Hydra prints its errors, in several paragraphs, and exits
+    sys.argv = ["ltx", *flags, *checked, *extra]
     try:
-        hydra.main(version_base="1.3", config_path=str(CONF), config_name="run")(point)()
+        with contextlib.redirect_stderr(said):
+            hydra.main(version_base="1.3", config_path=str(CONF), config_name="run")(point)()
     except SystemExit as error:
-        return [], 2 if error.code else 0
-    except ValueError as error:  # Hydra raises this for flags that contradict each other
-        raise BadInput(f"{error}.") from error
+        if not error.code:
+            return []
+        raise BadInput(f"{said.getvalue().strip().splitlines()[-1]}.") from error
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
+        raise BadInput(told(error)) from error  # a ValueError is of flags that contradict each other
     finally:
         sys.argv = before
-    return points, 0
+        if full is None:
+            del os.environ["HYDRA_FULL_ERROR"]
+    return points
 
 
 def listing(group: str, width: str, data: str) -> str:

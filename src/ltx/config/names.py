@@ -14,6 +14,8 @@ from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from ltx.errors import BadInput, described, nearest
 
 PACKAGED = Path(__file__).parents[1] / "conf"
@@ -32,10 +34,21 @@ def known(group: str) -> list[str]:
     return sorted(path.stem for path in folder.glob("*.py") if path.stem in offered)
 
 
+def offering(group: str, name: str, wanted: list[str]) -> str | None:
+    """Return the yaml of ltx that has all the fields wanted, that of a class's own base first, or None."""
+    bases = getattr(find(group, name), "__mro__", ())
+    modules = [base.__module__.rpartition(".")[2] for base in bases if base.__module__.startswith("ltx.")]
+    for stem in dict.fromkeys([*modules, *known(group)]):
+        path = CONF / group / f"{stem}.yaml"
+        if path.is_file() and set(wanted) <= set(yaml.safe_load(path.read_text())):
+            return stem
+    return None
+
+
 def find(group: str, name: object) -> Callable[..., Any]:
     """Return the class behind a name: `imp` is ltx/methods/imp.py, `pkg.module:Class` the user's own."""
-    if name == "???":
-        raise BadInput(f"{group}.name is missing: your class as package.module:Class.")
+    if name in ("???", None):
+        raise BadInput(f"{group}.name is missing: {', '.join(known(group))}, or your class as package.module:Class.")
     if isinstance(name, str) and ":" in name:
         return find_own(group, name)
     if name not in known(group):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import inspect
@@ -18,7 +19,7 @@ from ltx.config.loading import facts, load
 from ltx.config.names import GROUPS, find, readable
 from ltx.config.schema import RunConfig, checked, refuse
 from ltx.config.trunk import check as check_trunk
-from ltx.errors import BadInput, of_the_users
+from ltx.errors import BadInput, nearest, of_the_users
 
 if typing.TYPE_CHECKING:
     from torch import Tensor, nn
@@ -72,7 +73,9 @@ class Spec:
             raise BadInput(f"seeds={seeds} names a seed twice.")
         method_class, method_arguments = parts["method"]
         optim_class, optim_arguments = parts["optim"]
-        spec = cls(plain, method_class(**method_arguments), optim_class(**optim_arguments), below)
+        with guarded(plain["method"]["name"], "cannot be made"):
+            method = method_class(**method_arguments)
+        spec = cls(plain, method, optim_class(**optim_arguments), below)
         spec.check()
         return spec
 
@@ -92,15 +95,21 @@ class Spec:
         layers = {name.rpartition(".")[0] for name in matrices}
         others = [name for name in parameters if name not in matrices]
         biases = [name for name in others if name.rpartition(".")[0] in layers]
-        try:
-            self.optim.check()
-            names = self.method.prunable(matrices)
-            layout = Layout(
-                {name: parameters[name] for name in names}, biases, [name for name in others if name not in biases]
-            )
-            self.method.check(layout, self.optim.steps)
-        except ValueError as error:
-            raise BadInput(f"{str(error).rstrip('.')}.") from error
+        with guarded(self.config["method"]["name"], "cannot be used"):
+            try:
+                self.optim.check()
+                names = self.method.prunable(matrices)
+                unknown = [name for name in names if name not in matrices]
+                if unknown:
+                    raise BadInput(f"the method would prune {unknown[0]}{nearest(unknown[0], matrices)}")
+                layout = Layout(
+                    {name: parameters[name] for name in names}, biases, [name for name in others if name not in biases]
+                )
+                self.method.check(layout, self.optim.steps)
+            except ValueError as error:
+                raise BadInput(f"{str(error).rstrip('.')}.") from error
+            for level in {0, self.method.last_level}:
+                self.plan(level)
 
     def check_width(self) -> None:
         """Raise BadInput where a width is asked of a network that takes none: the key alone would change."""
@@ -252,6 +261,11 @@ class Spec:
         network = constructed(make, streams)
         initialise(network, init, streams)
         return network
+
+
+def guarded(method: str, what: str) -> contextlib.AbstractContextManager[None]:
+    """Return what turns the errors of a user's own method into one paragraph; those of ltx's own are its bugs."""
+    return of_the_users(f"method.name={method} {what}") if ":" in method else contextlib.nullcontext()
 
 
 def a_module(made: Any, name: str) -> nn.Module:

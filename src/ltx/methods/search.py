@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ltx.masks import top
-from ltx.methods import Context, Layout, Plan, State, Trains, dense, without
+from ltx.methods import Context, Layout, Plan, State, Trains, dense, nothing_left, without
 from ltx.methods.counts import Density, Kept, Scope, check_alive, kept, shapes
 from ltx.tensors import Tensors, fans
 
@@ -44,7 +44,7 @@ class Search(dense.Method):
 
     def check(self, layout: Layout, steps: int) -> None:
         if not layout.prunable:
-            raise ValueError(f"method.exclude={self.exclude} leaves nothing to mask")
+            raise ValueError(nothing_left(self.exclude, "mask"))
         check_frozen(layout.biases, [] if self.trains_norms else layout.others)
         check_alive(self.kept(layout.prunable, 1.0), self.density, self.allow_dead_layers)
 
