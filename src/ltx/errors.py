@@ -23,11 +23,16 @@ class Failed(Exception):
     """Something that started and could not finish: exit 3, what is finished is kept."""
 
 
-def nearest(name: object, known: Iterable[str]) -> str:
-    """Return `; did you mean 'x'? Known: a, b.` for an unknown name, whatever its capitals; of many, the nearest."""
-    known = sorted(set(known))
+def closest(name: object, known: Iterable[str], most: int = 1) -> list[str]:
+    """Return the names that one is probably meant to be, whatever its capitals, the nearest first."""
     lower = {word.lower(): word for word in known}
-    close = [lower[word] for word in difflib.get_close_matches(str(name).lower(), lower, 5, 0.5)]
+    return [lower[word] for word in difflib.get_close_matches(str(name).lower(), lower, most, 0.5)]
+
+
+def nearest(name: object, known: Iterable[str]) -> str:
+    """Return `; did you mean 'x'? Known: a, b.` for an unknown name; of very many known ones the nearest alone."""
+    known = sorted(set(known))
+    close = closest(name, known, 5)
     hint = f"; did you mean '{close[0]}'?" if close else "."
     if len(known) <= MANY:
         return f"{hint} Known: {', '.join(known)}." if known else hint

@@ -40,6 +40,8 @@ def list_names(arguments: list[str]) -> int:
         if word not in LISTED:
             raise BadInput(f"'{word}' cannot be listed{nearest(word, LISTED)}")
     width, data = found.get("width", "1"), found.get("data", "digits")
+    if not re.fullmatch(r"\d*\.?\d+(e-?\d+)?", width):
+        raise BadInput(f"width={width}: should be a number above 0.")
     lists = [f"{word}:\n{listing(LISTED[word], width, data)}" for word in words or LISTED]
     print("\n".join(lists))
     return 0

@@ -48,7 +48,8 @@ def run(arguments: list[str]) -> int:
 
     words = [plain_root(word) for word in words]
     named = [word.partition("=")[2] for word in words if word.lstrip("+").startswith("experiment=")]
-    words = zipped(words, sweeps=bool(named) or bool({"-m", "--multirun"} & {*flags}))
+    if named or {"-m", "--multirun"} & {*flags}:
+        words = zipped(words)
     if not (dry or {"workers=0", "--cfg", "-c", "--info", "-i", "--hydra-help"} & {*words, *flags}):
         from ltx.launch import local as launch
 
@@ -72,24 +73,19 @@ def flag_meant(flag: str, value: str) -> str:
     return nearest(flag, FLAGS)
 
 
-def zipped(words: list[str], sweeps: bool) -> list[str]:
-    """Return the words, `zip=KEY,KEY` as Hydra's sweeper of ltx wants it. Raises BadInput where it means nothing."""
+def zipped(words: list[str]) -> list[str]:
+    """Return a sweep's words, `zip=KEY,KEY` as Hydra's sweeper of ltx wants it. Raises BadInput for other forms."""
     given = [word for word in words if word.startswith("zip=")]
-    keys = [key for word in given for key in word.removeprefix("zip=").strip("[]").split(",")]
-    if len(given) > 1 or "" in keys or (given and not sweeps):
+    if not given:
+        return words
+    keys = given[0].removeprefix("zip=").strip("[]").split(",")
+    wrong = [key for key in keys if not re.fullmatch(r"[\w.@/-]+", key)]
+    if len(given) > 1 or wrong:
         raise BadInput(
-            f"{' '.join(given)} should name the keys of a sweep that go in step, once: "
+            f"{' '.join(given)} should name, once and with commas between them, the keys of a sweep that go in step: "
             "-m width=1,2 optim.lr=.1,.2 zip=width,optim.lr."
         )
-    for key in keys:
-        if not re.fullmatch(r"[\w.@/-]+", key):
-            raise BadInput(
-                f"{given[0]} names '{key}', which is no key; keys are separated by commas, zip=width,optim.lr."
-            )
-    return [
-        *(word for word in words if word not in given),
-        *([f"hydra.sweeper.zip=[{','.join(keys)}]"] if given else []),
-    ]
+    return [*(word for word in words if word not in given), f"hydra.sweeper.zip=[{','.join(keys)}]"]
 
 
 def execute(points: list[list[str]], folders: list[str], command: list[str], dry: bool, name: str | None) -> int:

@@ -53,7 +53,7 @@ def parse(text: str) -> Any:
         function = re.fullmatch(r"[^=]*=(\w+)\(.*\)", text)
         if function and function[1] not in SWEEPS:
             raise BadInput(f"{text}: {function[1]} is no kind of sweep{nearest(function[1], SWEEPS)}") from error
-        raise BadInput(f"'{text}' is not key=value: {unreadable(text)}.") from error
+        raise BadInput(f"{text!r} is not key=value: {unreadable(text)}.") from error
 
 
 KEYS = (*RunConfig.model_fields, "of", "experiment", "zip")
@@ -72,6 +72,8 @@ def checked_override(text: str, extra: list[str]) -> str:
         check_sweep(override)
     if head == "hydra" or key.startswith("hydra/"):
         return text
+    if head == "zip":
+        raise BadInput(f"{text} needs a sweep, as in -m width=1,2 optim.lr=.1,.2 zip=width,optim.lr.")
     if head not in KEYS:
         raise BadInput(f"'{head}' is not a key of a run{nearest_key(head)}")
     if override.is_delete():

@@ -83,14 +83,14 @@ def find_own(group: str, name: str) -> Callable[..., Any]:
             # the module that was named is missing, and not one that it imports
             raise BadInput(f"{group}.name={name}: there is no module {missing}{nearest(module, modules())}") from error
         raise BadInput(f"{group}.name={name} cannot be imported: {described(error)}.") from error
-    offered = [word for word, value in vars(found).items() if not word.startswith("_") and can_be(group, value)]
+    defined = {word: value for word, value in vars(found).items() if getattr(value, "__module__", None) == module}
+    offered = [word for word, value in defined.items() if callable(value) and not word.startswith("_")]
     if not hasattr(found, attribute):
         raise BadInput(f"{group}.name={name}: the module {module} has no {attribute}{nearest(attribute, offered)}")
     target = getattr(found, attribute)
     if not can_be(group, target):
-        raise BadInput(
-            f"{group}.name={name} is no {group}: it should be {WHAT_IT_IS[group]}{nearest(attribute, offered)}"
-        )
+        fit = [word for word in offered if can_be(group, defined[word])]
+        raise BadInput(f"{group}.name={name} is no {group}: it should be {WHAT_IT_IS[group]}{nearest(attribute, fit)}")
     return target
 
 

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from ltx.config.names import find, offering
 from ltx.config.words import text
-from ltx.errors import BadInput, nearest, of_the_users
+from ltx.errors import BadInput, closest, nearest, of_the_users
 
 STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -166,8 +166,10 @@ def refuse(error: ValidationError, prefix: str, whole: str, known_fields: typing
     if lacking:
         deepest.insert(0, f"{', '.join(lacking)} {'are' if len(lacking) > 1 else 'is'} missing.")
     if len(unknown) > 1 and prefix:
-        names = ", ".join(".".join([prefix, *path]) for path in unknown)
-        deepest.append(f"{names} are not fields of {whole}. Known: {', '.join(sorted(known_fields))}.")
+        names, offered = ", ".join(".".join([prefix, *path]) for path in unknown), sorted(known_fields)
+        meant = [word for path in unknown for word in closest(path[-1], offered)]
+        hint = f"; did you mean {', '.join(dict.fromkeys(meant))}?" if meant else "."
+        deepest.append(f"{names} are not fields of {whole}{hint} Known: {', '.join(offered)}.")
         return BadInput(" ".join(deepest))
     for path in unknown:
         inner = RunConfig.model_fields[path[0]].annotation if len(path) > 1 and not prefix else None

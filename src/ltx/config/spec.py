@@ -32,6 +32,8 @@ if typing.TYPE_CHECKING:
 NUMERICS = 2  # raise it when the code's results change: old runs then keep their keys, new ones get others
 PLUMBING = ("root", "device", "threads", "workers", "wandb", "retry_failed", "fail_fast", "wait", "trust", "seeds")
 
+TRAINED = ("weights", "scores")
+
 _tried: set[tuple[Any, str]] = set()  # models, by class and config, that have been tried on a batch in this process
 
 
@@ -98,6 +100,8 @@ class Spec:
         with guarded(self.config["method"]["name"], "cannot be used"):
             try:
                 self.optim.check()
+                if self.method.trains not in TRAINED:
+                    raise BadInput(f"the method trains {self.method.trains}{nearest(self.method.trains, TRAINED)}")
                 names = self.method.prunable(matrices)
                 unknown = [name for name in names if name not in matrices]
                 if unknown:

@@ -42,12 +42,16 @@ def unreadable(word: str) -> str:
     key, equals, value = word.partition("=")
     if word.startswith(DASHES):
         return f"values are set without dashes: {word.lstrip(''.join(DASHES))}"
+    if word[:1] in ("'", '"'):
+        return f"write it without the quotes around all of it: {word.strip(word[0])}"
     if not equals and ":" in word:
         return f"write {word.replace(':', '=', 1)}"
     if not equals:
         return f"give it a value, {word or 'key'}=VALUE"
     if " " in value and "=" in value:
         return "these are several words; write them without the quotes around all of them"
+    if not all(key.lstrip("+~").split(".")):
+        return "a key is one or more names with dots between them, method.levels"
     if value.startswith("="):
         return f"write {key}={value.lstrip('=')}"
     if any(value.count(opening) != value.count(closing) for opening, closing in ("()", "[]", "{}")):

@@ -209,9 +209,7 @@ def examples(name: str, x: np.ndarray) -> tuple[Tensor, list[str]]:
     with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused as that
         found = torch.from_numpy(np.ascontiguousarray(x, dtype="float32"))
     if not torch.isfinite(found).all():
-        raise BadInput(
-            f"The {name} part holds values that are not finite, or too large for float32; fill or scale."
-        )
+        raise BadInput(f"The {name} part holds values that are not finite, or too large for float32; fill or scale.")
     return found, changed
 
 
