@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import yaml
 from bad_inputs import DAMAGED, FILES, TYPED
-from conftest import tree
 from helpers import spec
 
 import ltx as ltx_package
@@ -70,14 +69,14 @@ def refused(world: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureF
             monkeypatch.setenv(name, value)
         if words[0] in ("run", "status", "show", "figure") and not {"root", "LTX_OUTPUT"} & named(words):
             words.append(f"root={here / 'root'}")
-        before, children = tree(here), processes()
+        before, children = traces(here), processes()
         capfd.readouterr()
         code = main(words)
         out, err = capfd.readouterr()
         assert (code, out) == (2, ""), f"{code}: {out}{err}"
         assert len(err.splitlines()) == 1 and err.startswith("ltx: ") and err.rstrip()[-1] in ".?", err
         assert not any(leak in err for leak in LEAKS), err
-        assert tree(here) == before and processes() == children
+        assert traces(here) == before and processes() == children
         return err.removeprefix("ltx: ").rstrip("\n")
 
     return call
@@ -92,6 +91,18 @@ def filled(text: str, here: Path) -> str:
 def named(words: list[str]) -> set[str]:
     """Return the keys that words set, and LTX_OUTPUT where the environment has it."""
     return {word.partition("=")[0] for word in words} | {*os.environ}
+
+
+def traces(folder: Path) -> dict[str, tuple[int, int]]:
+    """Return every path below a folder with its size and the time of its last change."""
+    found = {}
+    for place, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            path = os.path.join(place, name)
+            state = os.stat(path)
+            if name in files or "__pycache__" not in name:
+                found[path] = (state.st_size, state.st_mtime_ns if name in files else 0)
+    return found
 
 
 def processes() -> str:

@@ -156,6 +156,14 @@ def check_own_yaml(group: str, name: str, extra: list[str], above: tuple[str, ..
         check_own_yaml(group, base, extra, (*above, name))
 
 
+def check_shadowed(name: str, extra: list[str]) -> None:
+    """Raise BadInput where a file of the user's differs from ltx's own of the same name, which Hydra finds first."""
+    own = CONF / name
+    for path in (Path(folder) / name for folder in extra):
+        if own.is_file() and path.is_file() and path.read_bytes() != own.read_bytes():
+            raise BadInput(f"{path} has the name of a file of ltx's own, which is used instead; give it another name.")
+
+
 @cache
 def base(choices_made: tuple[str, ...], search: tuple[str, ...]) -> Any:
     """Compose the groups, once a combination: Hydra takes a twentieth of a second for what a sweep repeats."""
@@ -242,6 +250,8 @@ def resolved(overrides: list[str], config_dirs: list[str], inherited: dict[str, 
     except OmegaConfBaseException as error:
         raise BadInput(told(error)) from error
     assert isinstance(plain, dict)
+    for name in ("run", *(f"{group}/{plain[group].get('name')}" for group in GROUPS)):
+        check_shadowed(f"{name}.yaml", config_dirs)
     if plain.get("experiment"):
         raise BadInput(
             "this experiment sets nothing: the first line of its yaml should be `# @package _global_`, so that its "

@@ -52,7 +52,7 @@ def load(config: str) -> Dataset:
 
     data, node = made(config)
     task: Any = getattr(data, "task", "classification")
-    if not isinstance(task, str) or task not in TARGETS:
+    if task not in [*TARGETS]:
         raise BadInput(f"data.name={node['name']}: task={task} is unknown{nearest(task, TARGETS)}")
     try:
         with of_the_users("it cannot be loaded"):

@@ -173,7 +173,7 @@ def refuse(error: ValidationError, prefix: str, whole: str, known_fields: typing
         return BadInput(" ".join(deepest))
     for path in unknown:
         inner = RunConfig.model_fields[path[0]].annotation if len(path) > 1 and not prefix else None
-        offered = getattr(inner, "model_fields", known_fields)
+        offered = list(getattr(inner, "model_fields", known_fields))
         name = ".".join([prefix, *path] if prefix else path)  # here also a part that is no word belongs to the name
         deepest.append(f"{name} is not a field of {path[0] if inner else whole}{nearest(path[-1], offered)}")
     return BadInput(" ".join(deepest))
