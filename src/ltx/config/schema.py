@@ -21,6 +21,8 @@ from ltx.errors import BadInput, closest, nearest, of_the_users
 
 STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
+PROJECT = r"^[^/\\#?%:]{1,128}$"  # the names that wandb takes
+
 Seed = Annotated[int, Ge(0)]
 
 
@@ -40,7 +42,7 @@ class WandbConfig(BaseModel):
 
     model_config = STRICT
     mode: Literal["online", "offline", "disabled"] | None
-    project: Annotated[str, Field(pattern=r"^[^/\\#?%:]{1,128}$")]
+    project: Annotated[str, Field(pattern=PROJECT)]
     entity: str | None
     group: str | None
 
@@ -204,7 +206,7 @@ def wrong(e: typing.Any) -> str:
         return (
             f" is unknown{nearest(e['input'], options)}" if options else f": should be {e['ctx']['expected'].lower()}."
         )
-    if e["type"] == "string_pattern_mismatch":
+    if e.get("ctx", {}).get("pattern") == PROJECT:
         return ": should be 1 to 128 characters without / \\ # ? % :."
     if e["type"] == "too_short":
         return f": should have at least {e['ctx']['min_length']} value."
@@ -234,11 +236,11 @@ def checked(group: str, node: dict[str, Any]) -> tuple[Callable[..., Any], dict[
 
 def remedy(group: str, name: str, lacking: list[str], unknown: list[str]) -> str:
     """Say how a group gets the fields that its class wants: they come with a yaml, of which another one can inherit."""
-    if len(unknown) > 1 and ":" not in name:
+    if len(unknown) > 2 and ":" not in name:
         return f" {group}={name} chooses the class together with its fields."
-    if len(unknown) > 1 and group in ("data", "model"):
+    if len(unknown) > 2 and group in ("data", "model"):
         return f" {group}=own chooses a class of yours without them."
-    if len(unknown) > 1:
+    if len(unknown) > 2:
         return f" Name the class in a yaml of yours instead: {group}/mine.yaml in a --config-dir, with `name: {name}`."
     if not lacking:
         return ""
