@@ -82,85 +82,12 @@ def test_the_yaml_of_a_group_is_named_after_what_it_configures():
         assert node["name"] == name or name == "own", f"conf/{group}/{name}.yaml names {node['name']}"
 
 
-REFUSED = [
-    ("method=imq", "did you mean 'imp'"),
-    ("model=lenett", "did you mean 'lenet'"),
-    ("optim=adamm", "did you mean 'adam'"),
-    ("data=digit", "did you mean 'digits'"),
-    ("method=", "Known: "),
-    ("~method", "method"),
-    ("method={levels:2}", "method.FIELD=value"),
-    ("method.name=imq", "did you mean 'imp'"),
-    ("model.name=lenett", "package.module:Class"),
-    ("optim.ga-ma=.1", "optim.ga-ma is not a field of optim=adam; did you mean 'gamma'?"),
-    ("method.lvels=2", "did you mean 'levels'"),
-    ("method.channels=2", "not a field of method=imp. Known: "),
-    ("optim.momentum=.9", "not a field of optim=adam. Known: "),
-    ("trainer.chunck=2", "did you mean 'chunk'"),
-    ("streams.ordr=2", "did you mean 'order'"),
-    ("wandb.projct=2", "did you mean 'project'"),
-    ("sedes=2", "did you mean 'seeds'"),
-    ("+foo=1", "'foo' is not a key of a run"),
-    ("++method.foo=1", "method.foo is not a field"),
-    ("foo.bar=1", "'foo' is not a key of a run"),
-    ("seeds", "not key=value"),
-    ("method=imp,dense", "-m"),
-    ("width=1,2", "-m"),
-    ("optim.lr=0.1,0.2", "-m"),
-    ("width=abc", "valid number"),
-    ("width=null", "valid number"),
-    ("width=0", "greater than 0"),
-    ("width=nan", "width=nan"),
-    ("width=1e9", "cannot be built"),
-    ("seeds=-1", "greater than or equal to 1"),
-    ("seeds=[]", "at least 1"),
-    ("seeds=[1,1]", "names a seed twice"),
-    ("seeds=[-1]", "greater than or equal to 0"),
-    ("seeds=1.5", "seeds=1.5"),
-    ("threads=0", "greater than or equal to 1"),
-    ("method.levels=true", "method.levels=True"),
-    ("method.levels='2'", "method.levels=2"),
-    ("method.fraction=1.5", "less than 1"),
-    ("method.fraction=0", "greater than 0"),
-    ("method.fraction={fc1:.2}", "method.scope=layer"),
-    ("method.scope=layers", "did you mean 'layer'"),
-    ("method.exclude=[fc9]", "did you mean 'fc"),
-    ("method.exclude=['*']", "nothing to prune"),
-    ("method.rewind=420", "past the end"),
-    ("method.levels=60", "at most method.levels="),
-    ("optim.lr=-1", "greater than 0"),
-    ("optim.betas=[.9]", "two numbers"),
-    ("optim.warmup=421", "longer than the run"),
-    ("data.shift=9", "less than or equal to 4"),
-    ("model.hidden=[300,0]", "greater than or equal to 1"),
-    ("wandb.mode=of", "Known: disabled, offline, online"),
-    ("trainer.precision=8", "Known: "),
-    ("optim.lr=${nothing}", "nothing"),
-    ("model=own", "model.name is missing"),
-]
-
-
-@pytest.mark.parametrize(("override", "said"), REFUSED)
-def test_bad_values_are_refused_with_the_name_and_the_nearest_valid_one(override, said):
-    with pytest.raises(BadInput) as refusal:
-        spec(override)
-    assert said in str(refusal.value)
-    assert "\n" not in str(refusal.value)
-
-
-@pytest.mark.parametrize("name", ["nomodule:Net", "MODULE:Nett", ":Net", "MODULE:"])
-def test_an_own_class_that_is_not_there_is_named(name, own):
-    name = name.replace("MODULE", own)
-    with pytest.raises(BadInput, match=f"model.name={name}.*(package.module:Class|did you mean 'Net')"):
-        spec("model=own", f"model.name={name}")
-
-
 def test_an_own_class_is_its_own_schema(own):
     base = ("model=own", f"model.name={own}:Net", "data=own", f"data.name={own}:Data", "method=dense")
     assert spec(*base, "model.units=7", "width=2").network().first.out_features == 14
     with pytest.raises(BadInput, match=r"model.unit is not a field of .*did you mean 'units'"):
         spec(*base, "model.unit=7")
-    with pytest.raises(BadInput, match=r"model.units=many: input should be a valid integer"):
+    with pytest.raises(BadInput, match=r"model.units=many: should be a whole number"):
         spec(*base, "model.units=many")
     with pytest.raises(BadInput, match=r"data.example is not a field of .*did you mean 'examples'"):
         spec(*base, "data.example=7")

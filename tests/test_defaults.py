@@ -71,15 +71,15 @@ def test_the_file_is_where_it_is_looked_for(
 
 BAD = [
     ("sedes: 3", "'sedes' is not a key of a run; did you mean 'seeds'?"),
-    ("workers: two", "workers=two: input should be a valid integer"),
-    ("width: -1", "width=-1: input should be greater than 0"),
+    ("workers: two", "workers=two: should be a whole number"),
+    ("width: -1", "width=-1: should be greater than 0"),
     ("wandb: {projct: x}", "wandb.projct is not a field of wandb; did you mean 'project'?"),
     ("wandb: mine", "wandb=mine should be fields with their values: mode, project"),
     ("wandb.mode: of", "wandb.mode=of is unknown"),
     ("optim: sdg", "optim=sdg is unknown; did you mean 'sgd'?"),
     ("optim: [sgd]", "optim=[sgd] should be a name"),
     ("optim: {lrr: 1}", "optim.lrr is a field of no optim; did you mean 'lr'?"),
-    ("optim: {lr: fast}", "optim.lr=fast: input should be a valid number. optim.lr: from FILE."),
+    ("optim: {lr: fast}", "optim.lr=fast: should be a number. optim.lr: from FILE."),
     ("device: cuda:99", "device: from FILE."),
     ("trunk: {method: imp}", "trunk belongs to a command"),
     ("of: some", "of belongs to a command"),

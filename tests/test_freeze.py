@@ -153,7 +153,7 @@ def test_a_packaged_network_has_trained_norms_where_they_are_asked_for(tmp_path:
     assert TRAIN not in str(refused.value), "there are no norms that it could train"
     with pytest.raises(BadInput, match="give one of the two"):
         spec(*words, "model.affine=true", TRAIN, FREEZE)
-    with pytest.raises(BadInput, match=r"method\.freeze=False is unknown\. Known: null, true"):
+    with pytest.raises(BadInput, match=r"method\.freeze=false is unknown\. Known: null, true"):
         spec(*words, "method.freeze=false")
     changed, _, row, _ = moved(tmp_path, *words, "model.affine=true", TRAIN)
     assert changed == {"norm1.weight", "norm1.bias", "norm2.weight", "norm2.bias"} and row["trained"] == 16

@@ -113,7 +113,7 @@ def test_the_help_of_run_has_every_key_with_the_comment_of_its_yaml(ltx: Ltx) ->
     out = ltx("run", "--help").out
     said = " ".join(out.split())
     for key in {*RunConfig.model_fields} - {*GROUPS} | {"of"}:
-        assert re.search(rf"^  {key}(=|\.FIELD=)", out, re.MULTILINE), key
+        assert re.search(rf"^  {key}(=|\.FIELD=|\.\w+=)", out, re.MULTILINE), key
     for _, _, comment, above in commented((CONF / "run.yaml").read_text()):
         assert comment in said and (above in said or "ltx run method=imp width=4" in above)
     for group in GROUPS:
@@ -166,7 +166,7 @@ def test_a_class_of_ones_own_is_named_by_module_and_class(ltx: Ltx) -> None:
     result = ltx("run", *words, "optim.steps=2", "seeds=1")
     assert result.code == 0 and result.folder.name.startswith("dense-deep.Net-digits-w1-")
     assert "units: 3" in ltx("show", result.folder.name).out, "the config's name is that of its folder"
-    assert "dense-deep.Net-digits-w1-" in ltx("status").out
+    assert "dense-deep.Net-digits-w1-" in ltx("status", "--json").out
 
 
 def test_a_readable_name_has_no_character_that_a_folder_cannot_have() -> None:

@@ -89,29 +89,9 @@ NET += "    def forward(self, x):\n"
 GOOD = f"{NET}        return self.fc(x)\n"
 # Code of a module that has Set and Net, and what the refusal must say.
 OWN = {
-    "load raises": (
-        DATA.replace("return X", "raise KeyError('gone')  # here\n        return X") + GOOD,
-        "KeyError: 'gone'",
-    ),
-    "load exits": (DATA.replace("return X", "raise SystemExit(3)  # here\n        return X") + GOOD, "SystemExit: 3"),
-    "the data set cannot be made": (
-        DATA.replace(":", f":\n    def __init__(self):\n        1 / 0{HERE}", 1) + GOOD,
-        "ZeroDivisionError",
-    ),
-    "a network cannot be made": (
-        DATA + GOOD.replace("super()", "open('/nowhere')  # here\n        super()"),
-        "FileNotFound",
-    ),
-    "forward raises": (DATA + NET + "        raise LookupError('no way')  # here\n", "LookupError: no way"),
     "forward wants images": (DATA + NET + "        return self.fc(x.flatten(2))  # here\n", "input 4 "),
     "forward looks at values and fails": (DATA + NET + "        return [][int(x.sum() * 0)]  # here\n", "IndexError"),
-    "two outputs": (DATA + NET + "        return self.fc(x), x\n", "returns a tuple"),
-    "too few classes": (
-        DATA + GOOD.replace("(4, 3)", "(4, 2)"),
-        "returns shape (2, 2) for 2 examples",
-    ),
     "another shape": (DATA + NET + "        return self.fc(x).sum()\n", "returns shape () for 2 examples"),
-    "no matrices": (DATA + GOOD.replace("nn.Linear(4, 3)", "nn.BatchNorm1d(4)"), "no weight matrices"),
     "lazy layers": (DATA + GOOD.replace("nn.Linear(4, 3)", "nn.LazyLinear(3)"), "lazy layers (fc.weight, fc.bias)"),
     "a function that makes no network": (DATA + "def Net():\n    return 3\n", "returned a int"),
 }
@@ -131,7 +111,7 @@ def test_what_a_users_code_does_wrong_is_one_paragraph_before_anything_is_writte
         assert result.code == 2 and words in result.err and len(result.err.strip().splitlines()) == 1, result.err
         if "# here" in text:
             line = next(i for i, row in enumerate(text.splitlines(), 1) if "# here" in row)
-            assert f"{module}.py, line {line})" in result.err
+            assert f"{module}.py, line {line}: " in result.err
         assert not root.exists()
 
 

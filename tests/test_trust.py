@@ -111,7 +111,7 @@ UNFIT = {
     "data.name=unfit:Plain": "a class with a method load()",
     "method.name=unfit:Plain": "a frozen dataclass",
     "model.name=unfit:Plian": "did you mean 'Plain'?",
-    "model.name=raising:Net": "raising.py, line 2)",
+    "model.name=raising:Net": "raising.py, line 2: ",
     "model.name=importing:Net": "No module named 'nowhere_at_all'",
     "model.name=exiting:Net": "SystemExit: 4",
 }

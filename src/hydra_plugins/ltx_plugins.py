@@ -5,6 +5,7 @@ nor share workers between points. What happens to the points is in ltx.sweep. (N
 them a dataclass in this namespace breaks every Hydra application of the environment.)
 """
 
+import difflib
 import itertools
 from dataclasses import dataclass, field
 from typing import Any, Dict, List, Optional, Sequence  # noqa: UP035
@@ -67,13 +68,28 @@ class LtxSweeper(Sweeper):
                 else [f"{key}={override.get_value_element_as_str()}"]
             )
             columns[name] = values  # the command line comes last and wins over params
-        unknown = [key for key in self.zip if key not in columns]
-        lengths = {len(columns[key]) for key in self.zip if key in columns}
-        if unknown or len(lengths) > 1:
-            raise ConfigCompositionException(f"zip={self.zip} needs swept keys of one length, got {columns}")
+        self.check_zip({key: len(values) for key, values in columns.items()})
         in_step = [list(row) for row in zip(*(columns.pop(key) for key in self.zip), strict=True)] or [[]]
         rest = itertools.product(*columns.values())
         return self.launcher.launch([[*one, *row] for one in rest for row in in_step], initial_job_idx=0)
+
+    def check_zip(self, counts: Dict[str, int]) -> None:  # noqa: UP006
+        """Raise ConfigCompositionException where the keys in step are not swept, or over unequal numbers of values."""
+        swept = sorted(key for key, count in counts.items() if count > 1)
+        for key in self.zip:
+            if key not in counts:
+                close = difflib.get_close_matches(key, swept, 1, 0.5)
+                hint = f"; did you mean '{close[0]}'?" if close else "."
+                raise ConfigCompositionException(
+                    f"zip names {key}, which is not swept{hint} Swept: {', '.join(swept) or 'nothing'}."
+                )
+        if len(set(self.zip)) < len(self.zip):
+            raise ConfigCompositionException(f"zip={','.join(self.zip)} names a key twice.")
+        if len({counts[key] for key in self.zip}) > 1:
+            found = ", ".join(f"{key} has {counts[key]}" for key in self.zip)
+            raise ConfigCompositionException(
+                f"zip goes through keys in step, which needs as many values of each: {found}."
+            )
 
 
 class LocalLauncher(Launcher):

@@ -11,6 +11,9 @@ from collections.abc import Iterable, Iterator
 
 _noticed: set[str] = set()
 
+OURS = __file__.removesuffix("errors.py")
+MANY = 30  # names that a message still lists in full
+
 
 class BadInput(Exception):
     """A config, file or value that cannot be used: exit 2, nothing written."""
@@ -20,12 +23,20 @@ class Failed(Exception):
     """Something that started and could not finish: exit 3, what is finished is kept."""
 
 
+def closest(name: object, known: Iterable[str], most: int = 1) -> list[str]:
+    """Return the names that one is probably meant to be, whatever its capitals, the nearest first."""
+    lower = {word.lower(): word for word in known}
+    return [lower[word] for word in difflib.get_close_matches(str(name).lower(), lower, most, 0.5)]
+
+
 def nearest(name: object, known: Iterable[str]) -> str:
-    """Return `; did you mean 'x'? Known: a, b.` for an unknown name."""
-    known = sorted(known)
-    close = difflib.get_close_matches(str(name), known, 1, 0.5)
+    """Return `; did you mean 'x'? Known: a, b.` for an unknown name; of very many known ones the nearest alone."""
+    known = sorted(set(known))
+    close = closest(name, known, 5)
     hint = f"; did you mean '{close[0]}'?" if close else "."
-    return f"{hint} Known: {', '.join(known)}." if known else hint
+    if len(known) <= MANY:
+        return f"{hint} Known: {', '.join(known)}." if known else hint
+    return f"{hint} Of {len(known)} the nearest are: {', '.join(close)}." if close else hint
 
 
 @contextlib.contextmanager
@@ -40,18 +51,29 @@ def of_the_users(what: str) -> Iterator[None]:
 
 
 def described(error: BaseException) -> str:
-    """Return an error's type, its text and, where a user's code raised it, their file and line."""
+    """Return an error's type and text and, in front, the user's file and line that raised it or cannot be read.
+
+    A ValueError of ltx's own is a sentence already, and needs no type.
+    """
+    frames = traceback.extract_tb(error.__traceback__)
     text = " ".join(str(error).split()).rstrip(".")
-    name = f"{type(error).__name__}: {text}" if text else type(error).__name__
-    if isinstance(error, SyntaxError):
-        return name  # its text names file and line already
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if is_the_users(frame.filename)]
-    return f"{name} ({frames[-1].filename}, line {frames[-1].lineno})" if frames else name
+    users = [(frame.filename, frame.lineno) for frame in frames if is_the_users(frame.filename)]
+    if isinstance(error, SyntaxError) and error.filename:
+        users, text = [(error.filename, error.lineno)], error.msg
+    if isinstance(error, ValueError) and text and not users and frames and frames[-1].filename.startswith(OURS):
+        return text
+    said = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return f"{short(users[-1][0])}, line {users[-1][1]}: {said}" if users else said
+
+
+def short(filename: str) -> str:
+    """Return a file's path from the folder that Python searches first, where it lies below: the one one stands in."""
+    return filename.removeprefix(f"{sys.path[0].rstrip('/')}/") if sys.path[0] else filename
 
 
 def is_the_users(filename: str) -> bool:
     """Tell whether a file is neither ltx's own, nor Python's, nor an installed library's."""
-    libraries = (__file__.removesuffix("errors.py"), sysconfig.get_path("stdlib"), "<")
+    libraries = (OURS, sysconfig.get_path("stdlib"), "<")
     return not filename.startswith(libraries) and "-packages" not in filename
 
 

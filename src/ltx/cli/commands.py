@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from ltx.cli.look import diff, options, output_root, show, status
@@ -25,10 +26,13 @@ def list_names(arguments: list[str]) -> int:
     for word in words:
         if word not in LISTED:
             raise BadInput(f"'{word}' cannot be listed{nearest(word, LISTED)}")
+    width = found.get("width", "1")
+    if not re.fullmatch(r"\d*\.?\d+(e-?\d+)?", width):
+        raise BadInput(f"width={width}: should be a number above 0.")
     sized = "models" in words or {"width", "data"} & {*found}
-    sizes = {"width": found.get("width", "1"), "data": found.get("data", "digits")} if sized else None
-    for word in words or LISTED:
-        print("\n".join(listing(word, sizes, folders)))
+    sizes = {"width": width, "data": found.get("data", "digits")} if sized else None
+    lists = [line for word in words or LISTED for line in listing(word, sizes, folders)]
+    print("\n".join(lists))
     return 0
 
 

@@ -45,7 +45,10 @@ def output_root(found: dict[str, str]) -> Path:
 
     if found.get("root") == "":
         raise BadInput("root= is empty; name a folder, or leave it out for outputs.")
-    return Path(found.get("root") or os.environ.get("LTX_OUTPUT") or defaults.root() or "outputs")
+    root = Path(found.get("root") or os.environ.get("LTX_OUTPUT") or defaults.root() or "outputs")
+    if root.exists() and not root.is_dir():
+        raise BadInput(f"root={root} is not a folder; name the one that holds runs/, or leave it out for outputs.")
+    return root
 
 
 def status(arguments: list[str]) -> int:

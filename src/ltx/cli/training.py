@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 from functools import partial
@@ -13,8 +14,23 @@ if TYPE_CHECKING:
     from ltx.config.defaults import Defaults
 
 SWITCHES = ("-m", "--multirun", "--resolve", "--hydra-help")  # of Hydra, which wants them before every key=value
+FLAGS = (
+    "-m",
+    "--multirun",
+    "--dry-run",
+    "--full",
+    "--cfg",
+    "--resolve",
+    "--config-dir",
+    "--info",
+    "--help",
+)  # what a hint lists
 VALUED = {"--cfg": "job", "-c": "job", "--package": "PACKAGE", "-p": "PACKAGE", "--info": "all", "-i": "all"}
 VALUED |= {"--config-dir": "DIR", "-cd": "DIR"}
+OFFERED = {
+    "job": ("job", "hydra", "all"),
+    "all": ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath"),
+}
 
 
 def run(arguments: list[str]) -> int:
@@ -22,7 +38,7 @@ def run(arguments: list[str]) -> int:
     dry, full, folders, flags, words = False, False, [], [], []
     rest = iter(arguments)
     for word in rest:
-        flag, _, value = word.partition("=")
+        flag, equals, value = word.partition("=")
         if not word.startswith("-"):
             words.append(word)
         elif word == "--dry-run":
@@ -32,15 +48,18 @@ def run(arguments: list[str]) -> int:
         elif word in SWITCHES:
             flags.append(word)
         elif flag in VALUED:
-            value = value or next(rest, "")
+            value = value if equals else next(rest, "")
             if not value:
                 raise BadInput(f"{flag} needs a value: {flag} {VALUED[flag]}.")
+            offered = OFFERED.get(VALUED[flag])
+            if offered and value not in offered:
+                raise BadInput(f"{flag} {value} is unknown{nearest(value, offered)}")
             if VALUED[flag] == "DIR":
                 folders.append(value)
             else:
                 flags += [flag, value]
         else:
-            raise BadInput(f"{word} is not a flag of run{nearest(flag, ['--dry-run', '--full', *SWITCHES, *VALUED])}")
+            raise BadInput(f"{word} is not a flag of run{flag_meant(flag, value)}")
     if full and not dry:
         raise BadInput("--full shows the configs of a --dry-run, which it goes with.")
     from ltx.config import defaults
@@ -48,8 +67,10 @@ def run(arguments: list[str]) -> int:
 
     own = defaults.read()
     words = [plain_root(word) for word in words]
-    words = [f"hydra.sweeper.zip=[{w[4:].replace('?', '')}]" if w.startswith("zip=") else w for w in words]
     named = [word.partition("=")[2] for word in words if word.lstrip("+").startswith("experiment=")]
+    several = bool(named or {"-m", "--multirun"} & {*flags})
+    if several:
+        words = zipped(words)
     in_process = "workers=0" in words or own.values.get("workers") == 0
     if not (dry or in_process or {"--cfg", "-c", "--info", "-i", "--hydra-help"} & {*flags}):
         from ltx.launch import local as launch
@@ -58,21 +79,46 @@ def run(arguments: list[str]) -> int:
 
     from ltx.config.optional import settled
 
-    points, code = [words], 0
-    if not ({"-m", "--multirun"} & {*flags} or named):
+    points = [words]
+    if not several:
         points = [words] = settled([words], folders, own)
     if flags or named:
         from ltx.config.compose import hydra_main
 
         if own.values and {"--cfg", "-c"} & {*flags}:
             print(f"# defaults from {own.file}", flush=True)
-        points, code = hydra_main(flags, words, folders, own)
+        points = hydra_main(flags, words, folders, own)
     if not points:
-        return code
+        return 0
     points = settled(points, folders, own)
     if dry:
         return show_plan(points, folders, own, full)
     return execute(points, folders, own, own.command(["ltx", "run", *arguments]), named[0] if named else None)
+
+
+def flag_meant(flag: str, value: str) -> str:
+    """Return the hint for an unknown flag: a key that needs no dashes, or the nearest flag."""
+    from ltx.config.compose import KEYS
+
+    key = flag.lstrip("-")
+    if key.partition(".")[0] in KEYS:
+        return f"; values are set without dashes: {key}={value or 'VALUE'}."
+    return nearest(flag, FLAGS)
+
+
+def zipped(words: list[str]) -> list[str]:
+    """Return a sweep's words, `zip=KEY,KEY` as Hydra's sweeper of ltx wants it. Raises BadInput for other forms."""
+    given = [word for word in words if word.startswith("zip=")]
+    if not given:
+        return words
+    keys = given[0].removeprefix("zip=").strip("[]").replace("?", "").split(",")
+    wrong = [key for key in keys if not re.fullmatch(r"[\w.@/-]+", key)]
+    if len(given) > 1 or wrong:
+        raise BadInput(
+            f"{' '.join(given)} should name, once and with commas between them, the keys of a sweep that go in step: "
+            "-m width=1,2 optim.lr=.1,.2 zip=width,optim.lr."
+        )
+    return [*(word for word in words if word not in given), f"hydra.sweeper.zip=[{','.join(keys)}]"]
 
 
 def show_plan(points: list[list[str]], folders: list[str], own: Defaults, full: bool) -> int:
@@ -169,7 +215,10 @@ def figure(arguments: list[str]) -> int:
     from ltx.figures.arms import plan
     from ltx.launch import local as launch
 
-    if len(words) != 1 or words[0].startswith("-"):
+    flags = [word for word in words if word.startswith("-")]
+    if flags:
+        raise BadInput(f"{flags[0]} is not a flag of figure, which takes one NAME and key=value{nearest('', names())}")
+    if len(words) != 1:
         raise BadInput(f"figure takes one NAME{nearest(' '.join(words), names())}")
     from ltx.config import defaults
     from ltx.config.words import plain_root

@@ -2,32 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import io
+import itertools
 import json
+import os
+import re
 import sys
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from ltx.config import trunk
 from ltx.config.defaults import NONE, Defaults, fitting
 from ltx.config.names import CONF, GROUPS, check_trusted
 from ltx.config.schema import RunConfig
 from ltx.config.spec import Spec
-from ltx.config.words import key_of
+from ltx.config.words import key_of, unreadable
+from ltx.config.yamls import check_own_yaml, check_shadowed, choices, where_own
 from ltx.errors import BadInput, nearest
-from ltx.store.files import Damaged, read_yaml
+from ltx.store.files import Damaged, read_yaml, yaml_problem
 from ltx.store.find import find_run
 
-
-def choices(group: str, extra: list[str]) -> list[str]:
-    """Name the yaml files of a group, the user's own folders included."""
-    folders = [CONF, *map(Path, extra)]
-    return sorted({path.stem for folder in folders for path in (folder / group).glob("*.yaml")})
-
-
 CHOICES = (*GROUPS, "experiment")
+SWEEPS = ("choice", "range")
 
 
 @cache
@@ -46,7 +48,13 @@ def parse(text: str) -> Any:
     try:
         return parser().parse_override(text)
     except HydraException as error:
-        raise BadInput(f"'{text}' is not key=value: {str(error).splitlines()[0]}.") from error
+        function = re.fullmatch(r"[^=]*=(\w+)\(.*\)", text)
+        if function and function[1] not in SWEEPS:
+            raise BadInput(f"{text}: {function[1]} is no kind of sweep{nearest(function[1], SWEEPS)}") from error
+        raise BadInput(f"{text!r} is not key=value: {unreadable(text)}.") from error
+
+
+KEYS = (*RunConfig.model_fields, "of", "experiment", "zip")
 
 
 def checked_override(text: str, extra: list[str]) -> str:
@@ -58,10 +66,18 @@ def checked_override(text: str, extra: list[str]) -> str:
     override = parse(text)
     key = override.key_or_group
     head, dot, _ = key.partition(".")
-    if head == "hydra" or key.startswith("hydra/") or override.is_delete():
+    if override.is_sweep_override():
+        check_sweep(override)
+    if head == "hydra" or key.startswith("hydra/"):
         return text
-    if head not in (*RunConfig.model_fields, "of", *CHOICES):
-        raise BadInput(f"'{head}' is not a key of a run{nearest(head, [*RunConfig.model_fields, 'of', 'spec'])}")
+    if head == "zip":
+        raise BadInput(f"{text} needs a sweep, as in -m width=1,2 optim.lr=.1,.2 zip=width,optim.lr.")
+    if head not in KEYS:
+        raise BadInput(f"'{head}' is not a key of a run{nearest_key(head)}")
+    if override.is_delete():
+        if key in CHOICES:
+            raise BadInput(f"{text}: a run cannot do without; choose another one, {key}=NAME.")
+        return text
     if dot:
         return "++" + text.lstrip("+")
     if head in CHOICES:
@@ -71,7 +87,9 @@ def checked_override(text: str, extra: list[str]) -> str:
             if isinstance(value, dict):
                 raise BadInput(f"{text}: set fields one by one, {head}.FIELD=value.")
             if value not in offered:
-                raise BadInput(f"{head}={'' if value is None else value} is unknown{nearest(value, offered)}")
+                hint = nearest(value or "", offered) + where_own(head, str(value), extra)
+                raise BadInput(f"{head}={'' if value is None else value} is unknown{hint}")
+            check_own_yaml(head, value, extra)
     return text.lstrip("+")
 
 
@@ -97,6 +115,24 @@ def base(choices_made: tuple[str, ...], search: tuple[str, ...], own: Defaults) 
     return composed(choices_made, search, json.dumps(dict(own.values)))
 
 
+def check_sweep(override: Any) -> None:
+    """Raise BadInput where a sweep cannot be counted through or has no value."""
+    from hydra.errors import HydraException
+
+    try:
+        values = [*itertools.islice(override.sweep_iterator(), 1)]  # a first value may be null
+    except HydraException as error:
+        raise BadInput(f"{override.input_line}: a sweep is 1,2,4 or range(1,5).") from error
+    if not values:
+        raise BadInput(f"{override.input_line} has no values; range(1,5) is 1,2,3,4.")
+
+
+def nearest_key(head: str) -> str:
+    """Return the hint for an unknown top-level key: the field of a group that has this name, or the nearest key."""
+    groups = {group for group in GROUPS for path in (CONF / group).glob("*.yaml") if head in read_yaml(path)}
+    return f"; did you mean '{min(groups)}.{head}'?" if groups else nearest(head, KEYS)
+
+
 @cache
 def composed(choices_made: tuple[str, ...], search: tuple[str, ...], values: str) -> Any:
     """Compose the groups, once a combination: Hydra takes a twentieth of a second for what a sweep repeats."""
@@ -104,16 +140,29 @@ def composed(choices_made: tuple[str, ...], search: tuple[str, ...], values: str
     from hydra import initialize_config_dir
     from hydra.errors import HydraException
     from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
 
     paths = ",".join(f"file://{Path(folder).resolve()}" for folder in search)
     extra = [f"hydra.searchpath=[{paths}]"] if paths else []
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
             config = hydra_compose(primary(json.loads(values)), [*choices_made, *extra])
-    except HydraException as error:
-        raise BadInput(" ".join(str(error).split())) from error
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
+        raise BadInput(told(error)) from error
     OmegaConf.set_struct(config, False)
     return config
+
+
+def told(error: Exception) -> str:
+    """Return what Hydra, OmegaConf or yaml say as one sentence, with the file and line or the key it is about."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        return f"{error.problem_mark.name}{yaml_problem(error)}."
+    several = re.match(r"Ambiguous value for argument '([^']*)'", str(error))
+    if several:
+        return f"{several[1]} is several values: -m runs a point for each, [1,2] is a list."
+    key, said = getattr(error, "full_key", None), str(getattr(error, "msg", None) or error)
+    said = " ".join(said.partition("Config search path")[0].partition("full_key:")[0].split()).rstrip(".")
+    return f"{key}: {said}." if key else f"{said}."
 
 
 def compose(overrides: list[str], config_dirs: list[str], own: Defaults = NONE) -> dict[str, Any]:
@@ -131,7 +180,10 @@ def compose(overrides: list[str], config_dirs: list[str], own: Defaults = NONE) 
     if plain["trunk"] is None:
         return plain
     words = trunk.words(plain, overrides)
-    below = compose(words, config_dirs, own)
+    try:
+        below = compose(words, config_dirs, own)
+    except BadInput as error:
+        raise BadInput(f"in the trunk: {error}") from error
     if trunk.is_control(plain) and trunk.searches(below):
         below = compose(trunk.without_optimiser(words), config_dirs, own)
     plain = resolved(overrides, config_dirs, own, trunk.taken_over(plain, below, overrides))
@@ -148,14 +200,17 @@ def resolved(
 
     checked = [checked_override(word, config_dirs) for word in overrides]
     parsed = [parse(word) for word in checked]
+    for override in parsed:
+        if override.is_sweep_override():
+            raise BadInput(f"{override.input_line} is several values: -m runs a point for each, [1,2] is a list.")
     grouped = [o.is_delete() or o.key_or_group in CHOICES or o.key_or_group.startswith("hydra") for o in parsed]
     made = tuple(word for word, is_choice in zip(checked, grouped, strict=True) if is_choice)
     try:
         own = meant(own, made, overrides, config_dirs)
         config = copy.deepcopy(base(made, tuple(config_dirs), own))
-        recipe = dict(
-            config.method.pop("recipe", None) or {}
-        )  # values that the method's yaml wants the model and the optimiser to have
+        recipe = config.method.pop("recipe", None) or {}  # what the method's yaml wants of model and optimiser
+        if not isinstance(recipe, Mapping) or not {str(key).partition(".")[0] for key in recipe} <= {*GROUPS}:
+            raise BadInput(f"recipe={recipe} of the method's yaml should be values by key, as {{optim.lr: 0.1}}.")
         usual = base(tuple(word for word in made if key_of(word) != "optim"), tuple(config_dirs), own).optim.name
         for key, value in recipe.items():
             group, _, name = key.partition(".")
@@ -165,15 +220,18 @@ def resolved(
             config[name] = value
         for override, is_choice in zip(parsed, grouped, strict=True):
             if not is_choice:
-                if override.is_sweep_override():
-                    raise BadInput(
-                        f"{override.input_line} is several values: -m runs a point for each, [1,2] is a list."
-                    )
                 OmegaConf.update(config, override.key_or_group, override.value(), merge=True, force_add=True)
         plain = OmegaConf.to_container(config, resolve=True)
     except OmegaConfBaseException as error:
-        raise BadInput(" ".join(str(error).split())) from error
+        raise BadInput(told(error)) from error
     assert isinstance(plain, dict)
+    for name in ("run", *(f"{group}/{plain[group].get('name')}" for group in GROUPS)):
+        check_shadowed(f"{name}.yaml", config_dirs)
+    if plain.get("experiment"):
+        raise BadInput(
+            "this experiment sets nothing: the first line of its yaml should be `# @package _global_`, so that its "
+            "values are those of the run."
+        )
     return {str(name): value for name, value in plain.items() if name != "experiment"}
 
 
@@ -211,20 +269,19 @@ def standing_on(of: str, overrides: list[str], config_dirs: list[str], own: Defa
     return {**plain, "trunk": {**below, "root": plain["root"]}}
 
 
-def hydra_main(
-    flags: list[str], words: list[str], config_dirs: list[str], own: Defaults = NONE
-) -> tuple[list[list[str]], int]:
+def hydra_main(flags: list[str], words: list[str], config_dirs: list[str], own: Defaults = NONE) -> list[list[str]]:
     """Let Hydra itself read its flags (-m, --cfg, --info ...) and named sweeps.
 
-    Returns the overrides of every point to run, none where a flag asked for something else, and the exit code so far:
-    2 for what Hydra refuses (its own is 1 for everything). The points run when Hydra is out of the way. A `?` word
-    reaches Hydra as a plain one and its key as one of the sweeper's `optional`; the points have it with its mark.
+    Returns the overrides of every point to run, none where a flag asked for something else. The points run when Hydra
+    is out of the way. A `?` word reaches Hydra as a plain one and its key as one of the sweeper's `optional`; the
+    points have it with its mark. Raises BadInput for what Hydra refuses.
     """
     import hydra
     from hydra.core.hydra_config import HydraConfig
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
 
-    given = [checked_override(w.removeprefix("?"), config_dirs) if "=" in w else w for w in words]
-    overrides = [word for word in given if "=" in word]
+    checked = [checked_override(word.removeprefix("?"), config_dirs) for word in words]
     last = {key_of(word): word for word in words}
     optional = [key for key, word in last.items() if word.startswith("?")]
     points: list[list[str]] = []
@@ -238,16 +295,23 @@ def hydra_main(
     extra = [f"hydra.searchpath=[{search}]"] if search else []
     extra += [f"hydra.sweeper.optional=[{','.join(optional)}]"] if optional else []
     if not {"-m", "--multirun"} & {*flags}:
-        made = tuple(word for word in overrides if key_of(word) in CHOICES)
-        own = meant(own, made, overrides, config_dirs)
-    before = sys.argv
-    sys.argv = ["ltx", *flags, *given, *extra]
+        made = tuple(word for word in checked if key_of(word) in CHOICES)
+        own = meant(own, made, checked, config_dirs)
+    said = io.StringIO()
+    before, full = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # otherwise Hydra prints its errors, in several paragraphs, and exits
+    sys.argv = ["ltx", *flags, *checked, *extra]
     try:
-        hydra.main(version_base="1.3", config_path=str(CONF), config_name=primary(own.values))(point)()
+        with contextlib.redirect_stderr(said):
+            hydra.main(version_base="1.3", config_path=str(CONF), config_name=primary(own.values))(point)()
     except SystemExit as error:
-        return [], 2 if error.code else 0
-    except ValueError as error:  # Hydra raises this for flags that contradict each other
-        raise BadInput(f"{error}.") from error
+        if not error.code:
+            return []
+        raise BadInput(f"{said.getvalue().strip().splitlines()[-1]}.") from error
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
+        raise BadInput(told(error)) from error  # a ValueError is of flags that contradict each other
     finally:
         sys.argv = before
-    return points, 0
+        if full is None:
+            del os.environ["HYDRA_FULL_ERROR"]
+    return points

@@ -37,6 +37,9 @@ def facts(config: str) -> Facts:
         said = data.facts()
     if not isinstance(said, Facts):
         raise BadInput(f"data.name={node['name']}: facts() returned a {type(said).__name__}, not ltx.data.Facts.")
+    counts = [*said.input_shape, said.classes, said.train, said.val, said.test]
+    if not all(isinstance(count, int) and count > 0 for count in counts):
+        raise BadInput(f"data.name={node['name']}: facts() returned {said}; shape and sizes should be counts from 1.")
     return said
 
 
@@ -49,13 +52,16 @@ def load(config: str) -> Dataset:
 
     data, node = made(config)
     task: Any = getattr(data, "task", "classification")
-    if task not in TARGETS:
+    if task not in [*TARGETS]:
         raise BadInput(f"data.name={node['name']}: task={task} is unknown{nearest(task, TARGETS)}")
-    with of_the_users(f"data.name={node['name']} cannot be loaded"):
-        found = data.load()
-        if not isinstance(found, Dataset):
-            found = assemble(found, node["split_seed"], task=task)
-        shown = found.facts
+    try:
+        with of_the_users("it cannot be loaded"):
+            found = data.load()
+            if not isinstance(found, Dataset):
+                found = assemble(found, node["split_seed"], task=task)
+            shown = found.facts
+    except BadInput as error:
+        raise BadInput(f"data.name={node['name']}: {error}") from error
     if hasattr(data, "facts") and facts(config) != shown:
         raise BadInput(f"data.name={node['name']} says that it is {facts(config)}, but what it loads is {shown}.")
     return with_random_labels(found, node["split_seed"]) if node["random_labels"] else found

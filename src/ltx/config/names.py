@@ -14,6 +14,8 @@ from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from ltx.errors import BadInput, described, nearest
 
 PACKAGED = Path(__file__).parents[1] / "conf"
@@ -32,14 +34,27 @@ def known(group: str) -> list[str]:
     return sorted(path.stem for path in folder.glob("*.py") if path.stem in offered)
 
 
+def offering(group: str, name: str, wanted: list[str]) -> str | None:
+    """Return the yaml of ltx that has all the fields wanted, that of a class's own base first, or None."""
+    bases = getattr(find(group, name), "__mro__", ())
+    modules = [base.__module__.rpartition(".")[2] for base in bases if base.__module__.startswith("ltx.")]
+    for stem in dict.fromkeys([*modules, *known(group)]):
+        path = CONF / group / f"{stem}.yaml"
+        if path.is_file() and set(wanted) <= set(yaml.safe_load(path.read_text())):
+            return stem
+    return None
+
+
 def find(group: str, name: object) -> Callable[..., Any]:
     """Return the class behind a name: `imp` is ltx/methods/imp.py, `pkg.module:Class` the user's own."""
-    if name == "???":
-        raise BadInput(f"{group}.name is missing: your class as package.module:Class.")
+    if name in ("???", None):
+        raise BadInput(f"{group}.name is missing: {', '.join(known(group))}, or your class as package.module:Class.")
     if isinstance(name, str) and ":" in name:
         return find_own(group, name)
     if name not in known(group):
-        raise BadInput(f"{group}.name={name} is unknown{nearest(name, known(group))} Your own: package.module:Class.")
+        module, dot, last = str(name).rpartition(".")
+        own = f"{module}:{last}" if dot and module else "package.module:Class"
+        raise BadInput(f"{group}.name={name} is unknown{nearest(name, known(group))} Your own: {own}.")
     if group == "optim":
         from ltx.training.optim import OPTIMISERS
 
@@ -53,27 +68,37 @@ def find_own(group: str, name: str) -> Callable[..., Any]:
     module, _, attribute = name.partition(":")
     if not module or not attribute:
         raise BadInput(f"{group}.name={name} should read package.module:Class.")
+    dotted = module.removesuffix(".py").strip("./").replace("/", ".")
+    if dotted != module:
+        raise BadInput(f"{group}.name={name} should name a module, not a file: {dotted}:{attribute}.")
     if module.partition(".")[0] in sys.stdlib_module_names:
         raise BadInput(f"{group}.name={name} is part of Python itself, and no {group} of yours.")
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())  # a console script does not search the folder it is called in
     try:
         found = importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name is not None and f"{module}.".startswith(
-            f"{error.name}."
-        ):  # the module that was named is missing, and not one that it imports
-            raise BadInput(f"{group}.name={name}: {error}. It should read package.module:Class.") from error
-        raise BadInput(f"{group}.name={name} cannot be imported: {described(error)}.") from error
     except (Exception, SystemExit) as error:  # whatever the user's module raises when it is imported
+        missing = error.name if isinstance(error, ModuleNotFoundError) else None
+        if missing is not None and f"{module}.".startswith(f"{missing}."):
+            # the module that was named is missing, and not one that it imports
+            raise BadInput(f"{group}.name={name}: there is no module {missing}{nearest(module, modules())}") from error
         raise BadInput(f"{group}.name={name} cannot be imported: {described(error)}.") from error
+    defined = {word: value for word, value in vars(found).items() if getattr(value, "__module__", None) == module}
+    offered = [word for word, value in defined.items() if callable(value) and not word.startswith("_")]
     if not hasattr(found, attribute):
-        offered = [word for word, value in vars(found).items() if callable(value) and not word.startswith("_")]
         raise BadInput(f"{group}.name={name}: the module {module} has no {attribute}{nearest(attribute, offered)}")
     target = getattr(found, attribute)
     if not can_be(group, target):
-        raise BadInput(f"{group}.name={name} is no {group}: it should be {WHAT_IT_IS[group]}.")
+        fit = [word for word in offered if can_be(group, defined[word])]
+        raise BadInput(f"{group}.name={name} is no {group}: it should be {WHAT_IT_IS[group]}{nearest(attribute, fit)}")
     return target
+
+
+def modules() -> list[str]:
+    """Name the modules in the folder one stands in and those directly below it."""
+    here = Path.cwd()
+    paths = [path for pattern in ("[!._]*.py", "[!._]*/[!_]*.py") for path in here.glob(pattern)]
+    return [".".join(path.relative_to(here).with_suffix("").parts) for path in paths]
 
 
 WHAT_IT_IS = {

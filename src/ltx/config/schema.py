@@ -15,11 +15,13 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Gt, Le, Len
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
-from ltx.config.names import GROUPS, find, known
+from ltx.config.names import GROUPS, find, known, offering
 from ltx.config.words import text
-from ltx.errors import BadInput, nearest, of_the_users
+from ltx.errors import BadInput, closest, nearest, of_the_users
 
 STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+PROJECT = r"^[^/\\#?%:]{1,128}$"  # the names that wandb takes
 
 Seed = Annotated[int, Ge(0)]
 
@@ -43,7 +45,7 @@ class WandbConfig(BaseModel):
 
     model_config = STRICT
     mode: Literal["online", "offline", "disabled"] | None
-    project: str
+    project: Annotated[str, Field(pattern=PROJECT)]
     entity: str | None
     group: str | None
     name: Annotated[str, Len(1, 128)] | None = None
@@ -77,8 +79,8 @@ class RunConfig(BaseModel):
     streams: StreamsConfig
     root: str
     device: str
-    threads: Annotated[int, Ge(1)]
-    workers: Annotated[int, Ge(0)] | None
+    threads: Annotated[int, Ge(1), Le(1024)]
+    workers: Annotated[int, Ge(0), Le(1024)] | None
     wandb: WandbConfig
     trainer: TrainerConfig
     retry_failed: bool
@@ -153,28 +155,69 @@ def is_plain(value: Any) -> bool:
 def refuse(error: ValidationError, prefix: str, whole: str, known_fields: typing.Iterable[str]) -> BadInput:
     """Turn pydantic's errors into one paragraph that names each value and the nearest valid one.
 
-    Of a union's complaints one is enough: a range or choice rather than "should be a valid list".
+    Of a union's complaints one is enough: a range, a choice or an item of a list rather than the types it could have.
     """
+    found = error.errors(include_url=False)
+    lacking = [dotted(prefix, e["loc"]) for e in found if e["type"] == "missing"]
+    unknown = [[str(part) for part in e["loc"]] for e in found if e["type"] == "extra_forbidden"]
     lines: dict[str, str] = {}
-    for e in sorted(error.errors(include_url=False), key=lambda e: e["type"].endswith("_type")):
-        path = [str(part) for part in e["loc"] if re.fullmatch(r"\w+", str(part)) and part not in TYPE_WORDS]
-        name = ".".join([prefix, *path]) if prefix else ".".join(path)
-        if e["type"] == "extra_forbidden":
-            path = [str(part) for part in e["loc"]]  # also a part that is no word belongs to the name here
-            name = ".".join([prefix, *path] if prefix else path)
-            inner = RunConfig.model_fields[path[0]].annotation if len(path) > 1 and not prefix else None
-            offered = getattr(inner, "model_fields", known_fields)
-            line = f"{name} is not a field of {path[0] if inner else whole}{nearest(path[-1], offered)}"
-        elif e["type"] == "missing":
-            line = f"{name} is missing."
-        elif e["type"] == "literal_error":
-            expected = e["ctx"]["expected"]
-            options = re.findall(r"'([^']*)'", expected) or [expected.lower(), "null"]  # a flag is true or null
-            line = f"{name}={e['input']} is unknown{nearest(e['input'], options)}"
-        else:
-            line = f"{name}={e['input']}: {e['msg'][0].lower() + e['msg'][1:]}."
-        lines.setdefault(name, line)
-    return BadInput(" ".join(lines.values()))
+    types_of: dict[str, list[str]] = {}
+    for e in found:
+        name = dotted(prefix, e["loc"])
+        if e["type"] in TYPES:
+            types_of.setdefault(f"{name}={text(e['input'])}", []).append(TYPES[e["type"]])
+        elif e["type"] not in ("missing", "extra_forbidden"):
+            lines.setdefault(name, f"{name}={text(e['input'])}{wrong(e)}")
+    for given, words in types_of.items():
+        name = given.partition("=")[0]
+        if not any(f"{other}.".startswith(f"{name}.") for other in lines):
+            lines[name] = f"{given}: should be {' or '.join(dict.fromkeys(words))}."
+    deepest = [line for name, line in lines.items() if not any(other.startswith(f"{name}.") for other in lines)]
+    if lacking:
+        deepest.insert(0, f"{', '.join(lacking)} {'are' if len(lacking) > 1 else 'is'} missing.")
+    if len(unknown) > 1 and prefix:
+        names, offered = ", ".join(".".join([prefix, *path]) for path in unknown), sorted(known_fields)
+        meant = [word for path in unknown for word in closest(path[-1], offered)]
+        hint = f"; did you mean {', '.join(dict.fromkeys(meant))}?" if meant else "."
+        deepest.append(f"{names} are not fields of {whole}{hint} Known: {', '.join(offered)}.")
+        return BadInput(" ".join(deepest))
+    for path in unknown:
+        inner = RunConfig.model_fields[path[0]].annotation if len(path) > 1 and not prefix else None
+        offered = list(getattr(inner, "model_fields", known_fields))
+        name = ".".join([prefix, *path] if prefix else path)  # here also a part that is no word belongs to the name
+        deepest.append(f"{name} is not a field of {path[0] if inner else whole}{nearest(path[-1], offered)}")
+    return BadInput(" ".join(deepest))
+
+
+TYPES = {
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "string_type": "a text",
+    "list_type": "a list, as [1,2]",
+    "dict_type": "values by name, as {NAME:VALUE}",
+    "model_type": "values by name, as {NAME:VALUE}",
+}
+
+
+def dotted(prefix: str, path: typing.Iterable[int | str]) -> str:
+    """Return the key that one of pydantic's errors is about."""
+    parts = [str(part) for part in path if re.fullmatch(r"\w+", str(part)) and part not in TYPE_WORDS]
+    return ".".join([prefix, *parts] if prefix else parts)
+
+
+def wrong(e: typing.Any) -> str:
+    """Say what is wrong with a value of the right type."""
+    if e["type"] == "literal_error":
+        expected = e["ctx"]["expected"]
+        options = re.findall(r"'([^']*)'", expected) or [expected.lower(), "null"]  # a flag is true or null
+        return f" is unknown{nearest(e['input'], options)}"
+    if e.get("ctx", {}).get("pattern") == PROJECT:
+        return ": should be 1 to 128 characters without / \\ # ? % :."
+    if e["type"] == "too_short":
+        return f": should have at least {e['ctx']['min_length']} value."
+    return f": {e['msg'].removeprefix('Input ')}."
 
 
 def checked(group: str, node: dict[str, Any]) -> tuple[Callable[..., Any], dict[str, Any]]:
@@ -190,10 +233,29 @@ def checked(group: str, node: dict[str, Any]) -> tuple[Callable[..., Any], dict[
     try:
         valid = model(**arguments)
     except ValidationError as error:
-        refusal = refuse(error, group, f"{group}={node['name']}", ["name", *schema])
-        raise BadInput(f"{refusal}{elsewhere(group, error)}") from error
+        refused = refuse(error, group, f"{group}={node['name']}", ["name", *schema])
+        lacking = [str(e["loc"][0]) for e in error.errors() if e["type"] == "missing"]
+        unknown = [str(e["loc"][0]) for e in error.errors() if e["type"] == "extra_forbidden"]
+        hint = remedy(group, str(node["name"]), lacking, unknown) or elsewhere(group, error)
+        raise BadInput(f"{refused}{hint}") from error
     held = [name for name, (_, default) in schema.items() if name in arguments or is_plain(default)]
     return target, {name: getattr(valid, f"field_{name}") for name in held}
+
+
+def remedy(group: str, name: str, lacking: list[str], unknown: list[str]) -> str:
+    """Say how a group gets the fields that its class wants: they come with a yaml, of which another one can inherit."""
+    if len(unknown) > 2 and ":" not in name:
+        return f" {group}={name} chooses the class together with its fields."
+    if len(unknown) > 2 and group in ("data", "model"):
+        return f" {group}=own chooses a class of yours without them."
+    if len(unknown) > 2:
+        return f" Name the class in a yaml of yours instead: {group}/mine.yaml in a --config-dir, with `name: {name}`."
+    if not lacking:
+        return ""
+    base = offering(group, name, lacking)
+    if len(lacking) > 1 and base:
+        return f" A yaml of yours takes over those of {group}={base} with a line `defaults: [{base}, _self_]`."
+    return f" Set it: {group}.{lacking[0]}=VALUE."
 
 
 def elsewhere(group: str, error: ValidationError) -> str:

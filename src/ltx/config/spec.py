@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import inspect
@@ -18,7 +19,7 @@ from ltx.config.loading import facts, load
 from ltx.config.names import GROUPS, find, readable
 from ltx.config.schema import RunConfig, checked, refuse
 from ltx.config.trunk import check as check_trunk
-from ltx.errors import BadInput, of_the_users
+from ltx.errors import BadInput, nearest, of_the_users
 
 if typing.TYPE_CHECKING:
     from torch import Tensor, nn
@@ -30,6 +31,8 @@ if typing.TYPE_CHECKING:
 
 NUMERICS = 2  # raise it when the code's results change: old runs then keep their keys, new ones get others
 PLUMBING = ("root", "device", "threads", "workers", "wandb", "retry_failed", "fail_fast", "wait", "trust", "seeds")
+
+TRAINED = ("weights", "scores")
 
 _tried: set[tuple[Any, str]] = set()  # models, by class and config, that have been tried on a batch in this process
 
@@ -72,7 +75,9 @@ class Spec:
             raise BadInput(f"seeds={seeds} names a seed twice.")
         method_class, method_arguments = parts["method"]
         optim_class, optim_arguments = parts["optim"]
-        spec = cls(plain, method_class(**method_arguments), optim_class(**optim_arguments), below)
+        with guarded(plain["method"]["name"], "cannot be made"):
+            method = method_class(**method_arguments)
+        spec = cls(plain, method, optim_class(**optim_arguments), below)
         spec.check()
         return spec
 
@@ -88,12 +93,20 @@ class Spec:
             raise BadInput(f"{self.on_data} has no weight matrices: there is nothing to prune or to search.")
         self.try_out(network)
         check_trunk(self, network)
-        try:
-            self.optim.check()
-            layout = Layout.of(network, self.method.prunable(matrices), self.config["model"])
-            self.method.check(layout, self.optim.steps)
-        except ValueError as error:
-            raise BadInput(f"{str(error).rstrip('.')}.") from error
+        with guarded(self.config["method"]["name"], "cannot be used"):
+            try:
+                self.optim.check()
+                if self.method.trains not in TRAINED:
+                    raise BadInput(f"the method trains {self.method.trains}{nearest(self.method.trains, TRAINED)}")
+                names = self.method.prunable(matrices)
+                unknown = [name for name in names if name not in matrices]
+                if unknown:
+                    raise BadInput(f"the method would prune {unknown[0]}{nearest(unknown[0], matrices)}")
+                self.method.check(Layout.of(network, names, self.config["model"]), self.optim.steps)
+            except ValueError as error:
+                raise BadInput(f"{str(error).rstrip('.')}.") from error
+            for level in {0, self.method.last_level}:
+                self.plan(level)
 
     def check_width(self) -> None:
         """Raise BadInput where a width is asked of a network that takes none: the key alone would change."""
@@ -245,6 +258,11 @@ class Spec:
         network = constructed(make, streams)
         initialise(network, init, streams)
         return network
+
+
+def guarded(method: str, what: str) -> contextlib.AbstractContextManager[None]:
+    """Return what turns the errors of a user's own method into one paragraph; those of ltx's own are its bugs."""
+    return of_the_users(f"method.name={method} {what}") if ":" in method else contextlib.nullcontext()
 
 
 def a_module(made: Any, name: str) -> nn.Module:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+DASHES = ("-", "\N{EM DASH}", "\N{EN DASH}")  # an editor makes one of the latter of two hyphens
+
 
 def key_of(override: str) -> str:
     """Return an override's key."""
@@ -42,3 +44,29 @@ def plain_root(word: str) -> str:
     if key != "root" or not equals or value[:1] in ("'", '"', "$") or not value:
         return word
     return f"root={quoted(value)}"
+
+
+def unreadable(word: str) -> str:
+    """Say why a word is no `key=value`, and how it is probably meant."""
+    key, equals, value = word.partition("=")
+    if word.startswith(DASHES):
+        return f"values are set without dashes: {word.lstrip(''.join(DASHES))}"
+    if word[:1] in ("'", '"'):
+        return f"write it without the quotes around all of it: {word.strip(word[0])}"
+    if not equals and ":" in word:
+        return f"write {word.replace(':', '=', 1)}"
+    if not equals:
+        return f"give it a value, {word or 'key'}=VALUE"
+    if " " in value and "=" in value:
+        return "these are several words; write them without the quotes around all of them"
+    if not all(key.lstrip("+~").split(".")):
+        return "a key is one or more names with dots between them, method.levels"
+    if value.startswith("="):
+        return f"write {key}={value.lstrip('=')}"
+    if any(value.count(opening) != value.count(closing) for opening, closing in ("()", "[]", "{}")):
+        return "a bracket is not closed"
+    if value.endswith(",") or ",," in value:
+        return "a value is missing beside a comma"
+    if value.startswith("{"):
+        return "values by name are written {NAME:VALUE,NAME:VALUE}"
+    return f"special characters need quotes of their own: \"{key}='...'\""

@@ -57,7 +57,7 @@ def assemble(
         if name not in splits:
             size = int(share if share >= 1 else round(share * len(train)))
             if not 0 < size < len(order):
-                raise BadInput(f"A {name} part of {size} leaves nothing of {len(order)} examples to train on.")
+                raise BadInput(f"{len(order)} examples are too few to take a {name} part of {size} of them.")
             chosen, order = order[:size], order[size:]
             splits[name] = train.part(chosen)
     if len(order) < len(train):
@@ -95,8 +95,17 @@ def examples_and_labels(name: str, pair: object, task: TaskName) -> tuple[Tensor
         raise BadInput(f"The {name} part should be a pair (x, y), not {kind(pair)}.")
     found, y = numbers(f"examples of the {name} part", pair[0]), array(pair[1])
     x, changed = tokens(name, found) if task == "next_token" else examples(name, found)
+    if not len(x):
+        raise BadInput(f"The {name} part has no examples.")
+    if len(x) != len(y):
+        raise BadInput(f"The {name} part needs one label per example, got {len(x)} examples and {len(y)} labels.")
+    if task == "classification" and y.ndim > 1:
+        better = "y.argmax(1) makes them of one-hot labels" if len(x) != y.size else "y.ravel() makes them of a column"
+        raise BadInput(f"The labels of {name} should be one number each, not {y.shape[1:]}; {better}.")
+    if x.ndim < 2:
+        raise BadInput(f"The examples of {name} should have a shape of their own: x[:, None] makes them (N, 1).")
     fits = {"classification": y.ndim == 1, "next_token": y.shape == found.shape, "regression": y.ndim in (1, 2)}[task]
-    if len(x) != len(y) or not len(x) or not fits:
+    if not fits:
         raise BadInput(f"The {name} part needs one label per example, got x {tuple(x.shape)} and y {y.shape}.")
     if not x.numel():
         raise BadInput(f"The examples of the {name} part have nothing in them: their shape is {tuple(x.shape[1:])}.")
@@ -131,7 +140,7 @@ def array(value: Any) -> np.ndarray:
     try:
         return plain(np.asarray(value))
     except (ValueError, TypeError) as error:
-        raise BadInput(f"A {type(value).__name__} of the data set is no array: {error}.") from error
+        raise BadInput(f"A {type(value).__name__} of the data set is no array: {str(error).rstrip('.')}.") from error
 
 
 def columns_of(value: Any) -> list[tuple[str, np.ndarray]]:
@@ -200,7 +209,7 @@ def examples(name: str, x: np.ndarray) -> tuple[Tensor, list[str]]:
     with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused as that
         found = torch.from_numpy(np.ascontiguousarray(x, dtype="float32"))
     if not torch.isfinite(found).all():
-        raise BadInput(f"The {name} part holds values that are not finite, or too large for float32.")
+        raise BadInput(f"The {name} part holds values that are not finite, or too large for float32; fill or scale.")
     return found, changed
 
 

@@ -19,7 +19,7 @@ VAL, TEST = 180, 360  # of 1,797 examples
 class Data:
     """Load the digits, standardised: 1257 to train, 180 to validate, 360 to test; `shift` moves them by pixels."""
 
-    split_seed: int
+    split_seed: Annotated[int, Ge(0)]
     shift: Annotated[int, Ge(0), Le(4)]
 
     def facts(self) -> Facts:

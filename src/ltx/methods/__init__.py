@@ -207,6 +207,11 @@ def without(exclude: list[str], matrices: list[str]) -> list[str]:
     return [name for name in matrices if name not in excluded]
 
 
+def nothing_left(exclude: list[str], what: str) -> str:
+    """Say that `exclude` keeps all layers whole, and the remedy."""
+    return f"method.exclude=[{','.join(exclude)}] leaves nothing to {what}; method.exclude=[] leaves no layer out"
+
+
 def masked(weights: Tensors, gate: Tensors) -> Tensors:
     """Multiply every masked weight by its mask, inside the graph: the gradient of a pruned weight is exactly zero."""
     return weights | {name: weights[name] * keep for name, keep in gate.items()}

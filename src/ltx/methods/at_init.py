@@ -11,7 +11,7 @@ from annotated_types import Ge, Gt
 from torch.func import functional_call
 
 from ltx.masks import prune
-from ltx.methods import Context, Layout, State, dense, masked, without
+from ltx.methods import Context, Layout, State, dense, masked, nothing_left, without
 from ltx.methods.counts import Density, Kept, Scope, check_alive, kept, shapes
 from ltx.tensors import Tensors
 
@@ -47,7 +47,7 @@ class Method(dense.Method):
 
     def check(self, layout: Layout, steps: int) -> None:
         if not layout.prunable:
-            raise ValueError(f"method.exclude={self.exclude} leaves nothing to prune")
+            raise ValueError(nothing_left(self.exclude, "prune"))
         check_alive(self.kept(layout.prunable, self.density), self.density, self.allow_dead_layers)
 
     def kept(self, tensors: Tensors, density: float) -> Kept:

@@ -9,7 +9,7 @@ import torch
 from annotated_types import Ge, Gt, Lt
 
 from ltx.masks import prune
-from ltx.methods import Context, Layout, Plan, State, dense, masked, select, without
+from ltx.methods import Context, Layout, Plan, State, dense, masked, nothing_left, select, without
 from ltx.methods.counts import Kept, Scope, Shapes, emptied, kept, shapes
 from ltx.tensors import Tensors
 
@@ -70,7 +70,7 @@ class Method(dense.Method):
             raise ValueError(f"method.rewind={self.rewind} is past the end: a level trains {steps} steps (optim.steps)")
         at = shapes(layout.prunable)
         if not at:
-            raise ValueError(f"method.exclude={self.exclude} leaves nothing to prune")
+            raise ValueError(nothing_left(self.exclude, "prune"))
         if isinstance(self.fraction, dict) and self.scope != "layer":
             raise ValueError("method.fraction per layer needs method.scope=layer")
         n, before = sum(shape.numel() for shape in at.values()), self.kept(0, at)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ltx.masks import top
-from ltx.methods import Context, Layout, Plan, State, Trains, dense, without
+from ltx.methods import Context, Layout, Plan, State, Trains, dense, nothing_left, without
 from ltx.methods.counts import Density, Kept, Scope, check_alive, kept, shapes
 from ltx.tensors import Tensors, fans
 
@@ -71,7 +71,7 @@ class Search(Scores):
 
     def check(self, layout: Layout, steps: int) -> None:
         if not layout.prunable:
-            raise ValueError(f"method.exclude={self.exclude} leaves nothing to mask")
+            raise ValueError(nothing_left(self.exclude, "mask"))
         super().check(layout, steps)
         check_alive(self.kept(layout.prunable, 1.0), self.density, self.allow_dead_layers)
 

@@ -19,7 +19,7 @@ class Model(nn.Module):
 
     def __init__(
         self,
-        input_shape: tuple[int, int, int],
+        input_shape: tuple[int, ...],
         classes: int,
         width: float,
         channels: Annotated[list[Annotated[int, Ge(1)]], Len(1)],
@@ -29,6 +29,10 @@ class Model(nn.Module):
         activation: Activation | None = None,
     ):
         super().__init__()
+        if len(input_shape) != 3:
+            raise ValueError(
+                "it needs images, of the shape channels x height x width; model=lenet and model=mlp take tables"
+            )
         check_activation(activation, norm)
         self.activation = activation
         before, height, side = input_shape

@@ -12,6 +12,7 @@ from typing import Any
 from rich.table import Table
 
 from ltx.config import flat
+from ltx.config.schema import RunConfig
 from ltx.errors import BadInput, nearest, printable
 from ltx.report.grid import Line, fitting, grid, needed, without
 from ltx.report.tables import varying_names
@@ -67,9 +68,9 @@ class Entry:
 def selected(entries: Sequence[Entry], filters: Mapping[str, str], states: Sequence[str]) -> list[Entry]:
     """Return the runs of some states, and with some values. Raises BadInput for a key that no run has."""
     if filters:
-        known = flat.keys_of(entry.config for entry in entries)
+        known = flat.keys_of(entry.config for entry in entries) or [*RunConfig.model_fields]
         for key in filters:
-            if key not in known and entries:
+            if (key if entries else key.partition(".")[0]) not in known:
                 raise BadInput(f"'{key}' is no key of a run's config{near(key, [*known, 'root', 'sort'])}")
     return [
         entry

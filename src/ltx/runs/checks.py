@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from pathlib import Path
 
 from ltx.config.spec import Spec
-from ltx.errors import BadInput, notice
+from ltx.errors import BadInput, nearest, notice
+
+WANDB_MODES = ("online", "offline", "disabled", "dryrun", "run", "shared")  # those that wandb takes
 
 
 def check_machine(spec: Spec) -> None:
@@ -14,7 +17,7 @@ def check_machine(spec: Spec) -> None:
     device = spec.config["device"]
     kind, _, number = device.partition(":")
     if kind not in ("auto", "cpu", "cuda") or (number and not number.isdigit()):
-        raise BadInput(f"device={device} is unknown. Known: auto, cpu, cuda, cuda:N")
+        raise BadInput(f"device={device} is unknown{nearest(device, ('auto', 'cpu', 'cuda', 'cuda:N'))}")
     if kind == "cuda":
         import torch
 
@@ -24,6 +27,9 @@ def check_machine(spec: Spec) -> None:
             )
         if int(number or 0) >= torch.cuda.device_count():
             raise BadInput(f"device={device}, but there are {torch.cuda.device_count()} CUDA devices, numbered from 0.")
+    mode = os.environ.get("WANDB_MODE")
+    if spec.config["wandb"]["mode"] is None and mode and mode not in WANDB_MODES:
+        raise BadInput(f"WANDB_MODE={mode} in the environment is unknown{nearest(mode, WANDB_MODES)}")
     check_root(spec.directory.absolute(), spec.config["root"])
 
 

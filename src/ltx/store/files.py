@@ -139,7 +139,8 @@ def text(path: Path) -> str | None:
     try:
         return None if found is None else found.decode()
     except UnicodeDecodeError as error:
-        raise Damaged(f"{path} is not UTF-8 text (byte {error.start})") from error
+        line = 1 + error.object[: error.start].count(b"\n")
+        raise Damaged(f"{path} is not UTF-8 text (line {line}, byte {error.start})") from error
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
@@ -170,6 +171,13 @@ def plain_yaml(found: str) -> Any:
     return yaml.load(found, _PlainLoader)
 
 
+def yaml_problem(error: Exception) -> str:
+    """Return what an error of yaml's says, with its line in front, to be set behind a file's name."""
+    mark = getattr(error, "problem_mark", None)
+    said = " ".join(str(getattr(error, "problem", None) or error).split()) or type(error).__name__
+    return f", line {mark.line + 1}: {said}" if mark is not None else f": {said}"
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """Return the mapping that a yaml file holds; plain values only, no aliases. Raises Damaged."""
     found = text(path)
@@ -180,7 +188,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         value = plain_yaml(found)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise Damaged(f"{path} is not yaml ({' '.join(str(error).split()) or type(error).__name__})") from error
+        raise Damaged(f"{path} is not yaml{yaml_problem(error)}") from error
     if not isinstance(value, dict):
         raise Damaged(f"{path} holds no keys and values")
     return value

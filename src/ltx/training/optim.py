@@ -47,6 +47,8 @@ class Optim:
         """Raise ValueError where the fields contradict each other."""
         if self.warmup > self.steps:
             raise ValueError(f"optim.warmup={self.warmup} is longer than the run (optim.steps={self.steps})")
+        if self.schedule == "multistep" and not self.milestones:
+            raise ValueError("optim.schedule=multistep never drops without optim.milestones=[STEP,STEP]")
 
 
 @dataclass(frozen=True)
