@@ -116,6 +116,7 @@ def test_status_fits_a_terminal_and_says_by_what_runs_differ(width, ltx, runs, m
         assert text in plain(said) or width == 60
     assert "bias" not in said, "what a method's recipe sets is no difference within the method"
     assert "levels=" not in said and "workers" not in said
+    assert ("seeds" in said) == (width > 60), "what there is no room for is left out whole"
 
 
 def test_columns_filters_and_orders_of_status(ltx, runs):
@@ -320,6 +321,17 @@ def test_the_table_of_a_sweep_fits_a_terminal_with_whole_numbers(width, capsys):
     assert "density = kept / prunable" in text and "over 2 seeds: Student's t" in text and "1,810,900" in text
 
 
+@pytest.mark.parametrize("width", [80, 120])
+def test_what_is_the_same_on_every_line_stands_below_where_there_is_no_room(width, capsys):
+    from rich.console import Console
+
+    labels = [{"method": "imp", "width": 0.25, "optim.lr": lr, "method.rewind": 10} for lr in (0.0012, 0.003)]
+    Console(width=width).print(sweep_table(labels, [both(0.9), both(0.95)], ["done", "done"], width))
+    said = plain(capsys.readouterr().out)
+    assert ("state done; at the last level" in said) == (width == 80)
+    assert " total " in said and "1,000 0.905 [" in said.replace("0.9050", "0.905")
+
+
 def test_diff_shows_the_keys_that_differ_and_the_levels_that_keep_as_much(ltx, runs):
     a, b = "imp-lenet-digits-w1-aaaa1111", "imp-lenet-digits-w1-bbbb2222"
     said = ltx("diff", "aaaa1111", "bbbb2222").out
@@ -342,7 +354,7 @@ def test_diff_pairs_by_seed_and_a_search_with_the_level_of_its_size(ltx, runs):
     (level,) = json.loads(ltx("diff", "eeee", "ffff", "--json").out)["levels"]
     assert (level["a"]["level"], level["b"]["level"]) == (2, 0)
     assert level["difference"] == {"mean": pytest.approx(0.11), "low": None, "high": None, "n": 1}
-    plant(runs, "dense-lenet-digits-w1-abcd0000", [])
+    plant(runs, "edge_popup-lenet-digits-w1-abcd0000", [row(0, 0, 0.8, 90)])
     assert "no level of A keeps about as many weights" in ltx("diff", "eeee", "abcd").out
 
 
