@@ -57,7 +57,9 @@ def assemble(
         if name not in splits:
             size = int(share if share >= 1 else round(share * len(train)))
             if not 0 < size < len(order):
-                raise BadInput(f"{len(order)} examples are too few to take a {name} part of {size} of them.")
+                raise BadInput(
+                    f"{len(order)} examples are too few: a {name} part of {size} leaves nothing to train on or to measure."
+                )
             chosen, order = order[:size], order[size:]
             splits[name] = train.part(chosen)
     if len(order) < len(train):
