@@ -39,6 +39,8 @@ def run(arguments: list[str]) -> int:
 
     words = [plain_root(word) for word in words]
     words = [f"hydra.sweeper.zip=[{w.removeprefix('zip=')}]" if w.startswith("zip=") else w for w in words]
+    plot = next((w.removeprefix("plot=") for w in words if w.startswith("plot=")), None)
+    words = [word for word in words if not word.startswith("plot=")]
     named = [word.partition("=")[2] for word in words if word.lstrip("+").startswith("experiment=")]
     if not (dry or {"workers=0", "--cfg", "-c", "--info", "-i", "--hydra-help"} & {*words, *flags}):
         from ltx.launch import local as launch
@@ -50,28 +52,33 @@ def run(arguments: list[str]) -> int:
         from ltx.config.compose import hydra_main
 
         points, code = hydra_main([*flags, *words], folders)
-    return execute(points, folders, ["ltx", "run", *arguments], dry, named[0] if named else None) if points else code
+    name = named[0] if named else None
+    return execute(points, folders, ["ltx", "run", *arguments], dry, name, plot) if points else code
 
 
-def execute(points: list[list[str]], folders: list[str], command: list[str], dry: bool, name: str | None) -> int:
-    """Compose and check all points, train what is missing and show what came out."""
+def execute(
+    points: list[list[str]], folders: list[str], command: list[str], dry: bool, name: str | None, plot: str | None
+) -> int:
+    """Compose and check all points, train what is missing and show what came out; `plot` is a sweep's key to plot."""
+    from ltx.report.swept import check_chosen
+    from ltx.runs import sweep
     from ltx.runs.command import failures, specs_of
 
     specs = specs_of(points, folders)
+    if plot is not None:
+        check_chosen(plot, sweep.labels(specs, points))
     if dry:
         from ltx.runs.estimate import dry_run
 
         print("\n".join(map(dry_run, specs)), end="")
         return 0
-    from ltx.runs import sweep
-
     several = len(specs) > 1
     place = sweep.folder(specs, name)
     group = place.name if several else None
     outcome = sweep.run(specs, command, group=group, title=group or "")
     written = True
     if several:
-        written = show_sweep(outcome, points, place)
+        written = show_sweep(outcome, points, place, plot)
     else:
         show_point(outcome)
     for paragraph in failures(outcome):
@@ -95,12 +102,16 @@ def show_point(outcome: Any) -> None:
     print(f"run:  {point.folder.path}" + ("" if point.trained or point.failures else " (nothing was left to train)"))
 
 
-def show_sweep(outcome: Any, overrides: list[list[str]], place: Path) -> bool:
-    """Print the sweep's table, and write it as CSV, plot and wandb parent run; return whether that went well."""
+def show_sweep(outcome: Any, overrides: list[list[str]], place: Path, chosen: str | None = None) -> bool:
+    """Print the sweep's table, and write it as CSV, plot and wandb parent run; return whether that went well.
+
+    The picture has the chosen key on its horizontal axis, by default one that was swept (see `axes_of`).
+    """
     from rich.console import Console
 
     from ltx.report.mirror import mirror_sweep
-    from ltx.report.plots import draw_sweep, save_plot
+    from ltx.report.plots import save_plot
+    from ltx.report.sweep_picture import draw_sweep
     from ltx.report.tables import sweep_table
     from ltx.runs import sweep
     from ltx.store.claims import Claim
@@ -112,7 +123,7 @@ def show_sweep(outcome: Any, overrides: list[list[str]], place: Path) -> bool:
         with Claim(place / "lock"):  # another process may end with the same sweep
             table = sweep.write(outcome, labels, place)
             if table:
-                plot = save_plot(draw_sweep(labels, rows, place.name), place / "width.png")
+                plot = save_plot(draw_sweep(outcome.asked, labels, rows, chosen), place / "sweep.png")
                 if any(point.trained for point in outcome.points.values()) or not (place / "wandb").exists():
                     mirror_sweep(outcome.asked[0], place, table, plot)
     except OSError as error:
