@@ -16,15 +16,19 @@ from ltx.report.letters import LEADING, SMALL, TITLE, balanced, measured, wrappe
 from ltx.report.style import EDGE, GREY, WIDTH
 
 
-def legend(where: Axes | Figure, handles: Sequence[Any], **options: Any) -> Any:
-    """Put a legend in as many columns as fit above a panel, or above all panels, where it hides nothing."""
+def legend(where: Axes | Figure, handles: Sequence[Any], less: float = 0, **options: Any) -> Any:
+    """Put a legend in as many columns as fit above a panel, or above all panels, where it hides nothing.
+
+    less: points of the figure's width that it may not use.
+    """
     room = 72 * (WIDTH - 2 * EDGE)
     labels = ["\n".join(wrapped(str(handle.get_label()), room - 30, SMALL)) for handle in handles]
-    widths = [max(measured(line, SMALL) for line in label.split("\n")) + 25 for label in labels]
+    widths = [max(measured(line, SMALL) for line in label.split("\n")) + 2.8 * SMALL for label in labels]
 
     def fits(n: int) -> bool:
         rows = math.ceil(len(widths) / n)
-        return sum(max(widths[i : i + rows]) for i in range(0, len(widths), rows)) <= room - 35
+        columns = [max(widths[i : i + rows]) for i in range(0, len(widths), rows)]
+        return sum(columns) + 1.2 * SMALL * len(columns) <= room - less
 
     columns = next((n for n in range(len(labels), 0, -1) if fits(n)), 1)
     return where.legend(
@@ -45,7 +49,7 @@ def legend(where: Axes | Figure, handles: Sequence[Any], **options: Any) -> Any:
 
 def legend_above(axes: Axes, handles: Sequence[Any]) -> None:
     """Put a panel's legend between it and what is above it."""
-    legend(axes, handles, loc="lower left", bbox_to_anchor=(0, 1.01))
+    legend(axes, handles, less=35, loc="lower left", bbox_to_anchor=(0, 1.01))
 
 
 def label_ends(axes: Axes, lines: Sequence[Line2D], inches: float) -> bool:
@@ -73,20 +77,30 @@ def label_ends(axes: Axes, lines: Sequence[Line2D], inches: float) -> bool:
             annotation_clip=False,
             parse_math=False,
         )
+        line.set_label("_named at its end")
     return True
 
 
 @dataclass(frozen=True)
 class Paragraph:
-    """A text below a picture; `strong` in bold."""
+    """A text below a picture; `strong` in bold, `hanging` with all lines but the first moved in."""
 
     text: str
     strong: bool = False
+    hanging: bool = False
 
 
-def complete(
-    figure: Figure, title: str, caption: str, handles: Sequence[Any] = (), below: Sequence[Paragraph] = ()
-) -> Figure:
+def unnamed(figure: Figure) -> list[Any]:
+    """List what a legend above all panels should name: what has a label, but neither an end label nor a legend."""
+    found: dict[str, Any] = {}
+    for axes in figure.axes:
+        if axes.get_legend() is None:
+            for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+                found.setdefault(label, handle)
+    return list(found.values())
+
+
+def complete(figure: Figure, title: str, caption: str, below: Sequence[Paragraph] = ()) -> Figure:
     """Put title and legend above a figure, caption and further paragraphs below, make room for them, and lay all out.
 
     The layout is found once here: with a layout engine left on, every file would find it anew.
@@ -96,14 +110,13 @@ def complete(
     heading = balanced(title, room, TITLE)
     texts = [Paragraph(caption), *below]
     blocks = [
-        wrapped(p.text, room, SMALL, "bold" if p.strong else "normal", indent=8 if i else 0)
-        for i, p in enumerate(texts)
+        wrapped(p.text, room, SMALL, "bold" if p.strong else "normal", indent=8 if p.hanging else 0) for p in texts
     ]
     line = SMALL * LEADING / 72
-    gap = 0.5 * line
+    gap = 0.4 * line
     bottom = EDGE + sum(map(len, blocks)) * line + gap * (len(blocks) + bool(below))
     top = EDGE + len(heading) * TITLE * LEADING / 72 + 0.02
-    names, shown = 0.0, None
+    names, shown, handles = 0.0, None, unnamed(figure)
     if handles:
         shown = legend(figure, handles, loc="upper center")
         shown.set_in_layout(False)
@@ -122,7 +135,7 @@ def complete(
             figure.add_artist(Line2D([EDGE / width, 1 - EDGE / width], [y / whole] * 2, color=GREY, lw=0.4))
             y -= gap
         for j, words in enumerate(lines):
-            x = (EDGE + (8 / 72 if i and j else 0)) / width
+            x = (EDGE + (8 / 72 if paragraph.hanging and j else 0)) / width
             weight, colour = ("bold", "#A00000") if paragraph.strong else ("normal", "#000000")
             options: dict[str, Any] = {"weight": weight, "color": colour, "va": "top", "parse_math": False}
             figure.text(x, y / whole, words, fontsize=SMALL, **options)

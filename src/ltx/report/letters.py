@@ -24,7 +24,7 @@ def wrapped(text: str, room: float, size: float, weight: str = "normal", indent:
     """
     lines: list[str] = []
     line = ""
-    for word in text.split():
+    for word in text.split(" "):  # and not at a space that is to hold a line together
         longer = f"{line} {word}" if line else word
         left = room - (indent if lines else 0)
         if measured(longer, size, weight) <= left:

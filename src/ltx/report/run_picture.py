@@ -7,7 +7,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import StrMethodFormatter
+from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
 from ltx.analysis.intervals import interval
 from ltx.report.layout import complete, legend_above
@@ -87,6 +87,7 @@ def early_stops(axes: Axes, groups: Sequence[Sequence[Row]]) -> bool:
         handles += axes.plot(censored, [last] * len(censored), "^", ms=3.5, label="a censored seed", **hollow)
     axes.set_ylim(0, 1.08 * max(last, 1))
     axes.set_ylabel("early stop (step)")
+    axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     legend_above(axes, handles)
     return bool(censored)

@@ -26,7 +26,7 @@ GREY, BAND = "#555555", "#E2E2E2"
 
 def page(rows: int, height: float, columns: int = 1, **options: Any) -> tuple[Figure, Any]:
     """Return a figure one column wide and its panels, `height` inches each, as an array of rows and columns."""
-    figure = Figure(figsize=(WIDTH, rows * height))
+    figure = Figure(figsize=(WIDTH, rows * height), dpi=300)  # text is as wide as in the file
     panels = figure.subplots(rows, columns, squeeze=False, **options)
     for axes in panels.flat:
         axes.tick_params(labelsize=SMALL, width=0.5, length=2.5, pad=2)
@@ -171,10 +171,10 @@ def number_axis(axes: Axes, values: Iterable[float], name: str) -> None:
     low, high = ticks[0], ticks[-1]
     if low > 0 and high >= 10 * low:
         axes.set_xscale("log")
-        margin = (high / low) ** 0.05
+        margin = (high / low) ** 0.07
         axes.set_xlim(low / margin, high * margin)
     else:
-        margin = 0.05 * (high - low) or abs(low) or 1
+        margin = 0.07 * (high - low) or abs(low) or 1
         axes.set_xlim(low - margin, high + margin)
     place(axes, ticks, name)
 

@@ -72,16 +72,16 @@ def draw_sweep(
             spots.append(Spot(place, own_line, panel, mean, at[0].density, own, sparse))
     if numeric:
         assert x is not None
-        figure, handles = curves(spots, words.of_key(x), name, least)
+        figure = curves(spots, words.of_key(x), name, least)
         by = f", by {words.of_short_key(x)}"
     else:
-        figure, handles = dots(spots, name, least)
+        figure = dots(spots, name, least)
         by = ""
-    return complete(figure, words.capital(f"{name}{words.titles(specs)}{by}"), caption(spots), handles)
+    return complete(figure, words.capital(f"{name}{words.titles(specs)}{by}"), caption(spots))
 
 
-def curves(spots: Sequence[Spot], xlabel: str, name: str, least: float) -> tuple[Figure, list[Any]]:
-    """Draw a line for each setting of some keys, and a panel for each of others; return what a legend must name."""
+def curves(spots: Sequence[Spot], xlabel: str, name: str, least: float) -> Figure:
+    """Draw a line for each setting of some keys, and a panel for each of others."""
     headings, lines = (list(dict.fromkeys(values)) for values in ([s.panel for s in spots], [s.line for s in spots]))
     columns = 1 if len(headings) < 4 else 2
     figure, panels = page(-(-len(headings) // columns), PANEL, columns, sharex=True, sharey=True)
@@ -102,10 +102,11 @@ def curves(spots: Sequence[Spot], xlabel: str, name: str, least: float) -> tuple
         axes.set_ylabel(name)
     for axes in panels[-1]:
         number_axis(axes, [spot.x for spot in spots], xlabel)
-    one = panels.flat[0]
-    if len(handles) == 1 or (len(headings) == 1 and label_ends(one, list(handles.values()), 0.75 * PANEL)):
-        return figure, []
-    return figure, list(handles.values())
+    if len(handles) == 1:
+        next(iter(handles.values())).set_label("_the only line")
+    elif len(headings) == 1:
+        label_ends(panels[0, 0], list(handles.values()), 0.75 * PANEL)
+    return figure
 
 
 def dense_line(axes: Axes, spots: Sequence[Spot]) -> dict[str, Any]:
@@ -121,20 +122,20 @@ def dense_line(axes: Axes, spots: Sequence[Spot]) -> dict[str, Any]:
     return {"dense": axes.plot(xs, means, label="dense", **dashed())[0]}
 
 
-def dots(spots: Sequence[Spot], name: str, least: float) -> tuple[Figure, list[Any]]:
+def dots(spots: Sequence[Spot], name: str, least: float) -> Figure:
     """Draw a row for each setting of some keys, named in full, and in it a dot with its interval for each of others."""
     places, lines = (list(dict.fromkeys(values)) for values in ([s.panel for s in spots], [s.line for s in spots]))
     labels = ["\n".join(wrapped(place, 95, SMALL)) for place in places]
     height = max(1, 0.55 * len(lines), *(0.55 * (1 + label.count("\n")) for label in labels))
     figure, panels = page(1, ROW * height * len(places) + 0.45)
-    handles = []
     for index, line in enumerate(lines):
         own = [spot for spot in spots if spot.line == line]
         moved = -spread(index, len(lines), 6 * (len(lines) - 1))
         ys = [places.index(spot.panel) for spot in own]
-        handles.append(dot(panels[0, 0], [spot.mean for spot in own], ys, line, index, moved))
+        label = line if len(lines) > 1 else "_the only one"
+        dot(panels[0, 0], [spot.mean for spot in own], ys, label, index, moved)
     dot_axis(panels[0, 0], labels, name, least, 1)
-    return figure, handles if len(lines) > 1 else []
+    return figure
 
 
 def caption(spots: Sequence[Spot]) -> str:
