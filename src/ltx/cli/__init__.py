@@ -19,6 +19,7 @@ ltx runs experiments on the Lottery Ticket Hypothesis.
   ltx run ... --dry-run             its config, what is done already, estimated minutes and disk; writes nothing
   ltx run ... --cfg job --resolve   its config as yaml
   ltx run -m width=1,2,4 method=imp,dense   a sweep: all points on one pool of workers; zip=width,optim.lr in step
+                                    and plot=optim.lr on the horizontal axis of its picture
   ltx run experiment=NAME           a named sweep, conf/experiment/NAME.yaml
   ltx figure NAME                   redraw a paper's figure and check its claims; runs what is missing
   ltx list [methods|models|data|optim|experiments|figures] [width=4]   what can be named, with sizes

@@ -66,7 +66,7 @@ class Claim:
         """Write the claim for a terminal of 80 columns: the answer, then what is said, by whom, and the numbers."""
         text = f"{self.statement} ({self.source})"
         if self.n:
-            text += f": {self.numbers()}, {self.seeds()}, threshold {self.threshold:.3g}"
+            text += f": {self.numbers()}, {self.seeds().replace(' = ', '=')}, threshold {self.threshold:.3g}"
         return textwrap.fill(text, 80, initial_indent=f"{self.answer:11}", subsequent_indent=" " * 11)
 
     def numbers(self) -> str:

@@ -40,7 +40,8 @@ def curve(
         groups.reverse()  # a line ends with the sparse, as it is drawn
     xs = [scale * float(key) for key, _ in groups]
     means = [interval(values, 0, most) for _, values in groups]
-    return style.curve(axes, xs, means, label, index, style.spread(index if at is None else at, of, min(1.8 * of, 7)))
+    shift = style.beside(index if at is None else at, of, len(xs), style.columns_of(axes))
+    return style.curve(axes, xs, means, label, index, shift)
 
 
 def hollow(axes: Axes, line: Line2D, which: Sequence[bool]) -> None:

@@ -110,8 +110,8 @@ def draw(table: pd.DataFrame) -> Figure:
         line_at(below, STABLE, "2 %: stable below")
         above.set_title(f"{setting} network", fontsize=SMALL, pad=3)
         number_axis(below, rewound["k"], "rewinding step")
-        within(above, 0, 1)
-        within(below, 0, 1)
+    for axes in panels[:, 0]:
+        within(axes, 0, 1)
     panels[0, 0].set_ylabel("test accuracy")
     panels[1, 0].set_ylabel("instability (test error)")
     return figure

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,8 +25,9 @@ def legend(where: Axes | Figure, handles: Sequence[Any], less: float = 0, **opti
     widths = [max(measured(line, SMALL) for line in label.split("\n")) + 2.8 * SMALL for label in labels]
 
     def fits(n: int) -> bool:
-        rows = math.ceil(len(widths) / n)
-        columns = [max(widths[i : i + rows]) for i in range(0, len(widths), rows)]
+        rows, longer = divmod(len(widths), n)  # the first columns are longer by one
+        ends = list(itertools.accumulate(rows + (i < longer) for i in range(n)))
+        columns = [max(widths[begin:end]) for begin, end in itertools.pairwise([0, *ends])]
         return sum(columns) + 1.2 * SMALL * len(columns) <= room - less
 
     columns = next((n for n in range(len(labels), 0, -1) if fits(n)), 1)
@@ -63,17 +63,16 @@ def label_ends(axes: Axes, lines: Sequence[Line2D], inches: float) -> bool:
     heights = sorted(inches * 72 * (y - low) / (high - low) for _, y in last)
     apart = all(after - before >= 1.15 * SMALL for before, after in itertools.pairwise(heights))
     widest = max(measured(str(line.get_label()), SMALL) for line in lines)
-    if len(ends) > 1 or not apart or widest > 0.25 * 72 * WIDTH:
+    if len(ends) > 1 or not apart or widest > 0.22 * 72 * WIDTH:
         return False
     for line, end in zip(lines, last, strict=True):
         axes.annotate(
             str(line.get_label()),
             end,
-            (6, 0),
+            (8, 0),
             textcoords="offset points",
             va="center",
             fontsize=SMALL,
-            color=line.get_color(),
             annotation_clip=False,
             parse_math=False,
         )

@@ -77,5 +77,5 @@ def marked(pdf: bytes, of: str) -> bytes:
 def is_pdf(found: bytes, of: str) -> bool:
     """Tell whether these are the bytes of a whole PDF that is `of` this."""
     begin = found.rfind(b"%ltx ")
-    end = found.find(b"\n", begin) + 1
-    return begin > 0 and end > 0 and found == marked(found[:begin] + found[end:], of)
+    end = found.find(b"startxref", begin)
+    return 0 < begin < end and found == marked(found[:begin] + found[end:], of)

@@ -71,7 +71,7 @@ def early_stops(axes: Axes, groups: Sequence[Sequence[Row]]) -> bool:
     ]
     if points:
         at, steps = [density for density, _ in points], [step for _, step in points]
-        dots: dict[str, Any] = {"color": GREY, "marker": ".", "ms": 3, "mec": "none", "alpha": 0.6, "ls": "none"}
+        dots: dict[str, Any] = {"color": GREY, "marker": ".", "ms": 4.5, "mec": "none", "alpha": 0.6, "ls": "none"}
         shown = {**dots, "transform": dodged(axes, -1.2)} if several else {**look(1), "ls": "none"}
         handles += axes.plot(at, steps, label="one seed" if several else "the seed", **shown)
     whole = [group for group in groups if all(row.early_stop_step is not None for row in group)]

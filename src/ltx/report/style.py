@@ -61,15 +61,22 @@ def dodged(axes: Axes, points: float, vertical: bool = False) -> Transform:
     return axes.transData + ScaledTranslation(x, y, figure.dpi_scale_trans)
 
 
-def spread(index: int, n: int, room: float = 5) -> float:
-    """Return by how many points to move line `index` of n, so that all of them take `room` points."""
+def spread(index: int, n: int, room: float) -> float:
+    """Return by how many points to move mark `index` of n, so that all of them take `room` points."""
     return 0 if n < 2 else room * (index / (n - 1) - 0.5)
+
+
+def beside(index: int, n: int, places: int, columns: int = 1) -> float:
+    """Return by how many points to move line `index` of n where a panel has so many places, and may be one of a row."""
+    return spread(index, n, min(1.8 * n, 7, 0.45 * 160 / columns / max(places, 1)))
 
 
 def curve(axes: Axes, xs: Sequence[float], ys: Sequence[Interval], label: str, index: int, shift: float = 0) -> Line2D:
     """Draw means as a line with markers and their intervals as thin bars, and return the line."""
     moved = dodged(axes, shift)
     (line,) = axes.plot(xs, [y.mean for y in ys], label=label, transform=moved, **look(index))
+    if len(xs) > 12:
+        line.set_markersize(2.2)
     bars(axes, xs, ys, line.get_color(), moved)
     seen(axes, [y.mean for y in ys])
     return line
@@ -179,13 +186,17 @@ def number_axis(axes: Axes, values: Iterable[float], name: str) -> None:
     place(axes, ticks, name)
 
 
+def columns_of(axes: Axes) -> int:
+    """Return how many panels stand beside one another."""
+    grid = axes.get_gridspec()
+    return grid.ncols if grid else 1
+
+
 def place(axes: Axes, ticks: Sequence[float], name: str) -> None:
     """Put ticks on a horizontal axis, and numbers at as many of them as fit beside one another."""
     left, right = axes.get_xlim()
     scale = math.log if axes.get_xscale() == "log" else float
-    grid = axes.get_gridspec()
-    columns = grid.ncols if grid else 1
-    across = (WIDTH - 0.55) / columns * 72 * 0.92  # points, about
+    across = (WIDTH - 0.55) / columns_of(axes) * 72 * 0.92  # points, about
     texts = [f"{tick:.3g}" if tick < 1000 else f"{tick:.6g}" for tick in ticks]
     spots = [across * (scale(tick) - scale(left)) / (scale(right) - scale(left)) for tick in ticks]
     halves = [0.5 * measured(text, SMALL) + 1.5 for text in texts]

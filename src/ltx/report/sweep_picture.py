@@ -16,6 +16,7 @@ from ltx.report.layout import complete, label_ends
 from ltx.report.letters import SMALL, wrapped
 from ltx.report.style import (
     BAND,
+    beside,
     curve,
     dashed,
     dot,
@@ -91,7 +92,7 @@ def curves(spots: Sequence[Spot], xlabel: str, name: str, least: float) -> Figur
         for index, line in enumerate(lines):
             own = sorted((spot for spot in here if spot.line == line), key=lambda spot: spot.x)
             if own:
-                moved = spread(index, len(lines), min(1.6 * len(lines), 8))
+                moved = beside(index, len(lines), len(own), columns)
                 handles[line] = curve(axes, [s.x for s in own], [s.mean for s in own], line, index, moved)
         handles |= dense_line(axes, here)
         axes.set_title(heading, fontsize=SMALL + 0.5, pad=3, parse_math=False)
