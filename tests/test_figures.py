@@ -168,9 +168,12 @@ def test_every_figure_is_made_small_and_redrawn_without_a_run(
     words = ("figure", name, *SMALL[name], "workers=0")
     monkeypatch.setattr("ltx.runs.point.save_plot", lambda *_: None)  # the runs' own pictures are not looked at
     figures: list[Figure] = []
-    monkeypatch.setattr(
-        "ltx.figures.make.save_plot", lambda figure, path: figures.append(figure) or save_plot(figure, path)
-    )
+
+    def kept(figure: Figure, path: Path) -> Path:
+        figures.append(figure)
+        return save_plot(figure, path)
+
+    monkeypatch.setattr("ltx.figures.make.save_plot", kept)
     result = ltx(*words)
     assert result.code == 0, result.err
     assert_readable(figures[0])

@@ -95,7 +95,7 @@ def draw(table: pd.DataFrame) -> Figure:
             reference(axes, dense["test_accuracy"], "dense, at that width")
             line_at(axes, CHANCE, "chance")
         within(axes, 0, most)
-        number_axis(axes, scale * shown[x], "weights kept (%)" if x == "density" else "width")
+        number_axis(axes, scale * shown[x], "weights kept (%)" if x == "density" else "width", x == "density")
         axes.set_ylabel(column.replace("_", " "))
         axes.set_title(heading, fontsize=SMALL, pad=3)
     return figure

@@ -69,7 +69,7 @@ def draw(table: pd.DataFrame) -> Figure:
         left.set_ylabel(f"{MODELS[str(net)]}: test accuracy")
         left.set_title(f"width {narrow:g}", fontsize=SMALL, pad=3)
         right.set_title("50 % kept", fontsize=SMALL, pad=3)
-        number_axis(left, 100 * group.loc[group["line"] != "dense", "nominal"], "weights kept (%)")
+        number_axis(left, 100 * group.loc[group["line"] != "dense", "nominal"], "weights kept (%)", even=True)
         number_axis(right, group["width"], "width")
     return figure
 

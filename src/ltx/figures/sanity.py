@@ -12,7 +12,7 @@ from ltx.analysis.intervals import interval
 from ltx.figures.arms import Arm, Store
 from ltx.figures.claims import Claim, Stated, decide, stated
 from ltx.report.letters import SMALL
-from ltx.report.style import dot, dot_axis, page, spread
+from ltx.report.style import BAND, dot, dot_axis, page, spread
 
 CHANGES = {"ticket": "ticket", "shuffle": "shuffled", "reinit": "reinitialised", "invert": "inverted"}
 NAMES = {"imp": "IMP", "gem-miner": "Gem-Miner", "snip": "SNIP", "grasp": "GraSP", "synflow": "SynFlow"}
@@ -59,6 +59,8 @@ def draw(table: pd.DataFrame) -> Figure:
                 -spread(index, len(kinds), 4.5 * (len(kinds) - 1)),
             )
         dot_axis(axes, [NAMES.get(method, method) for method in methods], "test accuracy", 0, 1)
+        axes.grid(visible=False, axis="y")
+        axes.hlines([i + 0.5 for i in range(len(methods) - 1)], 0, 1, color=BAND, lw=0.6, zorder=0.5)
         axes.set_title(f"{100 * density:g} % kept", fontsize=SMALL, pad=3)
     return figure
 

@@ -172,11 +172,11 @@ def density_ticks(low: float, high: float) -> list[float]:
     return ticks if len(ticks) >= 3 else [low, (low * high) ** 0.5, high]
 
 
-def number_axis(axes: Axes, values: Iterable[float], name: str) -> None:
-    """Make an axis of the values that were run: logarithmic where they are positive and span a decade."""
+def number_axis(axes: Axes, values: Iterable[float], name: str, even: bool = False) -> None:
+    """Make an axis of the values that were run: logarithmic where they are positive and span a decade, unless even."""
     ticks = sorted(set(values))
     low, high = ticks[0], ticks[-1]
-    if low > 0 and high >= 10 * low:
+    if low > 0 and high >= 10 * low and not even:
         axes.set_xscale("log")
         margin = (high / low) ** 0.07
         axes.set_xlim(low / margin, high * margin)
