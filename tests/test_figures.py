@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 import torch
 from conftest import Result
+from looks import assert_readable
 from matplotlib.figure import Figure
 
 from ltx.analysis.connectivity import errors_along, instability
@@ -23,6 +24,7 @@ from ltx.config.spec import Spec
 from ltx.figures import arms, edge_popup, imp, module, names, sanity
 from ltx.figures.arms import Finished, Store, plan
 from ltx.figures.claims import Stated, decide, decide_consecutive, levels_within, nearest_level, stated
+from ltx.report.plots import save_plot
 from ltx.store.rows import Row
 
 SMALL = {
@@ -64,7 +66,29 @@ def test_the_interval_is_students() -> None:
 def test_a_claim_is_decided_by_its_whole_interval(values: list[float], verdict: str) -> None:
     claim = decide(Stated("a statement", "a source", 0.0, 3), values)
     assert claim.verdict == verdict
-    assert claim.line().startswith(verdict.upper())
+
+
+SAID = Stated(
+    "Pigs fly higher than three of the tallest trees that were measured, at least twice a day", "nobody", 0, 3
+)
+
+
+@pytest.mark.parametrize(
+    ("values", "threshold", "words"),
+    [
+        ([2, 2.1, 1.9], 0, "yes, +2.0000 [+1.7516, +2.2484] (n = 3)"),
+        ([-20, -21, -19], 0, "NO, −20 [−22, −18] (n = 3)"),
+        ([-0.01, -0.02], -0.015, "undecided, −0.0150 [−0.0785, +0.0485], asked: above −0.0150 (n = 2 of 3 planned)"),
+        ([0.5], 0, "undecided, +0.5000 (n = 1 of 3 planned)"),
+        ([], 0, "no data"),
+    ],
+)
+def test_a_claim_reads_as_a_sentence_and_fits_a_terminal(values: list[float], threshold: float, words: str) -> None:
+    claim = decide(replace(SAID, threshold=threshold), values)
+    assert claim.words().replace("\N{NO-BREAK SPACE}", " ") == f"{SAID.statement}: {words}"
+    lines = claim.line().splitlines()
+    assert lines[0].startswith(words.partition(",")[0]) and all(len(line) <= 80 for line in lines)
+    assert "nan" not in claim.line() and claim.line().isascii()
 
 
 def planted(gaps: list[float]) -> pd.DataFrame:
@@ -143,8 +167,16 @@ def test_every_figure_is_made_small_and_redrawn_without_a_run(
     monkeypatch.setattr(arms, "read", lambda name: {**whole(name), **fewer(name)})
     words = ("figure", name, *SMALL[name], "workers=0")
     monkeypatch.setattr("ltx.runs.point.save_plot", lambda *_: None)  # the runs' own pictures are not looked at
+    figures: list[Figure] = []
+
+    def kept(figure: Figure, path: Path) -> Path:
+        figures.append(figure)
+        return save_plot(figure, path)
+
+    monkeypatch.setattr("ltx.figures.make.save_plot", kept)
     result = ltx(*words)
     assert result.code == 0, result.err
+    assert_readable(figures[0])
     place = root / "figures" / name
     assert place.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
     assert place.with_suffix(".pdf").read_bytes().startswith(b"%PDF")
@@ -159,7 +191,11 @@ def test_every_figure_is_made_small_and_redrawn_without_a_run(
     assert said["claims"] and list(said["runs"]) == [arm.name for arm in plan(name, list(SMALL[name]))[1]]
     for claim in said["claims"]:
         assert {"statement", "source", "effect", "interval", "n", "planned", "threshold", "verdict"} == set(claim)
-        assert claim["statement"] in result.out and claim["verdict"] in ("passed", "failed", "undecided")
+        assert claim["statement"] in " ".join(result.out.split()) and claim["verdict"] in (
+            "passed",
+            "failed",
+            "undecided",
+        )
     assert all((root / "runs" / key / "summary.csv").exists() for key in said["runs"].values())
     rows = list(csv.reader(place.with_suffix(".csv").open()))
     assert len(rows) > 2
@@ -254,19 +290,20 @@ def test_a_claim_on_other_seeds_than_planned_says_so() -> None:
 def test_a_failed_claim_stands_on_the_figure_and_still_exits_0(
     ltx: Callable[..., Result], root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    claim = decide(Stated("pigs fly", "nobody", 0.0, 3), [-1.0, -1.1, -0.9])
+    claim = decide(Stated("Pigs fly", "nobody", 0.0, 3), [-1.0, -1.1, -0.9])
     monkeypatch.setattr(module("signs"), "claims", lambda table, fixed: {"pigs": claim})
-    texts: list[str] = []
+    texts: dict[str, str] = {}
     write = Figure.text
 
     def listening(figure: Figure, x: float, y: float, s: str, **options: Any) -> Any:
-        texts.append(s)
+        texts[s.replace("\N{NO-BREAK SPACE}", " ")] = options.get("weight", "normal")
         return write(figure, x, y, s, **options)
 
     monkeypatch.setattr(Figure, "text", listening)
     result = ltx("figure", "signs", *SMALL["signs"], "workers=0")
-    assert result.code == 0 and "FAILED: pigs fly" in result.out
-    assert any(text.startswith("FAILED: pigs fly") for text in texts)
+    assert result.code == 0 and "NO         Pigs fly" in result.out
+    assert texts["Pigs fly: NO, −1.0000 [−1.2484, −0.7516] (n = 3)"] == "bold"
+    assert list(texts.values()).count("bold") == 1
 
 
 def test_an_unknown_figure_is_refused_with_the_nearest_name(ltx: Callable[..., Result], root: Path) -> None:

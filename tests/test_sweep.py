@@ -41,7 +41,7 @@ def test_a_sweep_is_a_product_with_one_table_and_plot(ltx: Ltx, root: Path) -> N
     assert result.code == 0, result.err
     assert len(list((root / "runs").iterdir())) == 4
     (place,) = (root / "sweeps").iterdir()
-    assert (place / "width.png").read_bytes().startswith(b"\x89PNG") and str(place / "width.png") in result.out
+    assert (place / "sweep.png").read_bytes().startswith(b"\x89PNG") and str(place / "sweep.png") in result.out
     rows = list(csv.DictReader((place / "table.csv").open()))
     assert len(rows) == 4 * 2 * 2
     assert {(r["width"], r["method.rewind"]) for r in rows} == {

@@ -55,7 +55,7 @@ def complete(line: str, commands: tuple[str, ...], groups: tuple[str, ...], root
         return matching(last, fields(last.partition(".")[0], words))
     flags = FLAGS if command == "run" and last.startswith("-") else ()
     plain = {key: value for key, value in settings().items() if key not in ("defaults", "hydra")}
-    keys = [f"{key}=" for key in (*CHOICES, "zip", *plain)]
+    keys = [f"{key}=" for key in (*CHOICES, "zip", "plot", *plain)]
     dotted = [f"{key}." for key in (*GROUPS, *(key for key, value in plain.items() if isinstance(value, dict)))]
     return matching(last, [*figures, *flags, *keys, *(dotted if last else [])])
 

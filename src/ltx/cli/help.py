@@ -52,7 +52,7 @@ Lets bash complete commands, keys and values with the tab key; put the line into
 }
 COLUMN = 23  # where what is said about a key or a flag begins
 FLAGS = {
-    "-m": "a sweep: width=1,2 is two points; zip=width,optim.lr goes in step",
+    "-m": "a sweep: width=1,2 is two points; zip=width,optim.lr goes in step; plot=KEY is the axis of its picture",
     "--dry-run": "what is done and missing, minutes and disk; writes nothing",
     "--full": "with --dry-run and -m: the config of every point too",
     "--cfg job": "the config as yaml, with --resolve its references followed",

@@ -12,6 +12,7 @@ from ltx.errors import BadInput, nearest
 
 if TYPE_CHECKING:
     from ltx.config.defaults import Defaults
+    from ltx.config.spec import Spec
 
 SWITCHES = ("-m", "--multirun", "--resolve", "--hydra-help")  # of Hydra, which wants them before every key=value
 FLAGS = (
@@ -67,6 +68,8 @@ def run(arguments: list[str]) -> int:
 
     own = defaults.read()
     words = [plain_root(word) for word in words]
+    plot = next((w.removeprefix("plot=") for w in words if w.startswith("plot=")), None)
+    words = [word for word in words if not word.startswith("plot=")]
     named = [word.partition("=")[2] for word in words if word.lstrip("+").startswith("experiment=")]
     several = bool(named or {"-m", "--multirun"} & {*flags})
     if several:
@@ -90,10 +93,18 @@ def run(arguments: list[str]) -> int:
         points = hydra_main(flags, words, folders, own)
     if not points:
         return 0
+    from ltx.runs.command import specs_of
+
     points = settled(points, folders, own)
+    specs = specs_of(points, folders, own)
+    if plot is not None:
+        from ltx.report.swept import check_chosen
+        from ltx.runs import sweep
+
+        check_chosen(plot, sweep.labels(specs, points))
     if dry:
-        return show_plan(points, folders, own, full)
-    return execute(points, folders, own, own.command(["ltx", "run", *arguments]), named[0] if named else None)
+        return show_plan(specs, points, own, full)
+    return execute(specs, points, own.command(["ltx", "run", *arguments]), named[0] if named else None, plot)
 
 
 def flag_meant(flag: str, value: str) -> str:
@@ -121,12 +132,10 @@ def zipped(words: list[str]) -> list[str]:
     return [*(word for word in words if word not in given), f"hydra.sweeper.zip=[{','.join(keys)}]"]
 
 
-def show_plan(points: list[list[str]], folders: list[str], own: Defaults, full: bool) -> int:
+def show_plan(specs: list[Spec], points: list[list[str]], own: Defaults, full: bool) -> int:
     """Print what the points would cost: the config of one, a line for each of several; nothing is written."""
-    from ltx.runs.command import specs_of
     from ltx.runs.estimate import dry_run, sweep_plan
 
-    specs = specs_of(points, folders, own)
     if full or len(specs) == 1:
         print("\n".join(map(dry_run, specs)), end="")
     if len(specs) > 1:
@@ -136,12 +145,10 @@ def show_plan(points: list[list[str]], folders: list[str], own: Defaults, full: 
     return 0
 
 
-def execute(points: list[list[str]], folders: list[str], own: Defaults, command: list[str], name: str | None) -> int:
-    """Compose and check all points, train what is missing and show what came out."""
-    from ltx.runs.command import failures, specs_of
-
-    specs = specs_of(points, folders, own)
+def execute(specs: list[Spec], points: list[list[str]], command: list[str], name: str | None, plot: str | None) -> int:
+    """Train what is missing of all points and show what came out; `plot` is the key that a sweep's picture is over."""
     from ltx.runs import sweep
+    from ltx.runs.command import failures
 
     written = True
     if len(specs) > 1:
@@ -151,7 +158,7 @@ def execute(points: list[list[str]], folders: list[str], own: Defaults, command:
         labels = [point.label for point in told.points]
         begin = partial(sweep.begin, place, told)
         outcome = sweep.run(specs, command, group=title, title=title, told_apart=labels, begin=begin)
-        written = show_sweep(outcome, told, place)
+        written = show_sweep(outcome, told, place, plot)
     else:
         outcome = sweep.run(specs, command)
         show_point(outcome)
@@ -177,12 +184,16 @@ def show_point(outcome: Any) -> None:
     print(f"run:  {point.folder.path}" + ("" if point.trained or point.failures else " (nothing was left to train)"))
 
 
-def show_sweep(outcome: Any, told: Any, place: Any) -> bool:
-    """Print the sweep's table, and write it as CSV, plot and wandb parent run; return whether that went well."""
+def show_sweep(outcome: Any, told: Any, place: Any, chosen: str | None = None) -> bool:
+    """Print the sweep's table, and write it as CSV, plot and wandb parent run; return whether that went well.
+
+    The picture has the chosen key on its horizontal axis, by default one that was swept (see `axes_of`).
+    """
     from rich.console import Console
 
     from ltx.report.mirror import mirror_sweep
-    from ltx.report.plots import draw_sweep, save_plot
+    from ltx.report.plots import save_plot
+    from ltx.report.sweep_picture import draw_sweep
     from ltx.report.tables import sweep_table
     from ltx.runs import sweep
     from ltx.store.claims import Claim
@@ -195,7 +206,7 @@ def show_sweep(outcome: Any, told: Any, place: Any) -> bool:
         with Claim(place.path / "lock"):  # another process may end with the same sweep
             table = sweep.write(outcome, told, place)
             if table:
-                plot = save_plot(draw_sweep(labels, rows, place.path.name), place.path / "width.png")
+                plot = save_plot(draw_sweep(outcome.asked, labels, rows, chosen), place.path / "sweep.png")
                 if any(point.trained for point in outcome.points.values()) or not (place.path / "wandb").exists():
                     mirror_sweep(outcome.asked, labels, rows, table, place.path, plot)
     except OSError as error:

@@ -75,7 +75,7 @@ def plan(name: str, overrides: list[str]) -> tuple[dict[str, Any], list[Arm]]:
 
 def read(name: str) -> dict[str, Any]:
     """Return the content of a figure's yaml."""
-    return yaml.safe_load((CONF / "figure" / f"{name.replace('-', '_')}.yaml").read_text())
+    return yaml.safe_load((CONF / "figure" / f"{name.replace('-', '_')}.yaml").read_text("utf-8"))
 
 
 def listed(fixed: dict[str, Any]) -> list[Arm]:

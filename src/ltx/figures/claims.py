@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -11,6 +13,8 @@ import pandas as pd
 
 from ltx.analysis.intervals import longest_run, mean_interval
 
+MINUS, NO_BREAK = "\N{MINUS SIGN}", "\N{NO-BREAK SPACE}"
+MINUS, NO_BREAK = "\N{MINUS SIGN}", "\N{NO-BREAK SPACE}"
 Verdict = Literal["passed", "failed", "undecided"]
 
 
@@ -44,12 +48,42 @@ class Claim:
     threshold: float
     verdict: Verdict
 
+    @property
+    def answer(self) -> str:
+        """Whether the statement holds here, in a word or two."""
+        return {"passed": "yes", "failed": "NO"}.get(self.verdict, "undecided" if self.n else "no data")
+
+    def words(self) -> str:
+        """Write the claim for a reader of the figure: what is said, whether it holds here, and by how much."""
+        if not self.n:
+            return f"{self.statement}: {self.answer}"
+        asked = f", asked: above {number(self.threshold)}" if self.threshold else ""
+        numbers = f"{self.numbers()}{asked}".replace("-", MINUS).replace(" [", f"{NO_BREAK}[", 1)
+        numbers = re.sub(r"(\[.*), (.*\])", rf"\1,{NO_BREAK}\2", numbers)
+        return f"{self.statement}: {self.answer}, {numbers} ({self.seeds().replace(' ', NO_BREAK)})"
+
     def line(self) -> str:
-        """Write the claim as one line."""
+        """Write the claim for a terminal of 80 columns: the answer, then what is said, by whom, and the numbers."""
+        text = f"{self.statement} ({self.source})"
+        if self.n:
+            text += f": {self.numbers()}, {self.seeds().replace(' = ', '=')}, threshold {self.threshold:.3g}"
+        return textwrap.fill(text, 80, initial_indent=f"{self.answer:11}", subsequent_indent=" " * 11)
+
+    def numbers(self) -> str:
+        """Write the effect and, where two seeds or more give one, its interval."""
         low, high = self.interval
-        seeds = f"n={self.n}" if self.n == self.planned else f"n={self.n} of {self.planned} planned"
-        text = f"{self.effect:+.4f} [{low:+.4f}, {high:+.4f}], {seeds}, threshold {self.threshold:+.3g}"
-        return f"{self.verdict.upper()}: {self.statement} ({self.source}): {text}"
+        whole = abs(self.effect) >= 10
+        effect = number(self.effect, whole)
+        return effect if math.isnan(low) else f"{effect} [{number(low, whole)}, {number(high, whole)}]"
+
+    def seeds(self) -> str:
+        """Write n, and what was planned where it is another."""
+        return f"n = {self.n}" if self.n == self.planned else f"n = {self.n} of {self.planned} planned"
+
+
+def number(value: float, whole: bool = False) -> str:
+    """Write a number with its sign, to four places or as a whole."""
+    return f"{value:+.0f}" if whole else f"{value:+.4f}"
 
 
 def stated(fixed: dict[str, Any]) -> dict[str, Stated]:

@@ -1,86 +1,87 @@
-"""What the pictures of figures share: the style of an arm, curves with intervals, axes, and the claims below."""
+"""What the pictures of figures share: curves of a table's means with intervals, and the claims below."""
 
 from __future__ import annotations
 
-import math
-import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator
+from matplotlib.lines import Line2D
 
-from ltx.analysis.intervals import mean_interval
+from ltx.analysis.intervals import interval
 from ltx.figures.claims import Claim
-from ltx.report.plots import COLOURS, MARKERS
+from ltx.report import style
+from ltx.report.layout import Paragraph, complete
 
 CHANCE = 0.1  # accuracy of a guess: every figure is on ten digits, and the table that is drawn holds no classes
-GREY = "#555555"
 
 
-def style(arm_index: int) -> dict[str, Any]:
-    """Return colour, marker and line of the arm with this index: distinct in colour, to all eyes, and in grey."""
-    lines = ("-", "--", "-.", ":")
-    return {
-        "color": COLOURS[arm_index % len(COLOURS)],
-        "marker": MARKERS[arm_index % len(MARKERS)],
-        "ls": lines[arm_index % len(lines)],
-        "ms": 4,
-        "lw": 1.2,
-        "capsize": 2,
-    }
+def curve(
+    axes: Axes,
+    table: pd.DataFrame,
+    x: str,
+    y: str,
+    label: str,
+    index: int,
+    of: int,
+    scale: float = 1.0,
+    most: float = 1.0,
+    at: int | None = None,
+) -> Line2D:
+    """Draw the mean of y over seeds with its 95 % interval against scale * x, in the look of an index, beside others.
 
-
-def curve(axes: Axes, table: pd.DataFrame, x: str, y: str, label: str, index: int, scale: float = 1.0) -> None:
-    """Draw the mean of y over seeds with its 95 % interval against scale * x, in the style of an arm's index."""
-    groups = [
-        (key, mean_interval(group[y].dropna().tolist())) for key, group in table.groupby(x) if group[y].notna().any()
-    ]
+    y lies between 0 and `most`; it stands at place `at` of as many as `of`, by default at its index.
+    """
+    groups = [(key, group[y].dropna().tolist()) for key, group in table.groupby(x) if group[y].notna().any()]
+    if x == "density":
+        groups.reverse()  # a line ends with the sparse, as it is drawn
     xs = [scale * float(key) for key, _ in groups]
-    halves = [0 if math.isnan(half) else half for _, (_, half) in groups]
-    axes.errorbar(xs, [mean for _, (mean, _) in groups], yerr=halves, label=label, **style(index))
+    means = [interval(values, 0, most) for _, values in groups]
+    shift = style.beside(index if at is None else at, of, len(xs), style.columns_of(axes))
+    return style.curve(axes, xs, means, label, index, shift)
 
 
-def reference(axes: Axes, y: float, label: str, line: str = "--", width: float = 0.8) -> None:
-    """Draw a thin grey line at a height that curves are to be held against."""
-    axes.axhline(y, color=GREY, ls=line, lw=width, label=label)
+def hollow(axes: Axes, line: Line2D, which: Sequence[bool]) -> None:
+    """Make some of a line's markers hollow."""
+    xs, ys = (np.asarray(values)[list(which)] for values in line.get_data())
+    look: dict[str, Any] = {
+        "marker": line.get_marker(),
+        "ms": line.get_markersize(),
+        "mec": line.get_color(),
+    }
+    axes.plot(xs, ys, ls="none", mfc="white", mew=0.6, transform=line.get_transform(), **look)
 
 
-def against_density(axes: Axes, ylabel: str) -> None:
-    """Label an axis of densities in percent, dense at the left."""
-    axes.set(xscale="log", xlabel="density: weights kept, %", ylabel=ylabel)
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.xaxis.set_major_formatter("{x:g}")
-    axes.xaxis.set_minor_formatter("")
-    axes.invert_xaxis()
+def reference(axes: Axes, values: pd.Series, label: str) -> Line2D:
+    """Draw the mean accuracy that curves are to be held against, with its interval as a band."""
+    return style.reference(axes, interval(values.tolist(), 0, 1), label)
 
 
-def against_width(axes: Axes, widths: Iterable[float], xlabel: str, ylabel: str = "") -> None:
-    """Label an axis of widths, with a tick at each width that was run."""
-    axes.set(xscale="log", xlabel=xlabel, ylabel=ylabel)
-    ticks = sorted(set(widths))
-    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-    axes.minorticks_off()
+def line_at(axes: Axes, y: float, label: str) -> Line2D:
+    """Draw a known height, such as that of a guess, as a dotted line."""
+    return axes.axhline(y, label=label, **style.dashed(":"))
 
 
-def grid_and_legend(panels: Iterable[Axes]) -> None:
-    """Give each panel a faint grid and a small legend."""
-    for axes in panels:
-        axes.grid(alpha=0.3)
-        axes.legend(fontsize=7)
+def with_claims(figure: Figure, title: str, source: str, words: str, claims: Sequence[Claim]) -> Figure:
+    """Put the title above a figure, below it the caption and then every claim with whether it holds."""
+    heading = Paragraph(
+        f"Claims of {source.replace('; ', ' and ')}. Yes: the 95 % interval of the mean over seeds is above 0, or "
+        "above what is asked; NO: it is below; undecided: neither."
+    )
+    said = [Paragraph(claim.words(), claim.verdict == "failed", hanging=True) for claim in claims]
+    return complete(figure, title, words, [heading, *said])
 
 
-def caption(figure: Figure, title: str, source: str, claims: Sequence[Claim]) -> None:
-    """Print the title above a figure and every claim with its verdict below it."""
-    width, height = figure.get_size_inches()
-    room = int(17 * width)  # this many characters of the font below fit on a line
-    lines = [line for claim in claims for line in textwrap.wrap(claim.line(), room, subsequent_indent="    ")]
-    below = 0.16 * len(lines) + 0.15
-    figure.set_size_inches(width, height + below)
-    figure.set_layout_engine("constrained", rect=(0, below / (height + below), 1, 1 - below / (height + below)))
-    figure.suptitle(f"{title}\n{source}; mean and 95 % interval over seeds", fontsize=9)
-    for i, line in enumerate(reversed(lines)):
-        colour = "#A00000" if line.startswith("FAILED") else "#000000"
-        figure.text(0.01, (0.08 + 0.16 * i) / (height + below), line, fontsize=6.5, color=colour, family="monospace")
+def seeds_of(counts: dict[str, int]) -> str:
+    """Say over how many seeds the means of a figure's arms are; arms that differ are named where they are few."""
+    numbers = sorted(set(counts.values()))
+    interval_words = "with its 95 % Student-t interval, within what is possible"
+    if len(numbers) == 1:
+        return f"Mean over {numbers[0]} seed{'s' if numbers[0] > 1 else ''} {interval_words}."
+    most = max(numbers, key=lambda n: sum(count == n for count in counts.values()))
+    others = [f"{name} {n}" for name, n in counts.items() if n != most]
+    n = f"{most} seeds ({', '.join(others)})" if len(others) <= 3 else f"{numbers[0]} to {numbers[-1]} seeds"
+    return f"Mean over {n} {interval_words}."

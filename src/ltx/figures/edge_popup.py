@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pandas as pd
@@ -11,8 +12,20 @@ from ltx.config.compose import compose
 from ltx.config.spec import Spec
 from ltx.figures.arms import Arm, Store
 from ltx.figures.claims import Claim, decide, stated
-from ltx.figures.drawing import CHANCE, against_width, curve, grid_and_legend, reference
+from ltx.figures.drawing import CHANCE, curve, line_at, reference
+from ltx.report.letters import SMALL
+from ltx.report.style import number_axis, page, within
 from ltx.tensors import matrices
+
+# The style and the name of each line of the table: the first three are the same search in three panels.
+LINES = {
+    "signed constant": (0, "edge-popup"),
+    "edge-popup": (0, "edge-popup"),
+    "plain": (0, "edge-popup"),
+    "normal": (1, "edge-popup, normal weights"),
+    "dense": (2, "dense"),
+    "annealed": (3, "edge-popup, annealed"),
+}
 
 
 def arms(fixed: dict[str, Any]) -> list[Arm]:
@@ -61,28 +74,30 @@ def over_density(table: pd.DataFrame) -> pd.DataFrame:
 
 def draw(table: pd.DataFrame) -> Figure:
     """Draw accuracy over density, accuracy over width, and accuracy and loss over width at a fixed kept count."""
-    figure = Figure(figsize=(9, 6.5))
-    axes = figure.subplots(2, 2).ravel()
+    figure, panels = page(2, 1.75, 2)
     first = over_density(table)
     width = first["width"].iloc[0]
-    dense = table[(table["line"] == "dense") & (table["width"] == width)]["test_accuracy"].mean()
-    for index, (line, group) in enumerate(first.groupby("line", sort=False)):
-        curve(axes[0], group, "density", "test_accuracy", str(line), index, 100)
-    reference(axes[0], dense, "dense")
-    reference(axes[0], CHANCE, "chance", ":")
-    axes[0].set(xlabel=f"density at width {width:g}: weights kept, %", ylabel="test accuracy")
     kept = table.loc[table["panel"] == "kept", "kept"].median()
-    same_count = f"{kept:.0f} weights kept at every width"
-    for ax, panel, column, where in (
-        (axes[1], "width", "test_accuracy", "density 50 %"),
-        (axes[2], "kept", "test_accuracy", same_count),
-        (axes[3], "kept", "test_loss", same_count),
+    same_count = f"{kept:,.0f} weights kept"
+    for axes, shown, x, column, heading in (
+        (panels[0, 0], first, "density", "test_accuracy", f"width {width:g}"),
+        (panels[0, 1], table[table["panel"] == "width"], "width", "test_accuracy", "50 % kept"),
+        (panels[1, 0], table[table["panel"] == "kept"], "width", "test_accuracy", same_count),
+        (panels[1, 1], table[table["panel"] == "kept"], "width", "test_loss", same_count),
     ):
-        shown = table[table["panel"] == panel]
-        for index, (line, group) in enumerate(shown.groupby("line", sort=False)):
-            curve(ax, group, "width", column, str(line), index)
-        against_width(ax, shown["width"], f"width, {where}", column.replace("_", " "))
-    grid_and_legend(axes)
+        groups, scale = list(shown.groupby("line", sort=False)), 100.0 if x == "density" else 1.0
+        most = 1 if column == "test_accuracy" else math.inf
+        for at, (name, group) in enumerate(groups):
+            line, label = LINES[str(name)]
+            curve(axes, group, x, column, label, line, len(groups), scale, most, at)
+        if x == "density":
+            dense = table[(table["line"] == "dense") & (table["width"] == width)]
+            reference(axes, dense["test_accuracy"], "dense, at that width")
+            line_at(axes, CHANCE, "chance")
+        within(axes, 0, most)
+        number_axis(axes, scale * shown[x], "weights kept (%)" if x == "density" else "width", x == "density")
+        axes.set_ylabel(column.replace("_", " "))
+        axes.set_title(heading, fontsize=SMALL, pad=3)
     return figure
 
 

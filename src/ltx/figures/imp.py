@@ -6,10 +6,15 @@ from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
 from ltx.figures.arms import Store
 from ltx.figures.claims import Claim, decide, decide_consecutive, levels_within, mean_over, nearest_level, stated
-from ltx.figures.drawing import GREY, against_density, curve, grid_and_legend, reference
+from ltx.figures.drawing import curve, hollow, reference
+from ltx.report.layout import label_ends
+from ltx.report.style import density_axis, page, within
+
+HEIGHT = 1.9  # inches of each panel
 
 
 def rows(store: Store) -> pd.DataFrame:
@@ -21,20 +26,26 @@ def rows(store: Store) -> pd.DataFrame:
 
 
 def draw(table: pd.DataFrame) -> Figure:
-    """Draw test accuracy above, early-stop step below."""
-    figure = Figure(figsize=(7.5, 6.5))
-    top, bottom = figure.subplots(2, 1, sharex=True)
-    for index, (arm, group) in enumerate(table.groupby("arm", sort=False)):
-        curve(top, group, "density", "test_accuracy", str(arm), index, 100)
-        curve(bottom, group, "density", "stop", str(arm), index, 100)
-        some = group.groupby("density")[["censored", "stop"]].agg({"censored": "any", "stop": "mean"})
-        marked = some[some["censored"]]
-        bottom.plot(100 * marked.index, marked["stop"], "^", mfc="none", color=GREY, ms=9)
-    bottom.plot([], [], "^", mfc="none", color=GREY, ms=9, label="a seed censored: lower bound")
-    reference(top, table.loc[table["level"] == 0, "test_accuracy"].mean(), "dense")
-    top.set_ylabel("test accuracy, last step")
-    against_density(bottom, "early-stop step")
-    grid_and_legend((top, bottom))
+    """Draw test accuracy above, early-stop step below, hollow where a seed is censored."""
+    figure, ((top,), (bottom,)) = page(2, HEIGHT, sharex=True)
+    arms = list(table.groupby("arm", sort=False))
+    dense = table[(table["level"] == 0) & (table["arm"] == arms[0][0])]
+    lines = [
+        curve(top, group, "density", "test_accuracy", str(arm), index, len(arms), 100)
+        for index, (arm, group) in enumerate(arms)
+    ]
+    within(top, 0, 1)
+    label_ends(top, lines, 0.75 * HEIGHT)
+    reference(top, dense["test_accuracy"], "dense")
+    for index, (arm, group) in enumerate(arms):
+        line = curve(bottom, group, "density", "stop", str(arm), index, len(arms), 100, most=table["step"].max())
+        line.set_label("_as above")
+        hollow(bottom, line, group.groupby("density")["censored"].any().tolist()[::-1])
+    top.set_ylabel("test accuracy")
+    bottom.set_ylabel("early stop (step)")
+    bottom.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+    bottom.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    density_axis(bottom, 100 * table["density"])
     return figure
 
 

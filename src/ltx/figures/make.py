@@ -11,7 +11,7 @@ from typing import Any
 from ltx.figures import module
 from ltx.figures.arms import Finished, Store, plan
 from ltx.figures.claims import Claim
-from ltx.figures.drawing import caption
+from ltx.figures.drawing import seeds_of, with_claims
 from ltx.report.plots import save_plot
 from ltx.runs import sweep
 from ltx.runs.command import failures, specs_of
@@ -38,16 +38,15 @@ def make(name: str, overrides: list[str], command: list[str]) -> tuple[int, dict
     store = Store([Finished(arm, spec, outcome.rows(spec)) for arm, spec in zip(arms, specs, strict=True)])
     table = module(name).rows(store)
     claims: list[Claim] = list(module(name).claims(table, fixed).values())
-    picture = module(name).draw(table)
-    caption(picture, fixed["title"], fixed["source"], claims)
+    seeds = seeds_of({arm.name: len(spec.seeds) for arm, spec in zip(arms, specs, strict=True)})
+    words = f"{seeds} {fixed.get('caption', '')}"
+    picture = with_claims(module(name).draw(table), fixed["title"], fixed["source"], words, claims)
 
-    place = Path(specs[0].config["root"]) / "figures" / name
-    for suffix in (".png", ".pdf"):
-        save_plot(picture, place.with_suffix(suffix))
+    place = save_plot(picture, Path(specs[0].config["root"]) / "figures" / f"{name}.png")
     commit(place.with_suffix(".csv"), table.to_csv(index=False).encode())
     result = {
         "figure": name,
-        "path": str(place.with_suffix(".png")),
+        "path": str(place),
         "source": fixed["source"],
         "runs": {arm.name: spec.key for arm, spec in zip(arms, specs, strict=True)},
         "claims": [in_json(claim) for claim in claims],

@@ -9,7 +9,10 @@ from matplotlib.figure import Figure
 
 from ltx.figures.arms import Arm, Store
 from ltx.figures.claims import Claim, decide, stated
-from ltx.figures.drawing import against_width, curve, grid_and_legend, reference
+from ltx.figures.drawing import curve, reference
+from ltx.report.letters import SMALL
+from ltx.report.style import number_axis, page, within
+from ltx.report.words import MODELS
 
 
 def arms(fixed: dict[str, Any]) -> list[Arm]:
@@ -50,22 +53,24 @@ def at_half(table: pd.DataFrame) -> pd.DataFrame:
 
 def draw(table: pd.DataFrame) -> Figure:
     """Draw accuracy over density at the narrow width, and over width at one half, a row per network."""
-    figure = Figure(figsize=(9, 6.5))
-    axes = figure.subplots(2, 2)
+    figure, panels = page(2, 1.75, 2, sharey="row")
     lines = list(dict.fromkeys(table["line"]))
-    for (left, right), (net, group) in zip(axes, table.groupby("net", sort=False), strict=True):
+    for (left, right), (net, group) in zip(panels, table.groupby("net", sort=False), strict=True):
         narrow = group.groupby("width")["nominal"].nunique().idxmax()
-        for line, part in group.groupby("line", sort=False):
-            index = lines.index(line)
-            at = part[part["width"] == narrow]
-            if at["nominal"].nunique() > 1:
-                curve(left, at, "nominal", "test_accuracy", str(line), index, 100)
-            curve(right, at_half(part), "width", "test_accuracy", str(line), index)
-        dense = group[(group["line"] == "dense") & (group["width"] == narrow)]["test_accuracy"].mean()
-        reference(left, dense, "dense")
-        left.set(xlabel=f"density at width {narrow:g}: weights kept, %", ylabel=f"{net}: test accuracy")
-        against_width(right, group["width"], "width, density 50 %")
-    grid_and_legend(axes.ravel())
+        own = list(group.groupby("line", sort=False))
+        for at, (line, part) in enumerate(own):
+            index, over_density = lines.index(line), part[part["width"] == narrow]
+            if over_density["nominal"].nunique() > 1:
+                curve(left, over_density, "nominal", "test_accuracy", str(line), index, len(own), 100, at=at)
+            curve(right, at_half(part), "width", "test_accuracy", str(line), index, len(own), at=at)
+        dense = group[(group["line"] == "dense") & (group["width"] == narrow)]
+        reference(left, dense["test_accuracy"], "dense, at that width")
+        within(left, 0, 1)
+        left.set_ylabel(f"{MODELS[str(net)]}: test accuracy")
+        left.set_title(f"width {narrow:g}", fontsize=SMALL, pad=3)
+        right.set_title("50 % kept", fontsize=SMALL, pad=3)
+        number_axis(left, 100 * group.loc[group["line"] != "dense", "nominal"], "weights kept (%)", even=True)
+        number_axis(right, group["width"], "width")
     return figure
 
 

@@ -12,12 +12,15 @@ from ltx.analysis.connectivity import errors_along, instability
 from ltx.config.spec import Spec
 from ltx.figures.arms import Arm, Store
 from ltx.figures.claims import Claim, decide, stated
-from ltx.figures.drawing import curve, reference
+from ltx.figures.drawing import curve, line_at, reference
+from ltx.report.letters import SMALL
+from ltx.report.style import number_axis, page, within
 from ltx.store.folders import RunFolder
 from ltx.tensors import Tensors, under
 from ltx.training.evaluate import calibration, evaluate, reestimate
 from ltx.training.task import TASKS
 
+RETRAINED = {"lr_rewind": "learning rate rewound", "finetune": "fine-tuned"}
 STABLE = 0.02  # Frankle et al. 2020, section 3: stable is an instability below 2 %
 
 
@@ -91,27 +94,26 @@ def measure(spec: Spec, copy: Spec, seed: int, level: int) -> float:
 
 def draw(table: pd.DataFrame) -> Figure:
     """Draw accuracy above, instability below, against the rewinding step; a column per setting, a line per density."""
-    figure = Figure(figsize=(8.5, 6))
-    axes = figure.subplots(2, 2, sharex="col", sharey="row")
+    figure, panels = page(2, 1.75, 2, sharex="col", sharey="row")
     for column, (setting, group) in enumerate(table.groupby("setting", sort=False)):
         rewound = group[group["retrain"] == "rewind"]
-        for index, (density, part) in enumerate(rewound.groupby("density", sort=False)):
-            label = f"{100 * float(density):.3g} %" if len(rewound) else ""
-            curve(axes[0][column], part, "k", "test_accuracy", label, index)
-            curve(axes[1][column], part, "k", "instability", label, index)
+        above, below = panels[:, column]
+        levels = list(rewound.groupby("level"))
+        for index, (_, part) in enumerate(levels):
+            label = f"{100 * part['density'].iloc[0]:.3g} % kept"
+            curve(above, part, "k", "test_accuracy", label, index, len(levels))
+            curve(below, part, "k", "instability", label, index, len(levels))
         others = group[(group["retrain"] != "rewind") & (group["level"] == group["level"].max())]
-        for index, (kind, part) in enumerate(others.groupby("retrain")):
-            mean = part["test_accuracy"].mean()
-            text = f"{kind} at {100 * part['density'].iloc[0]:.2g} %"
-            reference(axes[0][column], mean, text, ("--", ":")[index % 2], 1)
-        reference(axes[1][column], STABLE, "2 %: stable below")
-        axes[0][column].set_title(f"{setting} network", fontsize=9)
-        axes[1][column].set_xlabel("rewinding step k")
-    axes[0][0].set_ylabel("test accuracy")
-    axes[1][0].set_ylabel("instability (test error)")
-    for ax in axes.ravel():
-        ax.grid(alpha=0.3)
-        ax.legend(fontsize=6, title="density", title_fontsize=6)
+        for kind, part in others.groupby("retrain"):
+            kept = f"{100 * part['density'].iloc[0]:.3g} % kept"
+            reference(above, part["test_accuracy"], f"{RETRAINED[str(kind)]}, {kept}")
+        line_at(below, STABLE, "2 %: stable below")
+        above.set_title(f"{setting} network", fontsize=SMALL, pad=3)
+        number_axis(below, rewound["k"], "rewinding step")
+    for axes in panels[:, 0]:
+        within(axes, 0, 1)
+    panels[0, 0].set_ylabel("test accuracy")
+    panels[1, 0].set_ylabel("instability (test error)")
     return figure
 
 

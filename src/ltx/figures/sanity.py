@@ -8,10 +8,14 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ltx.analysis.intervals import mean_interval
+from ltx.analysis.intervals import interval
 from ltx.figures.arms import Arm, Store
 from ltx.figures.claims import Claim, Stated, decide, stated
-from ltx.figures.drawing import style
+from ltx.report.letters import SMALL
+from ltx.report.style import BAND, dot, dot_axis, page, spread
+
+CHANGES = {"ticket": "ticket", "shuffle": "shuffled", "reinit": "reinitialised", "invert": "inverted"}
+NAMES = {"imp": "IMP", "gem-miner": "Gem-Miner", "snip": "SNIP", "grasp": "GraSP", "synflow": "SynFlow"}
 
 
 def arms(fixed: dict[str, Any]) -> list[Arm]:
@@ -38,22 +42,26 @@ def rows(store: Store) -> pd.DataFrame:
 
 
 def draw(table: pd.DataFrame) -> Figure:
-    """Draw the accuracy of every method and kind, a panel per density."""
+    """Draw the accuracy of every method and kind, a panel per density and a row per method."""
     densities = list(dict.fromkeys(table["density"]))
-    figure = Figure(figsize=(9, 3 + 1.5 * len(densities)))
-    axes = figure.subplots(len(densities), 1, squeeze=False)[:, 0]
     methods, kinds = list(dict.fromkeys(table["method"])), list(dict.fromkeys(table["kind"]))
-    for ax, density in zip(axes, densities, strict=True):
-        for k, kind in enumerate(kinds):
+    figure, panels = page(1, 0.3 * len(methods) + 0.5, len(densities), sharey=True)
+    for axes, density in zip(panels[0], densities, strict=True):
+        for index, kind in enumerate(kinds):
             at = table[(table["density"] == density) & (table["kind"] == kind)]
-            values = [mean_interval(at[at["method"] == m]["test_accuracy"].tolist()) for m in methods]
-            places = [i + 0.15 * (k - (len(kinds) - 1) / 2) for i in range(len(methods))]
-            options = {**style(k), "ls": "none", "label": kind}
-            ax.errorbar(places, [mean for mean, _ in values], yerr=[half for _, half in values], **options)
-        ax.set_xticks(range(len(methods)), methods)
-        ax.set_ylabel(f"test accuracy, {100 * density:g} % kept")
-        ax.grid(alpha=0.3)
-        ax.legend(fontsize=7, ncols=len(kinds))
+            values = [interval(at[at["method"] == method]["test_accuracy"].tolist(), 0, 1) for method in methods]
+            dot(
+                axes,
+                values,
+                range(len(methods)),
+                CHANGES[kind],
+                index,
+                -spread(index, len(kinds), 4.5 * (len(kinds) - 1)),
+            )
+        dot_axis(axes, [NAMES.get(method, method) for method in methods], "test accuracy", 0, 1)
+        axes.grid(visible=False, axis="y")
+        axes.hlines([i + 0.5 for i in range(len(methods) - 1)], 0, 1, color=BAND, lw=0.6, zorder=0.5)
+        axes.set_title(f"{100 * density:g} % kept", fontsize=SMALL, pad=3)
     return figure
 
 

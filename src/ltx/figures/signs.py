@@ -9,7 +9,8 @@ from matplotlib.figure import Figure
 
 from ltx.figures.arms import Store
 from ltx.figures.claims import Claim, decide, decide_consecutive, nearest_level, stated
-from ltx.figures.drawing import CHANCE, against_density, curve, grid_and_legend, reference
+from ltx.figures.drawing import CHANCE, curve, line_at, reference
+from ltx.report.style import density_axis, page, within
 
 
 def rows(store: Store) -> pd.DataFrame:
@@ -19,14 +20,18 @@ def rows(store: Store) -> pd.DataFrame:
 
 def draw(table: pd.DataFrame) -> Figure:
     """Draw trained arms above, the untrained ticket below."""
-    figure = Figure(figsize=(7.5, 6))
-    top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
-    for index, (arm, group) in enumerate(table.groupby("arm", sort=False)):
-        curve(bottom if arm == "untrained" else top, group, "density", "test_accuracy", str(arm), index, 100)
-    reference(bottom, CHANCE, "chance")
-    top.set_ylabel("test accuracy, trained")
-    against_density(bottom, "test accuracy, untrained")
-    grid_and_legend((top, bottom))
+    figure, ((top,), (bottom,)) = page(2, 1.9, sharex=True, height_ratios=(3, 2))
+    arms = list(table.groupby("arm", sort=False))
+    for index, (arm, group) in enumerate(arms):
+        axes, of = (bottom, 1) if arm == "untrained" else (top, len(arms) - 1)
+        curve(axes, group, "density", "test_accuracy", str(arm), index, of, 100)
+    reference(top, table.loc[(table["level"] == 0) & (table["arm"] == "ticket"), "test_accuracy"], "dense")
+    line_at(bottom, CHANCE, "chance")
+    within(top, 0, 1)
+    within(bottom, 0, 1)
+    top.set_ylabel("accuracy, trained")
+    bottom.set_ylabel("accuracy, untrained")
+    density_axis(bottom, 100 * table["density"])
     return figure
 
 

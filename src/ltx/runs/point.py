@@ -11,8 +11,9 @@ from typing import Any
 from ltx.config.spec import Spec
 from ltx.config.trunk import seed_of
 from ltx.launch import local as launch
+from ltx.report import words
 from ltx.report.mirror import Mirror
-from ltx.report.plots import draw, drawn_rows, is_picture, save_plot
+from ltx.report.plots import are_pictures, drawn_rows, save_plot
 from ltx.runs.manifest import write_config
 from ltx.store.claims import Claim
 from ltx.store.files import set_aside
@@ -231,10 +232,18 @@ class Point:
         with Claim(self.folder.claim_path):
             rows = self.folder.write_summary()
             self.rows = self.asked(rows)
-            plot = self.folder.path / "plots" / "levels.png"
-            if rows and not is_picture(plot, drawn_rows(rows)):
-                save_plot(draw(rows, self.spec.key), plot, drawn_rows(rows))
+            if rows:
+                self.draw(rows)
             self.mirror.finish(rows, self.trained)
+
+    def draw(self, rows: list[Row]) -> None:
+        """Draw the picture of all rows, unless it is there."""
+        plot, said = self.folder.path / "plots" / "levels.png", (words.title(self.spec), words.training(self.spec))
+        of = drawn_rows(rows, *said)
+        if not are_pictures(plot, of):
+            from ltx.report.run_picture import draw  # loads matplotlib
+
+            save_plot(draw(rows, *said, words.score(self.spec)), plot, of)
 
     def asked(self, rows: list[Row]) -> list[Row]:
         """Select the seeds and levels this run asks for."""
