@@ -164,13 +164,13 @@ def test_a_trunk_is_not_called_what_its_dependant_is(tmp_path):
     ("override", "said"),
     [
         ("wandb.nmae=x", "did you mean 'name'"),
-        ("wandb.name=[x]", "valid string"),
+        ("wandb.name=[x]", "a text"),
         ("wandb.name=''", "at least 1"),
-        ("wandb.notes={a:1}", "valid string"),
-        ("wandb.tags=x", "valid list"),
+        ("wandb.notes={a:1}", "a text"),
+        ("wandb.tags=x", "a list"),
         (f"wandb.tags=[{'x' * 65}]", "at most 64"),
-        ("wandb.job_type=3", "valid string"),
-        ("wandb.artifacts=all", "valid boolean"),
+        ("wandb.job_type=3", "a text"),
+        ("wandb.artifacts=all", "true or false"),
         ("wandb.api_key=" + SECRET, "wandb.api_key is not a field of wandb"),
     ],
 )

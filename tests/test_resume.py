@@ -158,8 +158,8 @@ def test_two_processes_share_the_seeds_of_one_run_and_name_each_other(ltx, root,
     assert refused.code == 3 and f"in use by process {process.pid} on " in refused.err and "wait=true" in refused.err
     second = ltx("run", *words)
     said, _ = process.communicate(timeout=60)
-    assert process.returncode == 0 and "mean ± 95 % interval over 3 seeds" in said, said
-    assert second.code == 0 and "mean ± 95 % interval over 3 seeds" in second.out, second.out + second.err
+    assert process.returncode == 0 and "mean [95 % interval] over 3 seeds" in said, said
+    assert second.code == 0 and "mean [95 % interval] over 3 seeds" in second.out, second.out + second.err
     assert set(trained) < {0, 1, 2} and trained, "the second process took a share, and not all"
     assert results(only(root)) == results(only(tmp_path / "alone"))
     assert not list(root.rglob("claim")) and not list(root.rglob("*lock"))

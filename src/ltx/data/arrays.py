@@ -58,7 +58,7 @@ def assemble(
             size = int(share if share >= 1 else round(share * len(train)))
             if not 0 < size < len(order):
                 raise BadInput(
-                    f"{len(order)} examples are too few: a {name} part of {size} leaves nothing to train on or measure."
+                    f"{len(order)} examples are too few: a {name} part of {size} leaves nothing on one side."
                 )
             chosen, order = order[:size], order[size:]
             splits[name] = train.part(chosen)
