@@ -1,7 +1,8 @@
 """A paper's figure is one module here and one yaml in conf/figure, which fixes its arms and claims before they are run.
 
 `NAME.py` has `rows(store) -> table`, `draw(table) -> Figure`, `claims(table, fixed)`, which decides every claim of the
-yaml by its name, and `arms(fixed)` where the yaml does not list the arms itself. `fixed` is the content of the yaml.
+yaml by its name, and `arms(fixed)` where the yaml does not list the arms itself. `fixed` is the content of the yaml;
+its `caption`, if there is one, explains the marks below the picture.
 """
 
 from __future__ import annotations

@@ -168,8 +168,7 @@ def density_ticks(low: float, high: float) -> list[float]:
         if 4 <= len(ticks) <= 9 or (len(ticks) == 3 and ticks[0] <= 2 * low and 2 * ticks[-1] >= high):
             return ticks
     round_ones = MaxNLocator(4, steps=[1, 2, 2.5, 5, 10], min_n_ticks=3).tick_values(low, high)
-    ticks = [float(tick) for tick in round_ones if low * (1 - 1e-9) <= tick <= high * (1 + 1e-9)]
-    return ticks if len(ticks) >= 3 else [low, (low * high) ** 0.5, high]
+    return [float(tick) for tick in round_ones if low * (1 - 1e-9) <= tick <= high * (1 + 1e-9)]
 
 
 def number_axis(axes: Axes, values: Iterable[float], name: str, even: bool = False) -> None:
