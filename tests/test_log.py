@@ -285,7 +285,7 @@ def test_a_sweep_has_its_tables_its_picture_and_the_config_that_its_points_share
     assert item["plot._type"] == "image-file"
     assert len(table(folder, "table")) == 8
     points = table(folder, "points")
-    runs = json.loads((folder / "sweep.json").read_text())["runs"]
+    runs = [point["run"] for point in json.loads((folder / "sweep.json").read_text())["points"]]
     assert [point["run"] for point in points] == runs
     for point in points:
         rows = RunFolder(folder.parents[1] / point["link"]).rows()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
 LINES = [line.partition(" #")[0].strip() for kind, text in BLOCKS if kind == "sh" for line in text.splitlines()]
 INLINE = re.findall(r"`((?:ltx|make) [^`<]+)`", TEXT)
 COMMANDS = dict.fromkeys(line for line in [*LINES, *INLINE] if line.startswith(("ltx ", "make ")))
+NAMED = re.compile(r"\A(?:# @package.*\n)?# ([\w/-]+\.(?:py|yaml))")  # a block that is a file says so at its top
 SMALL = {"optim.steps": "10", "seeds": "1", "workers": "0"}
 
 
@@ -34,7 +36,7 @@ def has_levels(words: list[str]) -> bool:
 
 def small(words: list[str]) -> list[str]:
     """Shrink the words of `ltx run`: few steps, one seed, level 1 and a twentieth of each width."""
-    sizes = SMALL | ({"method.levels": "1"} if has_levels(words) else {})
+    sizes = SMALL | ({"?method.levels": "1"} if has_levels(words) else {})
     sparse = any("gem_miner" in word for word in words)  # freezes every 20 steps, and a tenth of each layer stays
     if sparse:
         sizes["optim.steps"] = "42"
@@ -45,7 +47,7 @@ def small(words: list[str]) -> list[str]:
             value = ",".join(f"{float(part) / 20:g}" for part in value.split(","))
         if key == "method.rewind":
             value = "2"
-        if key not in sizes:
+        if key not in (*sizes, "method.levels"):
             result.append(re.sub(r"method\.levels:\d+", "method.levels:1", key + equals + value))
     widths = [] if any(word.startswith("width=") for word in words) else ["width=.05"]
     return [*result, *widths, *(f"{key}={value}" for key, value in sizes.items())]
@@ -59,10 +61,11 @@ def test_the_pages_have_commands() -> None:
 @pytest.mark.parametrize("line", [line for line in COMMANDS if line.startswith("ltx ")])
 def test_a_command_of_the_pages_works(line: str, ltx: Callable[..., Result], finished: Path) -> None:
     for kind, text in BLOCKS:
-        name = text.partition("\n")[0].removeprefix("# ")
-        if kind in ("python", "yaml") and text.startswith("# "):
-            Path(name).parent.mkdir(parents=True, exist_ok=True)
-            Path(name).write_text(text)
+        name = NAMED.search(text)
+        if kind in ("python", "yaml") and name:
+            Path(name[1]).parent.mkdir(parents=True, exist_ok=True)
+            Path(name[1]).write_text(text)
+            sys.modules.pop(Path(name[1]).stem, None)  # another test may have a module of the same name
     command, *words = shlex.split(line)[1:]
     words = [finished.name if word == "RUN" else word for word in words]
     sizes = {"run": small(words), "figure": [*words, "optim.steps=10", "seeds=2", "method.levels=2", "workers=0"]}
@@ -71,7 +74,7 @@ def test_a_command_of_the_pages_works(line: str, ltx: Callable[..., Result], fin
 
 
 def test_the_python_of_the_readme_works() -> None:
-    (code,) = [text for kind, text in BLOCKS if kind == "python" and not text.startswith("# ")]
+    (code,) = [text for kind, text in BLOCKS if kind == "python" and not NAMED.search(text)]
     call = re.search(r"ltx\.run\((.*?)\)", code)
     assert call
     words = small(re.findall(r'"([^"]*)"', call[1]))
