@@ -47,9 +47,10 @@ def call(*argv: str, root: Path) -> int:
 
 @pytest.fixture(scope="session", autouse=True)
 def coarse_pictures() -> Iterator[None]:
-    """Draw pictures coarsely: most of a small run's time would go into them."""
+    """Draw pictures coarsely, in fonts that are written as they are: most of a small run's time would go into them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("ltx.report.plots.DPI", 30)
+        patch.setattr("ltx.report.plots.FONTS", 3)
         yield
 
 

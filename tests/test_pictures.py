@@ -239,7 +239,10 @@ def test_plot_is_no_part_of_a_run_and_a_sweep_is_drawn_as_png_and_pdf(
     assert len(list((root / "runs").iterdir())) == 4 and (place / "sweep.png").read_bytes() != by_width
 
 
-def test_both_files_of_a_picture_say_whether_they_are_whole_and_current(tmp_path: Path) -> None:
+def test_both_files_of_a_picture_say_whether_they_are_whole_and_current(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ltx.report.plots.FONTS", 42)  # as outside of the tests
     figure = Figure(figsize=(1, 1))
     figure.text(0, 0, "words")
     path = save_plot(figure, tmp_path / "levels.png", "of these rows")

@@ -53,13 +53,20 @@ def small(words: list[str]) -> list[str]:
     return [*result, *widths, *(f"{key}={value}" for key, value in sizes.items())]
 
 
+def swept(ltx: Callable[..., Result], root: Path) -> str:
+    """Run a small sweep and return its folder's name."""
+    assert ltx("run", "-m", "width=.05,.1", "method=dense", "optim.steps=2", "seeds=1").code == 0
+    (folder,) = (root / "sweeps").iterdir()
+    return folder.name
+
+
 def test_the_pages_have_commands() -> None:
     assert sum(line.startswith("ltx run") for line in COMMANDS) >= 5
     assert sum(line.startswith("make") for line in COMMANDS) >= 3
 
 
 @pytest.mark.parametrize("line", [line for line in COMMANDS if line.startswith("ltx ")])
-def test_a_command_of_the_pages_works(line: str, ltx: Callable[..., Result], finished: Path) -> None:
+def test_a_command_of_the_pages_works(line: str, ltx: Callable[..., Result], finished: Path, root: Path) -> None:
     for kind, text in BLOCKS:
         name = NAMED.search(text)
         if kind in ("python", "yaml") and name:
@@ -67,14 +74,14 @@ def test_a_command_of_the_pages_works(line: str, ltx: Callable[..., Result], fin
             Path(name[1]).write_text(text)
             sys.modules.pop(Path(name[1]).stem, None)  # another test may have a module of the same name
     command, *words = shlex.split(line)[1:]
-    words = [finished.name if word == "RUN" else word for word in words]
+    words = [finished.name if word == "RUN" else swept(ltx, root) if word == "SWEEP" else word for word in words]
     sizes = {"run": small(words), "figure": [*words, "optim.steps=10", "seeds=2", "method.levels=2", "workers=0"]}
     result = ltx(command, *sizes.get(command, words))
     assert result.code == 0, result.out + result.err
 
 
-def test_the_python_of_the_readme_works() -> None:
-    (code,) = [text for kind, text in BLOCKS if kind == "python" and not NAMED.search(text)]
+def test_the_python_of_the_pages_works(ltx: Callable[..., Result], root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code, of_sweeps = [text for kind, text in BLOCKS if kind == "python" and not NAMED.search(text)]
     call = re.search(r"ltx\.run\((.*?)\)", code)
     assert call
     words = small(re.findall(r'"([^"]*)"', call[1]))
@@ -82,6 +89,9 @@ def test_the_python_of_the_readme_works() -> None:
     exec(code.replace(call[0], f"ltx.run(*{words})").replace("level=7", "level=1"), names)
     row = names["run"].summary.query("seed == 0 and level == 1")
     assert names["accuracy"] == pytest.approx(row["test_accuracy"].item(), abs=1e-6)
+    monkeypatch.setenv("LTX_OUTPUT", str(root))
+    exec(of_sweeps.replace("width", swept(ltx, root)), names)
+    assert set(names["sweep"].table["width"]) == {0.05, 0.1} and len(names["sweep"].runs) == 2
 
 
 @pytest.mark.parametrize("line", [line for line in COMMANDS if line.startswith("make ")])

@@ -13,6 +13,7 @@ from ltx.store.files import Damaged, canonical, commit, content
 from ltx.store.rows import Row
 
 DPI = 300
+FONTS = 42  # TrueType in a PDF, which journals ask for; choosing its letters is most of the time that a PDF takes
 SUFFIXES = (".png", ".pdf")
 
 
@@ -26,7 +27,7 @@ def save_plot(figure: Any, path: Path, of: str | None = None) -> Path:
     path = path.with_suffix(".png")
     image, paper = io.BytesIO(), io.BytesIO()
     figure.savefig(image, format="png", dpi=DPI, metadata={"Software": None, **({"ltx": of} if of else {})})
-    with rc_context({"pdf.fonttype": 42}):  # fonts as TrueType, which journals ask for
+    with rc_context({"pdf.fonttype": FONTS}):
         figure.savefig(paper, format="pdf", metadata={"CreationDate": None})
     commit(path.with_suffix(".pdf"), marked(paper.getvalue(), of) if of else paper.getvalue())
     commit(path, image.getvalue())
