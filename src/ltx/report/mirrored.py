@@ -9,7 +9,7 @@ from typing import Any
 
 from ltx.analysis.intervals import interval
 from ltx.config.spec import Spec
-from ltx.report.tables import Label, compared
+from ltx.report.tables import Label, compared, swept
 from ltx.store.rows import Row
 
 METRICS = ("train_loss", "val_loss", "val_accuracy", "test_loss", "test_accuracy", "early_stop_test_accuracy")
@@ -98,27 +98,22 @@ def charts(labels: Sequence[Label], rows: Sequence[Sequence[Row]]) -> list[Chart
     A line is what the points have in common beside the key, so that methods become lines. There is a bar for every
     point, at the level at which the sweep's table compares it.
     """
-    swept = [name for name in dict.fromkeys(n for label in labels for n in label) if differs(name, labels)]
-    numeric = [name for name in swept if all(number(label.get(name)) is not None for label in labels)]
+    keys = swept(labels)
+    numeric = [name for name in keys if all(number(label.get(name)) is not None for label in labels)]
     measured = [(label, mean_accuracy(group)) for label, group in zip(labels, compared(rows), strict=True) if group]
     found = []
     for name in numeric:
-        others = [other for other in swept if other != name]
+        others = [other for other in keys if other != name]
         lines: dict[str, list[tuple[Any, float]]] = {}
         for label, accuracy in measured:
             lines.setdefault(described(label, others), []).append((number(label[name]), accuracy))
         ordered = {line: sorted(points) for line, points in lines.items()}
         found.append(Chart(f"test_accuracy_by_{plain(name)}", f"Test accuracy against {worded(name)}", name, ordered))
-    if len(numeric) < len(swept):
-        bars = [(described(label, swept), accuracy) for label, accuracy in measured]
-        title = "Test accuracy by " + ", ".join(map(worded, swept))
+    if len(numeric) < len(keys):
+        bars = [(described(label, keys), accuracy) for label, accuracy in measured]
+        title = "Test accuracy by " + ", ".join(map(worded, keys))
         found.append(Chart("test_accuracy_by_point", title, None, {"": bars}))
     return [chart for chart in found if measured]
-
-
-def differs(name: str, labels: Sequence[Label]) -> bool:
-    """Tell whether points have different values of a key."""
-    return len({str(label.get(name)) for label in labels}) > 1
 
 
 def number(value: Any) -> float | None:

@@ -5,14 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ltx.errors import BadInput, nearest
-from ltx.report.tables import Label
+from ltx.report.tables import Label, swept
 from ltx.report.words import is_number
-
-
-def swept(labels: Sequence[Label]) -> list[str]:
-    """List the keys in which the points of a sweep differ."""
-    keys = dict.fromkeys(key for label in labels for key in label)
-    return [key for key in keys if len({str(label.get(key)) for label in labels}) > 1]
 
 
 def check_chosen(key: str, labels: Sequence[Label]) -> None:

@@ -173,10 +173,16 @@ def in_one(line: Line, names: Sequence[str]) -> Line:
     return {"point": point, **{name: cell for name, cell in line.items() if name not in names}}
 
 
+def swept(labels: Sequence[Label]) -> list[str]:
+    """List the keys in which the points of a sweep differ."""
+    keys = dict.fromkeys(key for label in labels for key in label)
+    return [key for key in keys if len({str(label.get(key)) for label in labels}) > 1]
+
+
 def varying_names(points: Sequence[Label]) -> list[str]:
     """Return what distinguishes the points, method and width always."""
+    several = swept(points)
     names = dict.fromkeys(name for point in points for name in point)
-    several = [name for name in names if len({str(point.get(name)) for point in points}) > 1]
     return [name for name in names if name in several or name in ("method", "width")]
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ltx.config.spec import Spec
-from ltx.report.tables import Label
+from ltx.report.tables import Label, swept
 
 
 def names(specs: Sequence[Spec], labels: Sequence[Label]) -> dict[str, str]:
@@ -15,8 +15,7 @@ def names(specs: Sequence[Spec], labels: Sequence[Label]) -> dict[str, str]:
 
     A trunk is named by its method and by what all runs that stand on it share. A run that trains alone needs no name.
     """
-    keys = [key for key in dict.fromkeys(key for label in labels for key in label) if key != "seeds"]
-    differing = [key for key in keys if len({str(label.get(key)) for label in labels}) > 1]
+    differing = [key for key in swept(labels) if key != "seeds"]
     facts = [{key: label[key] for key in differing if label.get(key) is not None} for label in labels]
     below = trunks(specs)
     found: dict[str, str] = {}
