@@ -1,4 +1,4 @@
-"""Make anew what the pages show of runs: the table and picture of `make run`, a figure, the accuracies of methods.
+"""Make anew what the pages show: the table and picture of `make run`, a sweep, a figure, the accuracies of methods.
 
     python scripts/readme.py                       # finished runs are read, missing ones trained: minutes
     python scripts/readme.py --small --to FOLDER   # a tiny size, to see that it works; FOLDER gets README.md and docs/
@@ -20,6 +20,8 @@ from pathlib import Path
 from rich.console import Console
 
 from ltx.figures.make import make
+from ltx.report.plots import save_plot
+from ltx.report.sweep_picture import draw_sweep
 from ltx.report.tables import compared, table
 from ltx.runs import sweep
 from ltx.runs.command import failures, specs_of
@@ -30,6 +32,7 @@ MAIN = ["method=imp", "width=4"]  # `make run`
 LEVELS = (0, 3, 5, 8, 11, 14)  # those of its table that README shows
 METHODS = ("dense", "imp", "edge_popup", "biprop", "supermask", "gem_miner", "at_init")
 EACH = ["width=.25", "seeds=5"]  # the accuracies of the methods are of these
+SWEPT = [[f"method={m}", f"width={w}"] for m in ("dense", "imp", "edge_popup", "biprop") for w in (0.25, 0.5, 1, 2)]
 FIGURE = "imp"
 PAGES = ("README.md", "docs/methods.md")
 SMALL = ["optim.steps=42", "seeds=2", "width=.1", "workers=0"]
@@ -83,6 +86,8 @@ def main(small: bool, to: Path, words: list[str]) -> None:
     outcome, (rows,) = finished([[*MAIN, *words]], command)
     _, groups = finished([[f"method={method}", *EACH, *words] for method in METHODS], command)
     accuracies = dict(zip(METHODS, map(accuracy_text, compared(groups)), strict=True))
+    points = [[*point, *words] for point in SWEPT]
+    swept, curves = finished(points, command)
     given = [word for word in words if word not in SMALL]
     code, figure = make(FIGURE, [*given, *SMALL_FIGURE] if small else given, command)
     if code:
@@ -93,6 +98,8 @@ def main(small: bool, to: Path, words: list[str]) -> None:
     (to / PAGES[0]).write_text(with_table(readme, table_text(rows)))
     (to / PAGES[1]).write_text(with_accuracies(methods, accuracies))
     shutil.copy(outcome.asked[0].directory / "plots" / "levels.png", to / "docs" / "imp-width4.png")
+    save_plot(draw_sweep(swept.asked, sweep.labels(swept.asked, points), curves), to / "docs" / "sweep.png")
+    (to / "docs" / "sweep.pdf").unlink()
     shutil.copy(figure["path"], to / "docs" / f"figure-{FIGURE}.png")
 
 

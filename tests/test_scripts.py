@@ -59,7 +59,7 @@ def test_what_the_pages_show_is_made_anew(root: Path, tmp_path: Path) -> None:
         assert after != before
         old, new = ([number.sub("", line) for line in text.splitlines()] for text in (before, after))
         assert [line for line in new if "censored" not in line] == [line for line in old if "censored" not in line]
-    for picture in ("imp-width4.png", "figure-imp.png"):
+    for picture in ("imp-width4.png", "figure-imp.png", "sweep.png"):
         assert (tmp_path / "docs" / picture).read_bytes().startswith(b"\x89PNG")
 
 
