@@ -207,7 +207,7 @@ def test_status_of_a_thousand_runs_tells_done_failed_and_unfinished(ltx, root):
         seed = root / "runs" / f"imp-lenet-digits-w1-{i:08x}" / "seed_000"
         seed.mkdir(parents=True)
         (seed.parent / "manifest.json").write_text('{"seeds": [0], "last_level": 1}')
-        (seed.parent / "summary.csv").write_text(f"seed,test_accuracy\n0,0.{i:03d}\n")
+        (seed.parent / "summary.csv").write_text(f"seed,level,test_accuracy\n0,0,1\n0,1,0.{i:03d}\n")
         for level in range(2 if i % 3 else 1):
             (seed / f"level_{level:02d}.safetensors").touch()
         if i % 6 == 0:

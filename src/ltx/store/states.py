@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from ltx.store.files import Damaged, text
@@ -63,11 +65,12 @@ class Standing:
 
     @cached_property
     def accuracy(self) -> float | None:
-        """The test accuracy of the summary's last row, None where there is none."""
+        """The mean test accuracy over the seeds that have the last level of the summary, None where there is none."""
         try:
-            lines = (text(self.path / "summary.csv") or "").splitlines()
-            return float(dict(zip(lines[0].split(","), lines[-1].split(","), strict=False))["test_accuracy"])
-        except (Damaged, ValueError, KeyError, IndexError):
+            rows = [*csv.DictReader((text(self.path / "summary.csv") or "").splitlines())]
+            last = max(int(row["level"]) for row in rows)
+            return fmean(float(row["test_accuracy"]) for row in rows if int(row["level"]) == last)
+        except (Damaged, ValueError, KeyError, TypeError):
             return None
 
 
