@@ -8,12 +8,16 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from ltx.report import run_picture
+from ltx.store.rows import Row
 from ltx.store.seeds import SeedFolder
 
 TINY = ("method.levels=1", "optim.steps=20", "width=.05", "seeds=2")
+REAL_PICTURE = run_picture.draw
 LONG = ("method.levels=1", "optim.steps=250", "width=.05", "seeds=3", "trainer.checkpoint_seconds=.04")  # half a second
 
 
@@ -45,13 +49,29 @@ def call(*argv: str, root: Path) -> int:
     return main(words)
 
 
+def plain_picture(rows: list[Row], title: str, training: str, score: tuple[str, float]) -> Any:
+    """Draw a run's title alone, a tenth of the work; with the arguments of the real one, so that a call is checked."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(1, 1))
+    figure.text(0, 0, title, parse_math=False)
+    return figure
+
+
 @pytest.fixture(scope="session", autouse=True)
 def coarse_pictures() -> Iterator[None]:
-    """Draw pictures coarsely, in fonts that are written as they are: most of a small run's time would go into them."""
+    """Draw pictures coarsely, those of runs with a title alone: they would be a third of a small run's time."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("ltx.report.plots.DPI", 30)
         patch.setattr("ltx.report.plots.FONTS", 3)
+        patch.setattr("ltx.report.run_picture.draw", plain_picture)
         yield
+
+
+@pytest.fixture
+def pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the runs of a test have their real pictures; `test_pictures` looks at what is on them."""
+    monkeypatch.setattr("ltx.report.run_picture.draw", REAL_PICTURE)
 
 
 @pytest.fixture(scope="session", autouse=True)

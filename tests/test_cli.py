@@ -24,7 +24,7 @@ from ltx.report.tables import of_scores, table
 from ltx.store.rows import Row
 
 
-def test_a_run_ends_with_a_table_a_plot_and_the_run_directory(ltx, root):
+def test_a_run_ends_with_a_table_a_plot_and_the_run_directory(ltx, root, pictures):
     result = ltx("run", *TINY)
     assert result.code == 0 and result.err == ""
     (folder,) = (root / "runs").iterdir()
