@@ -12,12 +12,14 @@ from typing import Any
 
 import pytest
 
-from ltx.report import run_picture
+from ltx.config.spec import Spec
+from ltx.report import run_picture, sweep_picture
+from ltx.report.tables import Label
 from ltx.store.rows import Row
 from ltx.store.seeds import SeedFolder
 
 TINY = ("method.levels=1", "optim.steps=20", "width=.05", "seeds=2")
-REAL_PICTURE = run_picture.draw
+REAL_PICTURE, REAL_SWEEP = run_picture.draw, sweep_picture.draw_sweep
 LONG = ("method.levels=1", "optim.steps=250", "width=.05", "seeds=3", "trainer.checkpoint_seconds=.04")  # half a second
 
 
@@ -58,13 +60,32 @@ def plain_picture(rows: list[Row], title: str, training: str, score: tuple[str, 
     return figure
 
 
+def plain_sweep(specs: list[Spec], labels: list[Label], rows: list[list[Row]], chosen: str | None = None) -> Any:
+    """Draw a sweep's size alone."""
+    return plain_picture([], f"{len(specs)} points", "", ("", 0))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def coarse_pictures() -> Iterator[None]:
-    """Draw pictures coarsely, those of runs with a title alone: they would be a third of a small run's time."""
+    """Draw pictures coarsely, those of runs and sweeps with a title alone, a third of a small run's time."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("ltx.report.plots.DPI", 30)
         patch.setattr("ltx.report.plots.FONTS", 3)
         patch.setattr("ltx.report.run_picture.draw", plain_picture)
+        patch.setattr("ltx.report.sweep_picture.draw_sweep", plain_sweep)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def short_waits() -> Iterator[None]:
+    """Leave out what costs each small level more than its training, and that no test looks at.
+
+    Waiting for the disk matters where the machine itself fails; killing a process loses nothing that was written. For
+    every Trainer Lightning looks through all installed packages for callbacks that these might add.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("os.fsync", lambda file: None)
+        patch.setattr("lightning.pytorch.trainer.connectors.callback_connector._load_external_callbacks", lambda _: [])
         yield
 
 
@@ -72,6 +93,7 @@ def coarse_pictures() -> Iterator[None]:
 def pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the runs of a test have their real pictures; `test_pictures` looks at what is on them."""
     monkeypatch.setattr("ltx.report.run_picture.draw", REAL_PICTURE)
+    monkeypatch.setattr("ltx.report.sweep_picture.draw_sweep", REAL_SWEEP)
 
 
 @pytest.fixture(scope="session", autouse=True)
