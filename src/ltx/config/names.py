@@ -64,8 +64,8 @@ def find(group: str, name: object) -> Callable[..., Any]:
         from ltx.training.optim import OPTIMISERS
 
         return OPTIMISERS[str(name)]
-    module = importlib.import_module(f"ltx.{FOLDERS[group]}.{module_of(group, str(name))}")
-    return getattr(module, group.capitalize())
+    family = module_of(group, str(name))
+    return getattr(importlib.import_module(f"ltx.{FOLDERS[group]}.{family}"), group.capitalize())
 
 
 def find_own(group: str, name: str) -> Callable[..., Any]:
