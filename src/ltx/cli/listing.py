@@ -92,14 +92,11 @@ def about(path: Path) -> tuple[str, dict[str, Any]]:
 
 
 def sizes_of(model: dict[str, Any], width: str, data: str) -> str:
-    """Return layers, parameters and prunable weights of a yaml's model at a width on data, or why it takes no such data."""
+    """Return the layers, parameters and prunable weights of a model, a yaml's content, at a width on a data set."""
     from ltx.tensors import matrices
 
     spec = replace(lenet(width, data), config={**lenet(width, data).config, "model": model})
-    try:
-        network = spec.network(device="meta")
-    except BadInput as error:  # images for one model, tables for another
-        return str(error)
+    network = spec.network(device="meta")
     names = matrices(network)
     units = [network.get_parameter(name).shape[0] for name in names]
     layers = "-".join(map(str, units))
