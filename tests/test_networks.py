@@ -163,7 +163,7 @@ def sign(x: Tensor) -> Tensor:
 @pytest.mark.parametrize("activation", ["relu", "sign"])
 @pytest.mark.parametrize("name", ["conv4", "vgg11"])
 def test_a_plain_network_pools_after_relu_and_its_binary_twin_before_norm_and_sign(name: str, activation: str) -> None:
-    made, w, x = drawn(name, (2, 16, 16), norm="batch", activation=activation)
+    made, w, x = drawn(name, (2, 32, 32), norm="batch", activation=activation)
     stages, average = content("model", name)["stages"], content("model", name)["average"]
     h, i = x, 0
     for s, stage in enumerate(stages):
@@ -237,7 +237,7 @@ def test_all_layers_of_a_binary_twin_but_the_first_see_plus_and_minus_one(name: 
 def test_a_shortcut_has_weights_only_where_a_block_changes_the_image_or_the_channels(
     name: str, projected: list[str]
 ) -> None:
-    for width in (0.01, 1.0):  # at .01 most layers have one channel, and still the same shortcuts
+    for width in (0.002, 1.0):  # at .002 all layers have one channel, and still the same shortcuts
         names = matrices(network(name, width=width))
         assert [n for n in names if "shortcut" in n] == [f"{block}.shortcut.weight" for block in projected]
 
