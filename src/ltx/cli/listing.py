@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import functools
+import re
 import shutil
 import textwrap
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ltx.config.compose import choices
-from ltx.config.names import CONF, shown
+from ltx.config.names import CONF, known, shown
 from ltx.errors import BadInput
 from ltx.store.files import Damaged, read_yaml, text
+
+if TYPE_CHECKING:
+    from ltx.config.spec import Spec
 
 LISTED = {
     "methods": ("method", "method=NAME"),
@@ -21,6 +27,7 @@ LISTED = {
     "experiments": ("experiment", "experiment=NAME"),
     "figures": ("figure", "ltx figure NAME"),
 }  # what is listed, by its word: the folder of its yamls, and how a command names one
+MANY = 12  # layers whose units are not listed one by one
 
 
 def listing(word: str, sizes: dict[str, str] | None, folders: Sequence[str]) -> list[str]:
@@ -30,7 +37,9 @@ def listing(word: str, sizes: dict[str, str] | None, folders: Sequence[str]) -> 
     """
     group, command = LISTED[word]
     width = shutil.get_terminal_size().columns
-    entries = {name: about(find_yaml(group, name, folders)) for name in choices(group, [*folders])}
+    entries = {
+        name: about(find_yaml(group, name, folders)) for name in sorted(choices(group, [*folders]), key=by_depth)
+    }
     lines = [f"{word} ({command}):"]
     column = 2 + max([len(name) for name in entries], default=0) + 2
     for name, (said, content) in entries.items():
@@ -41,9 +50,14 @@ def listing(word: str, sizes: dict[str, str] | None, folders: Sequence[str]) -> 
         elif ":" in target:
             said = f"{said} ({shown(target)})".strip()
         lines += beside(f"  {called}", said, column, width)
-        if group == "model" and sizes is not None and target != "???" and ":" not in target:
-            lines += beside("", sizes_of(name, **sizes), column, width)
+        if group == "model" and sizes is not None and "defaults" not in content and target in known("model"):
+            lines += beside("", sizes_of({"init": None} | content, **sizes), column, width)
     return lines
+
+
+def by_depth(name: str) -> list[str]:
+    """Return what sorts resnet20 before resnet110."""
+    return [part.zfill(6) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
 
 
 def beside(name: str, said: str, column: int, width: int) -> list[str]:
@@ -77,18 +91,28 @@ def about(path: Path) -> tuple[str, dict[str, Any]]:
     return " ".join(head), content
 
 
-def sizes_of(model: str, width: str, data: str) -> str:
-    """Return a model's hidden channels, parameters and prunable weights at a width on a data set."""
-    from ltx.config.compose import compose
-    from ltx.config.spec import Spec
+def sizes_of(model: dict[str, Any], width: str, data: str) -> str:
+    """Return the layers, parameters and prunable weights of a model, a yaml's content, at a width on a data set."""
     from ltx.tensors import matrices
 
-    spec = Spec.of(compose([f"model={model}", f"width={width}", f"data={data}", "method=dense"], []))
+    spec = replace(lenet(width, data), config={**lenet(width, data).config, "model": model})
     network = spec.network(device="meta")
     names = matrices(network)
-    units = "-".join(str(network.get_parameter(name).shape[0]) for name in names)
+    units = [network.get_parameter(name).shape[0] for name in names]
+    layers = "-".join(map(str, units))
+    if len(units) > MANY:
+        layers = f"{len(units)} layers of {min(units[:-1])} to {max(units[:-1])} units"
     parameters = sum(p.numel() for p in network.parameters())
     prunable = sum(network.get_parameter(name).numel() for name in names)
     shape = "x".join(map(str, spec.facts.input_shape))
     place = f"at width {spec.config['width']:g} on {data} {shape}"
-    return f"{place}: {units}, {parameters:,} parameters, {prunable:,} prunable"
+    return f"{place}: {layers}, {parameters:,} parameters, {prunable:,} prunable"
+
+
+@functools.cache
+def lenet(width: str, data: str) -> Spec:
+    """Return a checked run at a width on a data set, in which other models can take LeNet's place."""
+    from ltx.config.compose import compose
+    from ltx.config.spec import Spec
+
+    return Spec.of(compose([f"width={width}", f"data={data}", "method=dense"], []))

@@ -23,15 +23,20 @@ CONF = (
     PACKAGED if PACKAGED.is_dir() else Path(__file__).resolve().parents[3] / "conf"
 )  # the first in a wheel, the second in a checkout
 GROUPS = ("data", "model", "method", "optim")
+FOLDERS = {"data": "data", "model": "models", "method": "methods"}
 
 
 def known(group: str) -> list[str]:
-    """Name what a group offers: every module of its folder that has a yaml; others hold what several share."""
+    """Name what a group offers: every yaml that a module builds; modules without one hold what several share."""
     if group == "optim":
         return ["adam", "adamw", "sgd"]
-    folder = Path(__file__).parents[1] / {"data": "data", "model": "models", "method": "methods"}[group]
-    offered = {path.stem for path in (CONF / group).glob("*.yaml")}
-    return sorted(path.stem for path in folder.glob("*.py") if path.stem in offered)
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml") if module_of(group, path.stem))
+
+
+def module_of(group: str, name: str) -> str | None:
+    """Return the module that builds a name: its own, or that of its family, as `conv` for the depth in `conv4`."""
+    folder = Path(__file__).parents[1] / FOLDERS[group]
+    return next((stem for stem in (name, name.rstrip("0123456789")) if (folder / f"{stem}.py").is_file()), None)
 
 
 def offering(group: str, name: str, wanted: list[str]) -> str | None:
@@ -59,8 +64,8 @@ def find(group: str, name: object) -> Callable[..., Any]:
         from ltx.training.optim import OPTIMISERS
 
         return OPTIMISERS[str(name)]
-    package = {"model": "models", "method": "methods", "data": "data"}[group]
-    return getattr(importlib.import_module(f"ltx.{package}.{name}"), group.capitalize())
+    family = module_of(group, str(name))
+    return getattr(importlib.import_module(f"ltx.{FOLDERS[group]}.{family}"), group.capitalize())
 
 
 def find_own(group: str, name: str) -> Callable[..., Any]:

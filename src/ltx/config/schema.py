@@ -267,7 +267,8 @@ def elsewhere(group: str, error: ValidationError) -> str:
         if owners:
             word = f"?{group}.{field}={text(e['input'])}"
             have = "have" if len(owners) > 1 else "has"
-            return f" {' and '.join(owners)} {have} it: write {word} to set it where it exists."
+            named = " and ".join(owners if len(owners) < 4 else [", ".join(owners[:2]), f"{len(owners) - 2} others"])
+            return f" {named} {have} it: write {word} to set it where it exists."
     return ""
 
 

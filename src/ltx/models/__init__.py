@@ -76,6 +76,14 @@ def activate(x: Tensor, activation: Activation | None) -> Tensor:
     return _Sign.apply(x) if activation == "sign" else x.relu()
 
 
+def check_images(input_shape: tuple[int, ...]) -> None:
+    """Raise ValueError where a convolutional network is given no images."""
+    if len(input_shape) != 3:
+        raise ValueError(
+            "it needs images, of the shape channels x height x width; model=lenet and model=mlp take tables"
+        )
+
+
 def check_activation(activation: Activation | None, norm: str | None) -> None:
     """Raise ValueError where binary activations have no norm before them."""
     if activation == "sign" and norm is None:

@@ -8,7 +8,7 @@ from annotated_types import Ge, Len
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ltx.models import Activation, activate, batch_norm, check_activation, units_at
+from ltx.models import Activation, activate, batch_norm, check_activation, check_images, units_at
 
 
 class Model(nn.Module):
@@ -29,10 +29,7 @@ class Model(nn.Module):
         activation: Activation | None = None,
     ):
         super().__init__()
-        if len(input_shape) != 3:
-            raise ValueError(
-                "it needs images, of the shape channels x height x width; model=lenet and model=mlp take tables"
-            )
+        check_images(input_shape)
         check_activation(activation, norm)
         self.activation = activation
         before, height, side = input_shape

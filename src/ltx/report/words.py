@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import yaml
+
+from ltx.config.names import CONF
 from ltx.config.spec import Spec
 
 METHODS = {
@@ -37,7 +40,17 @@ KINDS = {
     "own_init": "from an initialisation of their own",
     "invert": "masks inverted",
 }
-MODELS = {"lenet": "LeNet", "convnet": "ConvNet", "mlp": "MLP"}
+MODELS = {"lenet": "LeNet", "convnet": "ConvNet", "mlp": "MLP", "vgg_small": "VGG-Small"} | {
+    f"{name}{depth}": f"{word}-{depth}"
+    for name, word, depths in (
+        ("conv", "Conv", (2, 4, 6, 8)),
+        ("resnet", "ResNet", (18, 20, 32, 34, 44, 50, 56, 110)),
+        ("vgg", "VGG", (11, 13, 16, 19)),
+        ("wideresnet", "WideResNet", (50,)),
+    )
+    for depth in depths
+}
+SHAPES = ("stages", "average", "hidden", "stem", "stem_channels", "blocks", "channels", "expansion")
 DATA = {"digits": "8×8 digits"}
 OPTIMISERS = {"adam": "Adam", "adamw": "AdamW", "sgd": "SGD"}
 VALUES = {
@@ -107,11 +120,16 @@ def is_number(text: str) -> bool:
 
 
 def model(spec: Spec) -> str:
-    """Name a model, one of ltx's own with its hidden units at width 1."""
+    """Name a model: of ltx's small ones also the hidden units at width 1, of the others what differs from its yaml."""
     config = spec.config["model"]
-    units = config.get("hidden") or config.get("channels") or []
     name = MODELS.get(config["name"])
-    return "-".join(map(str, [name, *units])) if name else plain(config["name"])
+    if name is None:
+        return plain(config["name"])
+    if config["name"] in ("lenet", "convnet", "mlp"):
+        return "-".join(map(str, [name, *(config.get("hidden") or config.get("channels") or [])]))
+    usual = yaml.safe_load((CONF / "model" / f"{config['name']}.yaml").read_text())
+    changed = [f"{plain(key)} {config[key]}" for key in SHAPES if key in usual and config[key] != usual[key]]
+    return f"{name} ({', '.join(changed)})" if changed else name
 
 
 def data(spec: Spec) -> str:
