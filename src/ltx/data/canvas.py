@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -23,6 +24,8 @@ CHUNK = 256  # pictures that are drawn at once: their arrays stay in a processor
 TURN = [(round(math.cos(math.radians(d)) * 2**14), round(math.sin(math.radians(d)) * 2**14)) for d in range(360)]
 
 Array = np.ndarray[Any, Any]
+Layer = tuple[Array, Array, Array, Array, Array]  # the arguments of `drawn` after the size
+Uniform = Callable[..., Array]  # a whole number for every picture from (low, high, *purpose), both ends included
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,8 @@ class Data:
     noise: Annotated[int, Ge(0), Le(128)]
 
     def __post_init__(self) -> None:
-        for name, (low, high) in {"scale": self.scale, "contrast": self.contrast}.items():
+        pairs: dict[str, Sequence[float]] = {"scale": self.scale, "contrast": self.contrast}
+        for name, (low, high) in pairs.items():
             if low > high:
                 raise ValueError(f"data.{name}=[{low},{high}] runs downwards; write data.{name}=[{high},{low}]")
         if self.scale[1] > self.size:
@@ -90,34 +94,45 @@ class Data:
         def uniform(low: int, high: int, *what: str | int) -> Array:
             return generator("canvas", SEED, part, *what).integers(low, high, count, "int32", endpoint=True)
 
-        def levels(*what: str | int) -> Array:
-            return uniform(round(255 * self.contrast[0]), round(255 * self.contrast[1]), *what)
-
-        def sides(*what: str | int) -> Array:
-            return uniform(16 * self.scale[0], 16 * self.scale[1], *what)  # lengths are in sixteenths of a pixel
-
-        side = sides("side")
-        room = np.minimum(16 * self.offset, 8 * self.size - side // 2)
-        moved = [uniform(-(2**14), 2**14, axis) * room >> 14 for axis in ("down", "right")]
-        shown = [(digits[chosen], 8 * self.size + np.stack(moved, 1), side)]
-        shown[0] += (uniform(-self.rotation, self.rotation, "angle"), levels("contrast"))
+        layers = [self.digit(digits[chosen], uniform)]
         for i in range(self.fragments):
-            other = digits[(chosen + uniform(1, n - 1, "fragment", i)) % n]
-            rows, columns = (uniform(0, 8 - PATCH, "fragment", i, axis)[:, None] + np.arange(PATCH) for axis in "yx")
-            patch = other[np.arange(count)[:, None, None], rows[:, :, None], columns[:, None, :]]
-            centre = np.stack([uniform(0, 16 * self.size, "fragment", i, axis) for axis in ("down", "right")], 1)
-            side = sides("fragment", i, "side") * PATCH // 8
-            shown.append((patch, centre, side, uniform(0, 359, "fragment", i, "angle"), levels("fragment", i, "level")))
+            other = (chosen + uniform(1, n - 1, "fragment", i)) % n
+            layers.append(self.fragment(i, digits[other], uniform))
         pictures = np.empty((count, self.size, self.size), "uint8")
         for first in range(0, count, CHUNK):
             chunk = slice(first, first + CHUNK)
-            layers = [drawn(*(values[chunk] for values in each), self.size) for each in shown]
-            picture = np.maximum.reduce(layers)
+            picture = np.maximum.reduce([drawn(self.size, *(each[chunk] for each in layer)) for layer in layers])
             if self.noise:
                 rng = generator("canvas", SEED, part, "noise", first)
                 picture = np.clip(picture + noise(rng, self.noise, self.size)[: len(picture)], 0, 255)
             pictures[chunk] = picture
         return pictures, chosen
+
+    def digit(self, images: Array, uniform: Uniform) -> Layer:
+        """Say how the digit of each picture is drawn."""
+        side = self.sides(uniform, "side")
+        room = np.minimum(16 * self.offset, 8 * self.size - side // 2)
+        moved = [uniform(-(2**14), 2**14, axis) * room >> 14 for axis in ("down", "right")]
+        angle = uniform(-self.rotation, self.rotation, "angle")
+        return images, 8 * self.size + np.stack(moved, 1), side, angle, self.levels(uniform, "contrast")
+
+    def fragment(self, i: int, images: Array, uniform: Uniform) -> Layer:
+        """Say how the i-th fragment of each picture is drawn, which is cut out of an image."""
+        n = np.arange(len(images))[:, None, None]
+        rows, columns = (uniform(0, 8 - PATCH, "fragment", i, axis)[:, None] + np.arange(PATCH) for axis in "yx")
+        patches = images[n, rows[:, :, None], columns[:, None, :]]
+        centre = np.stack([uniform(0, 16 * self.size, "fragment", i, axis) for axis in ("down", "right")], 1)
+        side = self.sides(uniform, "fragment", i, "side") * PATCH // 8
+        angle = uniform(0, 359, "fragment", i, "angle")
+        return patches, centre, side, angle, self.levels(uniform, "fragment", i, "level")
+
+    def sides(self, uniform: Uniform, *what: str | int) -> Array:
+        """Draw the sides of digits in sixteenths of a pixel."""
+        return uniform(16 * self.scale[0], 16 * self.scale[1], *what)
+
+    def levels(self, uniform: Uniform, *what: str | int) -> Array:
+        """Draw what the full strokes of digits become, of 255."""
+        return uniform(round(255 * self.contrast[0]), round(255 * self.contrast[1]), *what)
 
 
 def originals(split_seed: int) -> dict[str, Array]:
@@ -128,14 +143,15 @@ def originals(split_seed: int) -> dict[str, Array]:
     return found
 
 
-def drawn(images: Array, centre: Array, side: Array, angle: Array, level: Array, size: int) -> Array:
+def drawn(size: int, images: Array, centre: Array, side: Array, angle: Array, level: Array) -> Array:
     """Draw square images (N, s, s) of 0 to 16 onto black canvases (N, size, size), int32 from 0 to 255, bilinearly.
 
     centre (N, 2) and side (N,) are in sixteenths of a pixel, angle (N,) in degrees, level (N,) is that of a full 16.
     """
     n, s, _ = images.shape
     cos, sin = np.array(TURN, "int32")[angle].T
-    down, right = (16 * np.arange(size, dtype="int32") + 8 - centre[:, axis, None].astype("int32") for axis in (0, 1))
+    middles = 16 * np.arange(size, dtype="int32") + 8  # of the pixels
+    down, right = (middles - centre[:, axis, None].astype("int32") for axis in (0, 1))
 
     def cells(along: Array, of_rows: Array, across: Array, of_columns: Array) -> Array:
         """Return the coordinate of every pixel in the image, in 1/256 of a cell; 256 is the first cell's middle."""
