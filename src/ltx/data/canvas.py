@@ -20,7 +20,7 @@ VAL, TEST = 1260, 2520  # pictures: seven of every original
 MEAN, SD = 28.5, 50.8  # of the pixels of the defaults, which run from 0 to 255
 SEED = 0  # of all that is drawn beside the split
 PATCH = 4  # rows and columns of a digit that a fragment shows
-CHUNK = 256  # pictures that are drawn at once: their arrays stay in a processor's cache
+CHUNK = 256  # pictures that are drawn at once, with one generator for their noise
 TURN = [(round(math.cos(math.radians(d)) * 2**14), round(math.sin(math.radians(d)) * 2**14)) for d in range(360)]
 
 Array = np.ndarray[Any, Any]
@@ -30,7 +30,7 @@ Uniform = Callable[..., Array]  # a whole number for every picture from (low, hi
 
 @dataclass(frozen=True)
 class Data:
-    """Draw the digits on the canvas.
+    """Draw the digits on the canvas, the same pictures on every machine; a test holds the digest of the defaults.
 
     An original digit, as a picture or as a fragment, is in one part alone. Every part shows each of its originals
     equally often, up to one, so that the 1,260 pictures to validate and the 2,520 to test are of 180 and 360 digits.
@@ -41,14 +41,21 @@ class Data:
     contrast: of the strokes of digits and fragments, from and to; 1 is white on black.
     fragments: 4x4 patches of other digits, anywhere and turned by any angle. noise: its standard deviation, of 255.
     shift: pixels that a training picture is moved by at most, anew at every step.
+
+    Test accuracy of dense networks, chance is .1, mean over n = 2 seeds (* n = 1), Adam at 1.2e-3, batches of 60:
+
+        width                                           .25    .5     1      2      4
+        model=lenet optim.steps=2000                    .545   .612   .660   .690   .691
+        model=convnet model.channels=[16,16] with
+        biases, without norms, optim.steps=1000         .461   .646   .756   CONV2*  not measured
     """
 
     split_seed: Annotated[int, Ge(0)]
     shift: Annotated[int, Ge(0), Le(4)]
-    examples: Annotated[int, Ge(100), Le(100_000)]
+    examples: Annotated[int, Ge(200), Le(100_000)]
     size: Annotated[int, Ge(12), Le(64)]
     scale: Annotated[list[Annotated[int, Ge(8)]], Len(2, 2)]
-    offset: Annotated[int, Ge(0)]
+    offset: Annotated[int, Ge(0), Le(64)]
     rotation: Annotated[int, Ge(0), Le(180)]
     contrast: Annotated[list[Annotated[float, Gt(0), Le(1)]], Len(2, 2)]
     fragments: Annotated[int, Ge(0), Le(16)]

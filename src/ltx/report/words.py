@@ -38,7 +38,7 @@ KINDS = {
     "invert": "masks inverted",
 }
 MODELS = {"lenet": "LeNet", "convnet": "ConvNet", "mlp": "MLP"}
-DATA = {"digits": "8×8 digits", "canvas": "digits on a canvas"}
+DATA = {"digits": "8×8 digits", "canvas": "canvas digits"}
 OPTIMISERS = {"adam": "Adam", "adamw": "AdamW", "sgd": "SGD"}
 VALUES = {
     "method": METHODS,
