@@ -169,9 +169,9 @@ def drawn(size: int, images: Array, centre: Array, side: Array, angle: Array, le
     y, x = cells(cos, down, -sin, right), cells(sin, down, cos, right)
     width = s + 3  # black around: a cell before, two after, so that every pixel has four neighbours
     padded = np.pad(images.astype("int32"), ((0, 0), (1, 2), (1, 2))).ravel()
-    at = (np.arange(n, dtype="int32") * width**2)[:, None, None] + (y >> 8) * width + (x >> 8)
+    at = (np.arange(n) * width**2)[:, None, None] + (y >> 8) * width + (x >> 8)
     y, x = y & 255, x & 255
-    corner, beside, below, across = (padded[at + step] for step in (0, 1, width, width + 1))
+    corner, beside, below, across = (padded[step:][at] for step in (0, 1, width, width + 1))
     above, beneath = 256 * corner + (beside - corner) * x, 256 * below + (across - below) * x
     return ((256 * above + (beneath - above) * y) * level[:, None, None].astype("int32") + 2**19) >> 20
 
