@@ -308,7 +308,7 @@ TYPED: list[tuple[str, str]] = [
     ("run data=canvas data.size=11", "data.size=11: should be greater than or equal to 12"),
     ("run data=canvas data.scale=[12,29]", "data.scale=[12,29] pixels do not fit a canvas of data.size=28"),
     ("run data=canvas data.scale=[20,12]", "write data.scale=[12,20]"),
-    ("run data=canvas data.scale=[12]", "should have at least 2 value"),
+    ("run data=canvas data.scale=[12]", "data.scale=[12]: should have at least 2 values."),
     ("run data=canvas data.contrast=[0,1]", "greater than 0"),
     ("run data=canvas data.noise=-1", "greater than or equal to 0"),
     ("run data=canvas data.examples=2.5", "data.examples=2.5: should be a whole number"),
