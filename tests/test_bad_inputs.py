@@ -117,7 +117,9 @@ def test_a_bad_input_is_refused_in_one_paragraph_with_its_remedy_and_leaves_no_t
 
 def test_python_is_refused_the_same_in_the_same_words(refused, world):
     asked = [typed.split(" ")[1:] for typed, _ in TYPED if typed.startswith("run ") and not {"-", "HERE"} & {*typed}]
-    plain = [words for words in asked if not any(w.startswith(("-", "\N{EM DASH}", "experiment")) for w in words)]
+    plain = [
+        words for words in asked if not any(w.startswith(("-", "\N{EM DASH}", "experiment", "root=")) for w in words)
+    ]
     plain = [words for words in plain if not any("=" not in w or "," in w or "HERE" in w for w in words)]
     assert len(plain) > 100
     for words in plain[::5]:

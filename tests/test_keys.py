@@ -86,6 +86,16 @@ IN_THE_KEY = {
         "trainer.precision": "bf16-mixed",
     },
     ("optim=sgd",): {"optim.momentum": "0.8", "optim.nesterov": "true"},
+    ("data=canvas",): {
+        "data.examples": "24001",
+        "data.size": "29",
+        "data.scale": "[12,21]",
+        "data.offset": "7",
+        "data.rotation": "16",
+        "data.contrast": "[0.6,0.9]",
+        "data.fragments": "2",
+        "data.noise": "11",
+    },
     ("model=convnet",): {"model.channels": "[16,32,65]", "model.activation": "sign"},
     ("model=conv2",): {"model.stages": "[[64,64],[65]]", "model.average": "true"},
     ("model=resnet20",): {

@@ -216,7 +216,8 @@ def wrong(e: typing.Any) -> str:
     if e.get("ctx", {}).get("pattern") == PROJECT:
         return ": should be 1 to 128 characters without / \\ # ? % :."
     if e["type"] == "too_short":
-        return f": should have at least {e['ctx']['min_length']} value."
+        least = e["ctx"]["min_length"]
+        return f": should have at least {least} value{'s' if least > 1 else ''}."
     return f": {e['msg'].removeprefix('Input ')}."
 
 
