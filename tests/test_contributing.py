@@ -44,8 +44,9 @@ def run(ltx: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> Run:
     for room in ("methods", "models", "data", "figures"):
         package = import_module(f"ltx.{room}")
         monkeypatch.setattr(package, "__path__", [*package.__path__, str(here / "src" / "ltx" / room)])
-    known = names.known
+    known, module_of = names.known, names.module_of
     monkeypatch.setattr(names, "known", lambda g: [*known(g), *(p.stem for p in (here / "conf" / g).glob("*.yaml"))])
+    monkeypatch.setattr(names, "module_of", lambda group, name: module_of(group, name) or name)
     for module in ("ltx.figures", "ltx.figures.arms"):
         monkeypatch.setattr(import_module(module), "CONF", here / "conf")
 
