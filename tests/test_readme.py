@@ -49,6 +49,8 @@ def small(words: list[str]) -> list[str]:
             value = "2"
         if key not in (*sizes, "method.levels"):
             result.append(re.sub(r"method\.levels:\d+", "method.levels:1", key + equals + value))
+    if "data=canvas" in words:
+        sizes["data.examples"] = "200"
     widths = [] if any(word.startswith("width=") for word in words) else ["width=.05"]
     return [*result, *widths, *(f"{key}={value}" for key, value in sizes.items())]
 
