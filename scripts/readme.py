@@ -86,7 +86,7 @@ def main(small: bool, to: Path, words: list[str]) -> None:
     outcome, (rows,) = finished([[*MAIN, *words]], command)
     _, groups = finished([[f"method={method}", *EACH, *words] for method in METHODS], command)
     accuracies = dict(zip(METHODS, map(accuracy_text, compared(groups)), strict=True))
-    points = [[*point, *words] for point in SWEPT]
+    points = [[*point, *words] for point in (SWEPT[::4] if small else SWEPT)]
     swept, curves = finished(points, command)
     given = [word for word in words if word not in SMALL]
     code, figure = make(FIGURE, [*given, *SMALL_FIGURE] if small else given, command)

@@ -13,7 +13,7 @@ from conftest import TINY, Result, tree
 from ltx.config.compose import compose
 from ltx.config.spec import Spec
 from ltx.report.progress import clock
-from ltx.runs.estimate import cost, sweep_plan
+from ltx.runs.estimate import cost, step_seconds, sweep_plan
 
 Ltx = Callable[..., Result]
 SMALL = ("method.levels=1", "optim.steps=20", "seeds=2")
@@ -85,3 +85,12 @@ def test_full_prints_the_configs_too_and_one_point_stays_as_it_was(ltx: Ltx) -> 
     assert one == ltx("run", *TINY, "--dry-run", "--full").out and "total:" not in one
     result = ltx("run", *TINY, "--full")
     assert result.code == 2 and "--full shows the configs of a --dry-run" in result.err
+
+
+def test_a_step_of_a_deep_narrow_network_costs_its_layers() -> None:
+    seconds = [step_seconds(Spec.of(compose([f"model={name}", "width=.05"], []))) for name in ("resnet20", "resnet56")]
+    assert 2 < seconds[1] / seconds[0] < 3, "173 parameter tensors against 65, and hardly an operation"
+
+
+def test_the_caption_of_one_seed_says_that_no_interval_is_known(ltx: Ltx) -> None:
+    assert "one seed, so that no interval is known" in " ".join(ltx("run", *TINY, "seeds=1").out.split())

@@ -35,6 +35,8 @@ def interval_text(found: Interval, digits: int = 4, sign: str = "") -> str:
 def interval_words(counts: Sequence[int], scores: Sequence[float] = ()) -> str:
     """Say which interval a table shows, and over how many seeds where that is the same everywhere."""
     n = set(counts)
+    if n == {1}:
+        return "one seed, so that no interval is known"
     seeds = f"{n.pop()} seeds" if len(n) == 1 else "n seeds"
     cut = "0 and 1" if min(scores, default=0) >= 0 else "1"
     return f"mean [95 % interval] over {seeds}: Student's t, as seeds are few, cut at {cut}"
