@@ -99,16 +99,14 @@ def test_no_original_digit_is_in_two_parts_and_they_are_those_of_digits():
 def test_a_part_shows_its_own_originals_alone_as_digits_and_as_fragments(
     part: str, small: None, monkeypatch: pytest.MonkeyPatch
 ):
-    import sklearn.datasets
-
     def loaded(blank: np.ndarray) -> Dataset:
         changed = x.copy()
         changed[blank] = 0
         with monkeypatch.context() as patch:
-            patch.setattr(sklearn.datasets, "load_digits", lambda return_X_y: (changed, y))
+            patch.setattr(digits, "examples", lambda: (changed, y))
             return data(fragments=2).load()
 
-    x, y = sklearn.datasets.load_digits(return_X_y=True)
+    x, y = digits.examples()
     before, after = loaded(np.array([], int)), loaded(originals(0)[part])
     for name in ("train", "val", "test"):
         same = torch.equal(getattr(before, name).x, getattr(after, name).x)

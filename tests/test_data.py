@@ -72,6 +72,17 @@ def test_the_three_splits_of_digits_are_the_whole_set_once_and_its_labels_stay_w
     assert abs(float(everything.mean())) < 1e-3 and abs(float(everything.std()) - 1) < 1e-3
 
 
+def test_the_digits_are_read_from_their_file_or_else_by_scikit_learn(monkeypatch):
+    from sklearn.datasets import load_digits
+
+    from ltx.data import digits as shipped
+
+    for place in (shipped.find_spec("sklearn"), None):
+        monkeypatch.setattr(shipped, "find_spec", lambda name, place=place: place)
+        for found, expected in zip(shipped.examples(), load_digits(return_X_y=True), strict=True):
+            assert found.dtype == expected.dtype and (found == expected).all()
+
+
 def test_splits_share_no_example():
     data = numbered(100, val=10, test=0.2)
     train, val, test = (numbers(split.x) for split in (data.train, data.val, data.test))

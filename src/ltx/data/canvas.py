@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import numpy as np
 from annotated_types import Ge, Gt, Le, Len
 
+from ltx.data import digits as shipped
 from ltx.data.arrays import assemble
 from ltx.data.batches import shift
 from ltx.data.splits import Dataset, Facts
@@ -81,13 +82,11 @@ class Data:
 
     def load(self) -> Dataset:
         """Return the three splits, x (N, 1, size, size) standardised."""
-        from sklearn.datasets import load_digits  # a second to import: only where data is loaded
-
-        x, y = load_digits(return_X_y=True)
-        digits = x.astype("uint8").reshape(-1, 8, 8)
+        x, y = shipped.examples()
+        scans = x.astype("uint8").reshape(-1, 8, 8)
         parts = {}
         for part, members in originals(self.split_seed).items():
-            pictures, chosen = self.part(part, digits[members], getattr(self.facts(), part))
+            pictures, chosen = self.part(part, scans[members], getattr(self.facts(), part))
             parts[part] = ((pictures[:, None] - np.float32(MEAN)) / np.float32(SD), y[members][chosen])
         augment = shift(self.shift, fill=-MEAN / SD) if self.shift else None
         return assemble(parts, self.split_seed, augment=augment)
