@@ -168,6 +168,11 @@ def test_a_class_of_ones_own_is_named_by_module_and_class(ltx: Ltx) -> None:
     assert result.code == 0 and result.folder.name.startswith("dense-deep.Net-digits-w1-")
     assert "units: 3" in ltx("show", result.folder.name).out, "the config's name is that of its folder"
     assert "dense-deep.Net-digits-w1-" in ltx("status", "--json").out
+    Path("nets/ways.py").write_text("from ltx.methods.dense import Method\n")
+    Path("mine/method").mkdir(parents=True)
+    Path("mine/method/way.yaml").write_text("name: nets.ways:Method\n")
+    assert ltx("run", "--config-dir=mine", "method=way", "width=.05", "optim.steps=2", "seeds=1").code == 0
+    assert " ways.Method width=0.05 " in ltx("status", "method=ways.Method").out
 
 
 def test_a_readable_name_has_no_character_that_a_folder_cannot_have() -> None:

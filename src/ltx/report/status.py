@@ -12,6 +12,7 @@ from typing import Any
 from rich.table import Table
 
 from ltx.config import flat
+from ltx.config.names import shown
 from ltx.config.schema import RunConfig
 from ltx.errors import BadInput, nearest, printable
 from ltx.report.grid import Line, fitting, grid, needed, without
@@ -166,7 +167,7 @@ def what(entry: Entry, groups: Sequence[str], names: Mapping[str, str]) -> str:
     """Say what a run is: its method, model and data where there are several, width, and by what it differs."""
     if not entry.config:
         return entry.key.rpartition("-")[0] or entry.key
-    named = [cell(entry.config.get(f"{group}.name")) for group in ("method", *groups)]
+    named = [cell(shown(entry.config.get(f"{group}.name", "-"))) for group in ("method", *groups)]
     values = [f"{names[key]}={cell(value)}" for key, value in entry.differs.items()]
     return " ".join([*named, f"width={cell(entry.config.get('width'))}", *values])
 
