@@ -21,7 +21,7 @@ from ltx.config.spec import Spec
 from ltx.errors import BadInput
 from ltx.methods import control, without
 from ltx.models import initialise, units_at
-from ltx.report import words
+from ltx.report import wording
 from ltx.streams import Streams
 from ltx.tensors import matrices, norms, under
 
@@ -265,10 +265,10 @@ def test_a_depth_is_a_yaml_alone_and_a_key_names_it() -> None:
 
 
 def test_pictures_name_networks_as_papers_do() -> None:
-    assert all(words.MODELS[name].lower().replace("-", "") == name.replace("_", "") for name in ALL)
+    assert all(wording.MODELS[name].lower().replace("-", "") == name.replace("_", "") for name in ALL)
     found = spec("model=resnet20", "method=dense")
-    assert words.model(found) == "ResNet-20"
-    assert words.model(tiny("resnet20")) == "ResNet-20 (stem channels 3, blocks [1, 1], channels [3, 4])"
+    assert wording.model(found) == "ResNet-20"
+    assert wording.model(tiny("resnet20")) == "ResNet-20 (stem channels 3, blocks [1, 1], channels [3, 4])"
 
 
 def test_the_list_of_models_sorts_depths_and_counts_many_layers(ltx: Callable[..., Any]) -> None:

@@ -19,7 +19,7 @@ from ltx.report.run_picture import draw
 from ltx.report.style import density_ticks, number_axis, page
 from ltx.report.sweep_picture import draw_sweep
 from ltx.report.swept import axes_of
-from ltx.report.words import title
+from ltx.report.wording import title
 from ltx.runs import sweep
 from ltx.store.rows import Row
 

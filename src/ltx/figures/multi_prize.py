@@ -12,7 +12,7 @@ from ltx.figures.claims import Claim, decide, stated
 from ltx.figures.drawing import curve, reference
 from ltx.report.letters import SMALL
 from ltx.report.style import number_axis, page, within
-from ltx.report.words import MODELS
+from ltx.report.wording import MODELS
 
 
 def arms(fixed: dict[str, Any]) -> list[Arm]:

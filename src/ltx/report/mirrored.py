@@ -10,6 +10,7 @@ from typing import Any
 from ltx.analysis.intervals import interval
 from ltx.config.spec import Spec
 from ltx.report.tables import Label, compared, swept
+from ltx.report.wording import is_number
 from ltx.store.rows import Row
 
 METRICS = ("train_loss", "val_loss", "val_accuracy", "test_loss", "test_accuracy", "early_stop_test_accuracy")
@@ -99,14 +100,14 @@ def charts(labels: Sequence[Label], rows: Sequence[Sequence[Row]]) -> list[Chart
     point, at the level at which the sweep's table compares it.
     """
     keys = swept(labels)
-    numeric = [name for name in keys if all(number(label.get(name)) is not None for label in labels)]
+    numeric = [name for name in keys if all(is_number(str(label.get(name))) for label in labels)]
     measured = [(label, mean_accuracy(group)) for label, group in zip(labels, compared(rows), strict=True) if group]
     found = []
     for name in numeric:
         others = [other for other in keys if other != name]
         lines: dict[str, list[tuple[Any, float]]] = {}
         for label, accuracy in measured:
-            lines.setdefault(described(label, others), []).append((number(label[name]), accuracy))
+            lines.setdefault(described(label, others), []).append((float(label[name]), accuracy))
         ordered = {line: sorted(points) for line, points in lines.items()}
         found.append(Chart(f"test_accuracy_by_{plain(name)}", f"Test accuracy against {worded(name)}", name, ordered))
     if len(numeric) < len(keys):
@@ -114,14 +115,6 @@ def charts(labels: Sequence[Label], rows: Sequence[Sequence[Row]]) -> list[Chart
         title = "Test accuracy by " + ", ".join(map(worded, keys))
         found.append(Chart("test_accuracy_by_point", title, None, {"": bars}))
     return [chart for chart in found if measured]
-
-
-def number(value: Any) -> float | None:
-    """Return a label's value as a number, None where it is none; overrides are texts."""
-    try:
-        return None if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
-        return None
 
 
 def described(label: Label, names: Sequence[str]) -> str:

@@ -23,7 +23,7 @@ from ltx.report.style import (
     spread,
     within,
 )
-from ltx.report.words import seeds
+from ltx.report.wording import seeds
 from ltx.store.rows import Row, by_level
 
 HEIGHT = 1.75  # inches of each panel

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from ltx.analysis.intervals import Interval, interval
 from ltx.config.spec import Spec
-from ltx.report import words
+from ltx.report import wording
 from ltx.report.layout import complete, label_ends
 from ltx.report.letters import SMALL, wrapped
 from ltx.report.style import (
@@ -52,15 +52,15 @@ def draw_sweep(
 ) -> Figure:
     """Draw test accuracy against what was swept; `chosen` names the key of the horizontal axis."""
     x, others = axes_of(labels, chosen)
-    numeric = x is not None and all(words.is_number(str(label.get(x))) for label in labels)
+    numeric = x is not None and all(wording.is_number(str(label.get(x))) for label in labels)
     if x is None or numeric:
         along, across = others[:1] + others[2:], others[1:2]
     else:
         along, across = others, [x]
     if x is None:
         along, across = [], others  # a row for each point
-    names = {key: words.of_values(key, [label.get(key) for label in labels]) for key in (*along, *across)}
-    name, least = words.score(specs[0])
+    names = {key: wording.of_values(key, [label.get(key) for label in labels]) for key in (*along, *across)}
+    name, least = wording.score(specs[0])
     spots = []
     for label, group, at in zip(labels, rows, compared(rows), strict=True):
         if at:
@@ -69,16 +69,16 @@ def draw_sweep(
             mean, sparse = interval([row.test_accuracy for row in at], least, 1), at[0].density < 1
             place = float(label[x]) if x is not None and numeric else 0
             own = interval(dense, least, 1)
-            own_line = line or words.subject(specs[0])
+            own_line = line or wording.subject(specs[0])
             spots.append(Spot(place, own_line, panel, mean, at[0].density, own, sparse))
     if numeric:
         assert x is not None
-        figure = curves(spots, words.of_key(x), name, least)
-        by = f", by {words.of_short_key(x)}"
+        figure = curves(spots, wording.of_key(x), name, least)
+        by = f", by {wording.of_short_key(x)}"
     else:
         figure = dots(spots, name, least)
         by = ""
-    return complete(figure, words.capital(f"{name}{words.titles(specs)}{by}"), caption(spots))
+    return complete(figure, wording.capital(f"{name}{wording.titles(specs)}{by}"), caption(spots))
 
 
 def curves(spots: Sequence[Spot], xlabel: str, name: str, least: float) -> Figure:
@@ -158,7 +158,7 @@ def caption(spots: Sequence[Spot]) -> str:
     else:
         whole = span([100 * spot.density for spot in spots])
         where = f"The densities (kept / prunable weights) differ: {whole}."
-    return f"{words.seeds(spot.mean.n for spot in spots)} {where}"
+    return f"{wording.seeds(spot.mean.n for spot in spots)} {where}"
 
 
 def span(values: Sequence[float]) -> str:

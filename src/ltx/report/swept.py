@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ltx.errors import BadInput, nearest
 from ltx.report.tables import Label, swept
-from ltx.report.words import is_number
+from ltx.report.wording import is_number
 
 
 def check_chosen(key: str, labels: Sequence[Label]) -> None:

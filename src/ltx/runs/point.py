@@ -11,7 +11,7 @@ from typing import Any
 from ltx.config.spec import Spec
 from ltx.config.trunk import seed_of
 from ltx.launch import local as launch
-from ltx.report import words
+from ltx.report import wording
 from ltx.report.mirror import Mirror
 from ltx.report.plots import are_pictures, drawn_rows, save_plot
 from ltx.runs.manifest import write_config
@@ -238,12 +238,12 @@ class Point:
 
     def draw(self, rows: list[Row]) -> None:
         """Draw the picture of all rows, unless it is there."""
-        plot, said = self.folder.path / "plots" / "levels.png", (words.title(self.spec), words.training(self.spec))
+        plot, said = self.folder.path / "plots" / "levels.png", (wording.title(self.spec), wording.training(self.spec))
         of = drawn_rows(rows, *said)
         if not are_pictures(plot, of):
             from ltx.report.run_picture import draw  # loads matplotlib
 
-            save_plot(draw(rows, *said, words.score(self.spec)), plot, of)
+            save_plot(draw(rows, *said, wording.score(self.spec)), plot, of)
 
     def asked(self, rows: list[Row]) -> list[Row]:
         """Select the seeds and levels this run asks for."""
