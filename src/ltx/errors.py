@@ -44,7 +44,7 @@ def of_the_users(what: str) -> Iterator[None]:
     """Turn whatever a user's own code raises within into one paragraph with their file and line."""
     try:
         yield
-    except BadInput:
+    except (BadInput, Failed):
         raise
     except (Exception, SystemExit) as error:
         raise BadInput(f"{what}: {described(error)}.") from error

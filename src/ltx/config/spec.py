@@ -7,6 +7,7 @@ import functools
 import hashlib
 import inspect
 import json
+import os
 import typing
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,7 +16,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from ltx.config.loading import facts, load
+from ltx.config.loading import content, facts, load
 from ltx.config.names import GROUPS, find, readable
 from ltx.config.schema import RunConfig, checked, refuse
 from ltx.config.trunk import check as check_trunk
@@ -68,6 +69,9 @@ class Spec:
             target, arguments = checked(group, plain[group])
             plain[group] = {"name": plain[group]["name"], **arguments}
             parts[group] = (target, arguments)
+        place = plain["data"].get("path")
+        if place is not None and ":" not in plain["data"]["name"]:  # a trunk is found from other folders as well
+            plain["data"]["path"] = os.path.abspath(os.path.expanduser(place))
         if not plain["root"].strip():
             raise BadInput("root= is empty; name a folder, or leave it out for outputs.")
         seeds = plain["seeds"]
@@ -192,6 +196,12 @@ class Spec:
         """Name the run: readable parts and a hash of everything that changes its results."""
         identity = {name: value for name, value in self.config.items() if name not in PLUMBING}
         identity["method"] = {k: v for k, v in identity["method"].items() if k not in self.method.extents}
+        data = identity["data"]
+        if ":" not in data["name"] and data.get("path") is not None:  # an argument `path` of a user's class is theirs
+            from ltx.data.images import ORIGIN
+
+            identity["data"] = {k: v for k, v in data.items() if k not in ORIGIN}
+            identity["data_digest"] = content(json.dumps(data, sort_keys=True))
         identity["trainer"] = {"precision": self.config["trainer"]["precision"]}
         identity["numerics"] = NUMERICS
         identity["trunk"] = self.trunk.key if self.trunk else None

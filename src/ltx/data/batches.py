@@ -1,4 +1,4 @@
-"""Training batches as a pure function of (stream, step), and augmentation."""
+"""Training batches as a pure function of (stream, step)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ltx.data.splits import Augment, Dataset, Example
+from ltx.data.splits import Dataset, Example
 from ltx.streams import Streams
 
 SPAN = 100  # steps whose indices are made at once
@@ -60,18 +60,3 @@ class Batches:
     def augmented(self, step: int, x: Tensor) -> Tensor:
         """Return the examples of a step as training sees them."""
         return x if self.augment is None else self.augment(x, self.streams.generator("augment", "step", step))
-
-
-def shift(pixels: int, fill: float) -> Augment:
-    """Return the augmentation that moves each image by up to `pixels` in both directions and fills with `fill`."""
-
-    def augment(x: Tensor, rng: np.random.Generator) -> Tensor:
-        n, _, height, width = x.shape
-        down, right = torch.from_numpy(rng.integers(0, 2 * pixels + 1, (2, n))).to(x.device)
-        padded = torch.nn.functional.pad(x, (pixels,) * 4, value=fill)
-        rows = down[:, None] + torch.arange(height, device=x.device)
-        columns = right[:, None] + torch.arange(width, device=x.device)
-        at = torch.arange(n, device=x.device)[:, None, None]
-        return padded.permute(0, 2, 3, 1)[at, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).contiguous()
-
-    return augment
