@@ -4,7 +4,9 @@
     images/<content>/<part>.bin    the pixels of the images, uint8 (N, C, H, W), behind them the labels, int64 (N,)
     index/<source>.json            which content a source has led to, while its files and what was asked stay the same
 
-Anything here can be deleted; it is made again where it is wanted.
+The images of a part are in the order of their digests, which mixes the classes: a folder of images and a parquet file
+have theirs in different orders, and are the same content. Anything here can be deleted; it is made again where it is
+wanted.
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ from ltx.store.files import TEMPORARY, Damaged, canonical, commit, host, process
 
 FORMAT = 1  # raise it when the same source leads to other arrays, or the files look otherwise
 PIECE = 1 << 24  # bytes that are hashed at once
+ROWS = 1024  # images that are written at once
 
 
 @dataclass(frozen=True)
@@ -185,11 +188,14 @@ def made(source: Source, place: Path, index: Path) -> Prepared:
         parts = {}
         with decode.progress(sum(map(len, opened.parts.values()))) as progress:
             for part, images in opened.parts.items():
-                file = folder / f"{part}.bin"
-                decode.write(file, images, source, shape, progress)
-                with open(file, "r+b") as out:
-                    out.seek(0, os.SEEK_END)
-                    out.write(images.labels.astype("<i8").tobytes())
+                file, raw = folder / f"{part}.bin", temporary / "raw"
+                digests = decode.write(raw, images, source, shape, progress)
+                order = np.lexsort((images.labels, digests[:, 1], digests[:, 0]))
+                with open(file, "wb") as out:
+                    pixels = np.memmap(raw, "uint8", "r", shape=(len(images), *shape))
+                    for start in range(0, len(images), ROWS):
+                        out.write(pixels[order[start : start + ROWS]].tobytes())
+                    out.write(images.labels[order].astype("<i8").tobytes())
                     out.flush()
                     os.fsync(out.fileno())
                 about = file.stat()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import multiprocessing
 import os
@@ -28,6 +29,8 @@ ALONE = 0.2  # seconds that are not worth starting processes for
 ORIENTATION = 0x0112  # of a photograph's EXIF data
 
 Pixels = np.ndarray[Any, Any]
+Done = tuple[int, bytes]  # the number of a first image, and digests of it and of those behind it
+Share = Callable[[int, Callable[[Done], None]], None]
 
 
 def pixels(encoded: bytes | str, size: int | None, channels: int | None) -> Pixels:
@@ -79,7 +82,7 @@ def decoded(images: Images, start: int, stop: int, source: Source, shape: tuple[
             if shape is not None and one.shape != shape:
                 raise BadInput(f"{images.name(index)} {unlike(one.shape, shape, source)}")
             found.append(one)
-    return np.stack(found)
+    return np.ascontiguousarray(np.stack(found))
 
 
 def reason(error: Exception) -> str:
@@ -105,8 +108,10 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def write(file: Path, images: Images, source: Source, shape: tuple[int, ...], progress: Progress) -> None:
-    """Decode all images of a part into a file, one after another. Raises BadInput, Failed, and OSError.
+def write(file: Path, images: Images, source: Source, shape: tuple[int, ...], progress: Progress) -> Pixels:
+    """Decode all images of a part into a file, one after another; return a digest of each, uint64 (N, 2).
+
+    Raises BadInput, Failed, and OSError.
 
     Processes share the work, threads would not: of a small image Python's own part takes most of the time, and it
     takes that of one core. The processes are forked, so that they have the source open.
@@ -120,22 +125,32 @@ def write(file: Path, images: Images, source: Source, shape: tuple[int, ...], pr
     assert first.shape[1:] == shape
     workers = min(cores(), len(starts)) if hasattr(os, "fork") and seconds > ALONE else 1
 
-    def share(number: int, done: Callable[[int], None]) -> None:
+    digests = np.zeros((len(images), 2), "uint64")
+
+    def share(number: int, done: Callable[[Done], None]) -> None:
         """Decode every so manieth chunk, beginning with the one of a number."""
         with open(file, "r+b") as out:
             for start in starts[number::workers]:
                 some = decoded(images, start, min(start + CHUNK, len(images)), source, shape)
                 out.seek(start * first.nbytes)
                 out.write(some.tobytes())
-                done(len(some))
+                done((start, b"".join(hashlib.sha256(one).digest()[:16] for one in some)))
+
+    def done(some: Done) -> None:
+        """Take the digests of the images from a first one on."""
+        start, found = some
+        count = len(found) // 16
+        digests[start : start + count] = np.frombuffer(found, ">u8").reshape(count, 2)
+        progress.add(count)
 
     if workers == 1:
-        share(0, progress.add)
+        share(0, done)
     else:
-        together(share, workers, progress.add)
+        together(share, workers, done)
+    return digests
 
 
-def together(share: Callable[[int, Callable[[int], None]], None], workers: int, done: Callable[[int], None]) -> None:
+def together(share: Share, workers: int, done: Callable[[Done], None]) -> None:
     """Call share(number, done) in processes, one for each number, and `done` here for what they report."""
     fork = multiprocessing.get_context("fork")
     alive: dict[Connection, Any] = {}
@@ -169,7 +184,7 @@ def together(share: Callable[[int, Callable[[int], None]], None], workers: int, 
             process.join()
 
 
-def work(share: Callable[[int, Callable[[int], None]], None], number: int, pipe: Connection, other: Connection) -> None:
+def work(share: Share, number: int, pipe: Connection, other: Connection) -> None:
     """Do one share in a process of its own: report counts, or the error that ended it; Ctrl-C is the parent's."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
