@@ -255,6 +255,8 @@ def load_data(name: str = "digits", /, *, config_dirs: Sequence[str | Path] = ()
     """
     from ltx.config.compose import compose
 
+    if name == "own" and "path" in fields and "name" not in fields:
+        name = "table"
     words = [f"data={name}"] + ([f"data.name={fields['name']}"] if "name" in fields else [])
     node = compose(words, [str(folder) for folder in config_dirs], defaults.read())["data"]
     return copy.deepcopy(load(json.dumps({**node, **fields}, sort_keys=True, default=str)))

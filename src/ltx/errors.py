@@ -72,9 +72,10 @@ def short(filename: str) -> str:
 
 
 def is_the_users(filename: str) -> bool:
-    """Tell whether a file is neither ltx's own, nor Python's, nor an installed library's."""
+    """Tell whether a file is neither ltx's own, nor Python's, nor an installed library's, whose Cython has no folder."""
     libraries = (OURS, sysconfig.get_path("stdlib"), "<")
-    return not filename.startswith(libraries) and "-packages" not in filename
+    compiled = filename.endswith((".pyx", ".pxi"))
+    return not filename.startswith(libraries) and "-packages" not in filename and not compiled
 
 
 def printable(text: str) -> str:

@@ -173,6 +173,7 @@ def compose(overrides: list[str], config_dirs: list[str], own: Defaults = NONE) 
     for folder in config_dirs:
         if not Path(folder).is_dir():
             raise BadInput(f"--config-dir {folder} is not a folder.")
+    overrides = tables(overrides)
     plain = resolved(overrides, config_dirs, own)
     of = plain.pop("of")
     if of is not None:
@@ -189,6 +190,13 @@ def compose(overrides: list[str], config_dirs: list[str], own: Defaults = NONE) 
     plain = resolved(overrides, config_dirs, own, trunk.taken_over(plain, below, overrides))
     del plain["of"]
     return {**plain, "trunk": below}
+
+
+def tables(overrides: list[str]) -> list[str]:
+    """Return the words with data=table in the place of a data=own that names a file and no class."""
+    said = {key_of(word): word for word in overrides}
+    is_file = said.get("data") == "data=own" and "data.path" in said and "data.name" not in said
+    return ["data=table" if is_file and word == "data=own" else word for word in overrides]
 
 
 def resolved(
