@@ -1,4 +1,4 @@
-"""Tables in files: CSV and parquet give the same run, standardised on the rows that train, and what is wrong is named."""
+"""Tables in files: CSV and parquet give the same run, standardised on the rows that train; what is wrong is named."""
 
 from __future__ import annotations
 
@@ -98,7 +98,10 @@ def test_only_a_file_without_a_class_makes_a_table() -> None:
         (["data.label=kind"], "data.path=missing.csv does not exist"),
         (["data.path=thing.csv", "data.label=kind"], "did you mean things.csv?"),
         (["data.path=things.csv"], "data.label is missing: the column of things.csv to predict, one of length"),
-        (["data.path=things.csv", "data.label=kinds"], "data.label=kinds is no column of things.csv; did you mean 'kind'"),
+        (
+            ["data.path=things.csv", "data.label=kinds"],
+            "kinds is no column of things.csv; did you mean 'kind'",
+        ),
         (["data.path=things.csv", "data.label=kind", "data.drop=[units]"], "data.drop=units is no column"),
         (["data.path=things.csv", "data.label=kind", "data.drop=[kind]"], "leaves out the label"),
         (["data.path=things.csv", "data.label=count"], "columns that are no numbers: kind. Write them as numbers"),

@@ -45,7 +45,7 @@ def facts(config: str) -> Facts:
 
 @cache
 def content(config: str) -> str:
-    """Return the digest of the images that a data set with a path has, from the JSON of its config node."""
+    """Return the digest of what a data set with a path has there, from the JSON of its config node."""
     data, _ = made(config)
     return str(data.content)
 

@@ -196,18 +196,25 @@ class Spec:
         """Name the run: readable parts and a hash of everything that changes its results."""
         identity = {name: value for name, value in self.config.items() if name not in PLUMBING}
         identity["method"] = {k: v for k, v in identity["method"].items() if k not in self.method.extents}
-        data = identity["data"]
-        if ":" not in data["name"] and data.get("path") is not None:  # an argument `path` of a user's class is theirs
-            from ltx.data.images import ORIGIN
-
-            identity["data"] = {k: v for k, v in data.items() if k not in ORIGIN}
-            identity["data_digest"] = content(json.dumps(data, sort_keys=True))
+        identity |= self.data_identity()
         identity["trainer"] = {"precision": self.config["trainer"]["precision"]}
         identity["numerics"] = NUMERICS
         identity["trunk"] = self.trunk.key if self.trunk else None
         identity["own"] = {g: self.source(g) for g in GROUPS if ":" in self.config[g]["name"]}
         text = json.dumps(without_nulls(identity), sort_keys=True, separators=(",", ":"))
         return f"{readable(self.config)}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+    def data_identity(self) -> dict[str, Any]:
+        """Return what stands for the data in a run's key: with a path a digest of what is there, wherever it lies."""
+        data = self.config["data"]
+        if ":" in data["name"]:  # an argument `path` of a user's class is theirs
+            return {"data": data}
+        identity = {name: value for name, value in data.items() if name != "decoders"}
+        if data.get("path") is None:
+            return {"data": identity}
+        origin = find("data", data["name"]).origin  # type: ignore[attr-defined]
+        identity = {name: value for name, value in identity.items() if name not in origin}
+        return {"data": identity, "data_digest": content(json.dumps(data, sort_keys=True))}
 
     def source(self, group: str) -> str:
         """Return the SHA-256 of the file that holds a user's own class."""

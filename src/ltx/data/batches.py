@@ -49,14 +49,19 @@ class Batches:
             for start in range(first, last, SPAN):
                 yield from self.indices(start, min(start + SPAN, last))
 
-        for step, (x, y) in enumerate(self.train.ahead(wanted()), first):
+        draws = map(self.draws, range(first, last))
+        for step, (x, y) in enumerate(self.train.ahead(wanted(), draws), first):
             yield self.augmented(step, x), y
 
     def at(self, step: int) -> Example:
         """Return the batch of one step."""
-        x, y = self.train.take(self.indices(step, step + 1)[0])
+        x, y = self.train.take(self.indices(step, step + 1)[0], self.draws(step))
         return self.augmented(step, x), y
+
+    def draws(self, step: int) -> np.random.Generator:
+        """Return the generator of a step's augmentation."""
+        return self.streams.generator("augment", "step", step)
 
     def augmented(self, step: int, x: Tensor) -> Tensor:
         """Return the examples of a step as training sees them."""
-        return x if self.augment is None else self.augment(x, self.streams.generator("augment", "step", step))
+        return x if self.augment is None else self.augment(x, self.draws(step))

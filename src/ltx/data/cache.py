@@ -81,10 +81,27 @@ def _prepared(source: Source, place: Path, chosen_by: str) -> Prepared:
     there = indexed(place, index)
     if there is not None:
         return there
+    usable(place / "images", place, chosen_by)
     try:
-        place.mkdir(parents=True, exist_ok=True)
-        (place / "images").mkdir(exist_ok=True)
-        if not os.access(place / "images", os.W_OK):
+        return made(source, place, index)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise full(place) from error
+        raise Failed(f"the decoded images could not be written to {place}: {error.strerror or error}.") from error
+
+
+def folder(name: str) -> Path:
+    """Return a folder of the cache, made if it was not there. Raises BadInput and Failed as `prepared` does."""
+    place, chosen_by = home()
+    usable(place / name, place, chosen_by)
+    return place / name
+
+
+def usable(folder: Path, place: Path, chosen_by: str) -> None:
+    """Make a folder of the cache. Raises BadInput where it cannot be written, and Failed where the disk is full."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as error:
         if error.errno == errno.ENOSPC:
@@ -93,12 +110,6 @@ def _prepared(source: Source, place: Path, chosen_by: str) -> Prepared:
             f"{chosen_by} cannot be used for decoded images: {place}: {error.strerror}; set LTX_CACHE to a folder that "
             "can be written."
         ) from error
-    try:
-        return made(source, place, index)
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise full(place) from error
-        raise Failed(f"the decoded images could not be written to {place}: {error.strerror or error}.") from error
 
 
 def full(place: Path) -> Failed:

@@ -33,39 +33,61 @@ Done = tuple[int, bytes]  # the number of a first image, and digests of it and o
 Share = Callable[[int, Callable[[Done], None]], None]
 
 
-def pixels(encoded: bytes | str, size: int | None, channels: int | None) -> Pixels:
-    """Return one image as uint8 (C, H, W). Raises what Pillow raises, and ValueError for pixels that are no bytes."""
+def image(encoded: bytes | str, channels: int | None) -> Image.Image:
+    """Return an image as it stands upright, of `channels` if that is given, else grey or RGB as it is.
+
+    Raises what Pillow raises, and ValueError for pixels that are no bytes.
+    """
     with Image.open(io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded, formats=FORMATS) as opened:
-        image: Image.Image = opened
-        if "exif" in image.info and image.getexif().get(ORIENTATION, 1) != 1:
-            image = ImageOps.exif_transpose(image)
-        if image.mode.startswith(("I", "F")):
-            raise ValueError(f"its pixels are no bytes (Pillow's mode {image.mode})")
-        if channels is None and image.mode not in (*MODES.values(), "1"):
+        found: Image.Image = opened
+        if "exif" in found.info and found.getexif().get(ORIENTATION, 1) != 1:
+            found = ImageOps.exif_transpose(found)
+        if found.mode.startswith(("I", "F")):
+            raise ValueError(f"its pixels are no bytes (Pillow's mode {found.mode})")
+        if channels is None and found.mode not in (*MODES.values(), "1"):
             raise ValueError(
-                f"it is neither grey nor RGB (Pillow's mode {image.mode}); data.channels=3 converts all images to RGB, "
+                f"it is neither grey nor RGB (Pillow's mode {found.mode}); data.channels=3 converts all images to RGB, "
                 "data.channels=1 to grey"
             )
-        wanted = "L" if image.mode == "1" and channels is None else MODES.get(channels or 0, image.mode)
-        if image.mode != wanted:
-            image = image.convert(wanted)
-        if size is not None:
-            image = cropped(image, size)
-        found = np.asarray(image)
+        wanted = "L" if found.mode == "1" and channels is None else MODES.get(channels or 0, found.mode)
+        if found.mode != wanted:
+            found = found.convert(wanted)
+        found.load()
+        return found
+
+
+def array(image: Image.Image) -> Pixels:
+    """Return an image as uint8 (C, H, W)."""
+    found = np.asarray(image)
     return found[None] if found.ndim == 2 else found.transpose(2, 0, 1)
 
 
-def cropped(image: Image.Image, size: int) -> Image.Image:
-    """Return an image whose shorter side was made `size` pixels, bilinearly, cut to a square around its centre."""
+def pixels(encoded: bytes | str, size: int | None, channels: int | None) -> Pixels:
+    """Return one image as uint8 (C, H, W), of `size` cut to a square around its centre. Raises what `image` raises."""
+    found = image(encoded, channels)
+    return array(found if size is None else centre(shorter(found, size), size))
+
+
+def shorter(image: Image.Image, size: int) -> Image.Image:
+    """Return an image whose shorter side was made `size` pixels, bilinearly."""
     scale = size / min(image.size)
     width, height = (max(size, round(side * scale)) for side in image.size)
-    image = image.resize((width, height), Image.Resampling.BILINEAR)
-    left, top = (width - size) // 2, (height - size) // 2
-    return image.crop((left, top, left + size, top + size))
+    return image.resize((width, height), Image.Resampling.BILINEAR)
 
 
-def decoded(images: Images, start: int, stop: int, source: Source, shape: tuple[int, ...] | None) -> Pixels:
-    """Return some images, uint8 (n, C, H, W). Raises BadInput naming the first that is faulty or of another shape."""
+def centre(image: Image.Image, side: int) -> Image.Image:
+    """Return the square in the middle of an image."""
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    return image.crop((left, top, left + side, top + side))
+
+
+def named(images: Images, index: int, decoding: Callable[[bytes | str], Pixels]) -> Pixels:
+    """Return one image, decoded by a function. Raises BadInput naming it where that fails."""
+    return named_all(images, index, index + 1, decoding)[0]
+
+
+def named_all(images: Images, start: int, stop: int, decoding: Callable[[bytes | str], Pixels]) -> list[Pixels]:
+    """Return some images, decoded by a function. Raises BadInput naming the first that cannot be."""
     found = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -74,15 +96,21 @@ def decoded(images: Images, start: int, stop: int, source: Source, shape: tuple[
             if encoded is None:
                 raise BadInput(f"{images.name(index)} holds no image.")
             try:
-                one = pixels(encoded, source.size, source.channels)
+                found.append(decoding(encoded))
             except MemoryError:
                 raise
             except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError, struct.error and its own
                 raise BadInput(f"{images.name(index)} cannot be decoded: {reason(error)}.") from error
-            if shape is not None and one.shape != shape:
-                raise BadInput(f"{images.name(index)} {unlike(one.shape, shape, source)}")
-            found.append(one)
-    return np.ascontiguousarray(np.stack(found))
+    return found
+
+
+def decoded(images: Images, start: int, stop: int, source: Source, shape: tuple[int, ...] | None) -> Pixels:
+    """Return some images, uint8 (n, C, H, W). Raises BadInput naming the first that is faulty or of another shape."""
+    found = named_all(images, start, stop, lambda encoded: pixels(encoded, source.size, source.channels))
+    for index, one in enumerate(found, start):
+        if shape is not None and one.shape != shape:
+            raise BadInput(f"{images.name(index)} {unlike(one.shape, shape, source)}")
+    return np.stack(found)
 
 
 def reason(error: Exception) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from annotated_types import Ge, Gt, Le, Len, Lt
@@ -17,9 +18,7 @@ from ltx.data.splits import Augment, Dataset, Facts
 from ltx.errors import BadInput
 from ltx.streams import generator
 
-# Fields that say where images come from and how they are read. With a path they stay out of a run's key, which has the
-# digest of the images instead: the same images in another place or format are the same run.
-ORIGIN = ("path", "hub", "revision", "image", "label", "size", "channels", "train", "test")
+Part = tuple[str, torch.Tensor]  # a part of the source, and rows of it
 
 
 @dataclass(frozen=True)
@@ -33,6 +32,12 @@ class Data:
     val: share of the training part that is held out; test_share: likewise to test, where the source has no such part.
     mean, sd: of each channel in [0, 1]; null: those of the examples that train. shift, flip, cutout: see `augment`.
     """
+
+    # Fields that say where images come from and how they are read. With a path they stay out of a run's key, which has
+    # the digest of the images instead: the same images in another place or format are the same run.
+    origin: ClassVar[frozenset[str]] = frozenset(
+        {"path", "hub", "revision", "image", "label", "size", "channels", "train", "test"}
+    )
 
     split_seed: Annotated[int, Ge(0)]
     path: Annotated[str, Len(1)] | None
@@ -95,34 +100,15 @@ class Data:
         """Return what the set is: as the yaml says of the Hub's, else as the images are, which are decoded for it."""
         if self.path is None and None not in (self.shape, self.classes, self.train, self.test):
             assert self.shape and self.classes and self.train and self.test
-            held_out = self.share("val", self.val, self.train)
-            return Facts(tuple(self.shape), self.classes, self.train - held_out, held_out, self.test)
+            val = held_out("val", self.val, self.train)
+            return Facts(tuple(self.shape), self.classes, self.train - val, val, self.test)
         found = self.prepared
         train, val, test = (len(rows) for _, rows in self.parts().values())
         return Facts(found.shape, self.classes or len(found.names), train, val, test)
 
-    def share(self, part: str, share: float, count: int) -> int:
-        """Return how many of the training examples a share is. Raises BadInput where it leaves nothing on one side."""
-        size = round(share * count)
-        if not 0 < size < count:
-            raise BadInput(f"{count} images are too few: a {part} part of {size} leaves nothing on one side.")
-        return size
-
-    def parts(self) -> dict[str, tuple[str, torch.Tensor]]:
-        """Return for train, val and test which part of the source has it, and its rows there.
-
-        What the source does not have is held out of its training part by `split_seed` alone, the test part first.
-        """
-        counts = self.prepared.counts
-        found = {part: (part, torch.arange(count)) for part, count in counts.items()}
-        order = torch.from_numpy(generator("split", self.split_seed).permutation(counts["train"]))
-        for part, share in (("test", self.test_share), ("val", self.val)):
-            if part not in found:
-                size = self.share(part, share, len(order))
-                found[part], order = ("train", order[:size]), order[size:]
-        if len(order) < counts["train"]:
-            found["train"] = ("train", order)
-        return {part: found[part] for part in ("train", "val", "test")}
+    def parts(self) -> dict[str, Part]:
+        """Return for train, val and test which part of the source has it, and its rows there."""
+        return divided(self.prepared.counts, self.split_seed, self.val, self.test_share)
 
     def load(self) -> Dataset:
         """Return the three splits, x (N, C, H, W) normalised, with the augmentation that the fields ask for."""
@@ -151,3 +137,27 @@ class Data:
         if self.cutout:
             steps.append(cutout(self.cutout))
         return composed(*steps)
+
+
+def held_out(part: str, share: float, count: int) -> int:
+    """Return how many of the training examples a share is. Raises BadInput where it leaves nothing on one side."""
+    size = round(share * count)
+    if not 0 < size < count:
+        raise BadInput(f"{count} images are too few: a {part} part of {size} leaves nothing on one side.")
+    return size
+
+
+def divided(counts: Mapping[str, int], split_seed: int, val: float, test: float) -> dict[str, Part]:
+    """Return for train, val and test which part of a source has it, and its rows there.
+
+    What the source does not have is held out of its training part by `split_seed` alone, the test part first.
+    """
+    found: dict[str, Part] = {part: (part, torch.arange(count)) for part, count in counts.items()}
+    order = torch.from_numpy(generator("split", split_seed).permutation(counts["train"]))
+    for part, share in (("test", test), ("val", val)):
+        if part not in found:
+            size = held_out(part, share, len(order))
+            found[part], order = ("train", order[:size]), order[size:]
+    if len(order) < counts["train"]:
+        found["train"] = ("train", order)
+    return {part: found[part] for part in ("train", "val", "test")}

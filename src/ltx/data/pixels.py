@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ltx.data.splits import Example
+from ltx.data.splits import Example, Rngs
 
 COUNTED = 2048  # images whose pixels are counted at once
 
@@ -38,12 +38,12 @@ class Pixels:
     def x(self) -> Tensor:
         return self.take(slice(None))[0]
 
-    def take(self, indices: Tensor | slice) -> Example:
+    def take(self, indices: Tensor | slice, rng: np.random.Generator | None = None) -> Example:
         x = self.pixels[self.rows[indices]].float()
         mean, sd = (values[:, None, None] for values in (self.mean, self.sd))
         return x.div_(255).sub_(mean).div_(sd), self.y[indices]
 
-    def ahead(self, batches: Iterable[Tensor]) -> Iterator[Example]:
+    def ahead(self, batches: Iterable[Tensor], rngs: Rngs | None = None) -> Iterator[Example]:
         return map(self.take, batches)
 
     def chunks(self, size: int) -> Iterator[Example]:
