@@ -154,6 +154,10 @@ def tabular(source: Source, parts: Mapping[str, Any], where: str, parquet: Mappi
     features = found["train"].features
     image = image_column(source, features, where)
     label = label_column(source, features, image, where)
+    secret = [name for name, one in parts.items() if label in one.features and one.unique(label) == [-1]]
+    if secret:
+        found, notes = canonical({name: one for name, one in parts.items() if name not in secret}, where)
+        notes += [f"the part {name} is left out: its labels are secret" for name in secret]
     of_part = {part: next(name for name in parts if parts[name] is one) for part, one in found.items()}
     columns = {}
     for part, one in found.items():
