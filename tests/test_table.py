@@ -1,4 +1,4 @@
-"""Tables in files: CSV and parquet give the same run, standardised on the rows that train, and what is wrong is named."""
+"""Tables in files: CSV and parquet give the same run, standardised on the rows that train; what is wrong is named."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torch
 
 from ltx.api import load_data
 from ltx.config.compose import compose
+from ltx.config.loading import content, facts, load
 
 WORDS = ("run", "method=dense", "data=own", "optim.steps=3", "optim.batch=10", "seeds=1", "model.hidden=[4]")
 
@@ -82,6 +83,8 @@ def test_a_file_without_a_class_is_a_table_and_its_place_is_not_part_of_the_run(
     runs = [path.name for path in (root / "runs").iterdir()]
     assert len(runs) == 1 and runs[0].startswith("dense-lenet-table-w1-")
     moved.write_text(moved.read_text().replace("large", "huge"))
+    for cached in (facts, load, content):  # as another process would
+        cached.cache_clear()
     assert ltx(*WORDS, f"data.path={moved}", "data.label=kind").code == 0
     assert len([*(root / "runs").iterdir()]) == 2
 
@@ -95,15 +98,18 @@ def test_only_a_file_without_a_class_makes_a_table() -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["data.label=kind"], "data.path=missing.csv does not exist"),
-        (["data.path=thing.csv", "data.label=kind"], "did you mean things.csv?"),
-        (["data.path=things.csv"], "data.label is missing: the column of things.csv to predict, one of length"),
-        (["data.path=things.csv", "data.label=kinds"], "data.label=kinds is no column of things.csv; did you mean 'kind'"),
+        (["data.label=kind"], "missing.csv does not exist"),
+        (["data.path=thing.csv", "data.label=kind"], "things.csv?"),
+        (["data.path=things.csv"], "things.csv to predict, one of length"),
+        (
+            ["data.path=things.csv", "data.label=kinds"],
+            "things.csv; did you mean 'kind'",
+        ),
         (["data.path=things.csv", "data.label=kind", "data.drop=[units]"], "data.drop=units is no column"),
         (["data.path=things.csv", "data.label=kind", "data.drop=[kind]"], "leaves out the label"),
         (["data.path=things.csv", "data.label=count"], "columns that are no numbers: kind. Write them as numbers"),
         (["data.path=things.csv", "data.label=unit", "data.drop=[kind]"], "classes are whole numbers or texts"),
-        (["data.path=.", "data.label=kind"], "data.path=. is no table"),
+        (["data.path=.", "data.label=kind"], "is no table: it should be a file"),
         (["data.path=things.csv", "data.label=kind", "data.drop=[length,count,unit]"], "no column beside the label"),
         (["data.path=gap.csv", "data.label=b"], "missing values in the columns a"),
         (["data.path=empty.csv", "data.label=b"], "empty.csv cannot be read: EmptyDataError"),

@@ -44,7 +44,7 @@ def of_the_users(what: str) -> Iterator[None]:
     """Turn whatever a user's own code raises within into one paragraph with their file and line."""
     try:
         yield
-    except BadInput:
+    except (BadInput, Failed):
         raise
     except (Exception, SystemExit) as error:
         raise BadInput(f"{what}: {described(error)}.") from error
@@ -72,7 +72,7 @@ def short(filename: str) -> str:
 
 
 def is_the_users(filename: str) -> bool:
-    """Tell whether a file is neither ltx's own, nor Python's, nor an installed library's, whose Cython has no folder."""
+    """Tell whether a file is neither ltx's own, nor Python's, nor a library's, also where it was compiled."""
     libraries = (OURS, sysconfig.get_path("stdlib"), "<")
     compiled = filename.endswith((".pyx", ".pxi"))
     return not filename.startswith(libraries) and "-packages" not in filename and not compiled

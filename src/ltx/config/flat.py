@@ -37,6 +37,8 @@ def without_plumbing(flat: Flat) -> Flat:
 
     def changes(key: str) -> bool:
         head, _, rest = key.removeprefix("trunk.").partition(".")
+        if (head, rest) == ("data", "path") and ":" not in str(flat.get(f"{key.removesuffix('path')}name")):
+            return False  # of ltx's own data sets; the argument of a user's class is theirs
         return head not in own and (head != "trainer" or rest == "precision")
 
     return {key: value for key, value in flat.items() if changes(key)}

@@ -44,6 +44,13 @@ def facts(config: str) -> Facts:
 
 
 @cache
+def content(config: str) -> str:
+    """Return the digest of what a data set with a path has there, from the JSON of its config node."""
+    data, _ = made(config)
+    return str(data.content)
+
+
+@cache
 def load(config: str) -> Dataset:
     """Load a data set from the JSON of its config node, once a process. Raises BadInput for what is no data set."""
     from ltx.data import Dataset

@@ -101,17 +101,18 @@ FROM_CONTEXT = (
     "input_shape",
     "classes",
     "width",
-)  # a model gets these arguments from the run, not from the config's model group
+)  # a model gets these arguments from the run, not from the config's model group; ltx's own data sets have them
 
 
 def fields(target: Callable[..., Any]) -> dict[str, tuple[Any, Any]]:
     """Return the {name: (type, default)} that a config may set: a class's signature is its schema."""
     call = target.__init__ if inspect.isclass(target) else target
     typed = hints(target if is_dataclass(target) else call)
+    given = ("self",) if getattr(target, "__module__", "").startswith("ltx.data.") else FROM_CONTEXT
     return {
         name: (typed.get(name, Any), ... if p.default is p.empty else p.default)
         for name, p in inspect.signature(call).parameters.items()
-        if name not in FROM_CONTEXT and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+        if name not in given and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
     }
 
 

@@ -7,6 +7,7 @@ import functools
 import hashlib
 import inspect
 import json
+import os
 import typing
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,7 +16,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from ltx.config.loading import facts, load
+from ltx.config.loading import content, facts, load
 from ltx.config.names import GROUPS, find, readable
 from ltx.config.schema import RunConfig, checked, refuse
 from ltx.config.trunk import check as check_trunk
@@ -68,6 +69,9 @@ class Spec:
             target, arguments = checked(group, plain[group])
             plain[group] = {"name": plain[group]["name"], **arguments}
             parts[group] = (target, arguments)
+        place = plain["data"].get("path")
+        if place is not None and ":" not in plain["data"]["name"]:  # a trunk is found from other folders as well
+            plain["data"]["path"] = os.path.abspath(os.path.expanduser(place))
         if not plain["root"].strip():
             raise BadInput("root= is empty; name a folder, or leave it out for outputs.")
         seeds = plain["seeds"]
@@ -192,12 +196,25 @@ class Spec:
         """Name the run: readable parts and a hash of everything that changes its results."""
         identity = {name: value for name, value in self.config.items() if name not in PLUMBING}
         identity["method"] = {k: v for k, v in identity["method"].items() if k not in self.method.extents}
+        identity |= self.data_identity()
         identity["trainer"] = {"precision": self.config["trainer"]["precision"]}
         identity["numerics"] = NUMERICS
         identity["trunk"] = self.trunk.key if self.trunk else None
         identity["own"] = {g: self.source(g) for g in GROUPS if ":" in self.config[g]["name"]}
         text = json.dumps(without_nulls(identity), sort_keys=True, separators=(",", ":"))
         return f"{readable(self.config)}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+    def data_identity(self) -> dict[str, Any]:
+        """Return what stands for the data in a run's key: with a path a digest of what is there, wherever it lies."""
+        data = self.config["data"]
+        if ":" in data["name"]:  # an argument `path` of a user's class is theirs
+            return {"data": data}
+        identity = {name: value for name, value in data.items() if name != "decoders"}
+        if data.get("path") is None:
+            return {"data": identity}
+        origin = find("data", data["name"]).origin  # type: ignore[attr-defined]
+        identity = {name: value for name, value in identity.items() if name not in origin}
+        return {"data": identity, "data_digest": content(json.dumps(data, sort_keys=True))}
 
     def source(self, group: str) -> str:
         """Return the SHA-256 of the file that holds a user's own class."""

@@ -1,4 +1,4 @@
-"""Training batches as a pure function of (stream, step), and augmentation."""
+"""Training batches as a pure function of (stream, step)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ltx.data.splits import Augment, Dataset, Example
+from ltx.data.splits import Dataset, Example
 from ltx.streams import Streams
 
 SPAN = 100  # steps whose indices are made at once
@@ -49,29 +49,19 @@ class Batches:
             for start in range(first, last, SPAN):
                 yield from self.indices(start, min(start + SPAN, last))
 
-        for step, (x, y) in enumerate(self.train.ahead(wanted()), first):
+        draws = map(self.draws, range(first, last))
+        for step, (x, y) in enumerate(self.train.ahead(wanted(), draws), first):
             yield self.augmented(step, x), y
 
     def at(self, step: int) -> Example:
         """Return the batch of one step."""
-        x, y = self.train.take(self.indices(step, step + 1)[0])
+        x, y = self.train.take(self.indices(step, step + 1)[0], self.draws(step))
         return self.augmented(step, x), y
+
+    def draws(self, step: int) -> np.random.Generator:
+        """Return the generator of a step's augmentation."""
+        return self.streams.generator("augment", "step", step)
 
     def augmented(self, step: int, x: Tensor) -> Tensor:
         """Return the examples of a step as training sees them."""
-        return x if self.augment is None else self.augment(x, self.streams.generator("augment", "step", step))
-
-
-def shift(pixels: int, fill: float) -> Augment:
-    """Return the augmentation that moves each image by up to `pixels` in both directions and fills with `fill`."""
-
-    def augment(x: Tensor, rng: np.random.Generator) -> Tensor:
-        n, _, height, width = x.shape
-        down, right = torch.from_numpy(rng.integers(0, 2 * pixels + 1, (2, n))).to(x.device)
-        padded = torch.nn.functional.pad(x, (pixels,) * 4, value=fill)
-        rows = down[:, None] + torch.arange(height, device=x.device)
-        columns = right[:, None] + torch.arange(width, device=x.device)
-        at = torch.arange(n, device=x.device)[:, None, None]
-        return padded.permute(0, 2, 3, 1)[at, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).contiguous()
-
-    return augment
+        return x if self.augment is None else self.augment(x, self.draws(step))

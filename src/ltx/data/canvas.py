@@ -12,7 +12,7 @@ from annotated_types import Ge, Gt, Le, Len
 
 from ltx.data import digits as shipped
 from ltx.data.arrays import assemble
-from ltx.data.batches import shift
+from ltx.data.augment import shift
 from ltx.data.splits import Dataset, Facts
 from ltx.streams import generator
 

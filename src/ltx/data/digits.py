@@ -11,7 +11,7 @@ import numpy as np
 from annotated_types import Ge, Le
 
 from ltx.data.arrays import assemble
-from ltx.data.batches import shift
+from ltx.data.augment import shift
 from ltx.data.splits import Dataset, Facts
 
 MEAN, SD = 4.884, 6.017  # of all pixels, which run from 0 to 16

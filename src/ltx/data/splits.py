@@ -20,6 +20,7 @@ from ltx.streams import generator
 TaskName = Literal["classification", "next_token", "regression"]
 Augment = Callable[[Tensor, np.random.Generator], Tensor]
 Example = tuple[Tensor, Tensor]
+Rngs = Iterable[np.random.Generator]
 MEASURED = 10_000  # training examples that the training loss of a level is measured on, at most
 
 
@@ -57,11 +58,18 @@ class Split(Protocol):
 
     def __len__(self) -> int: ...
 
-    def take(self, indices: Tensor | slice) -> Example:
-        """Return examples x (n, *input_shape) and targets y (n, ...)."""
+    def take(self, indices: Tensor | slice, rng: np.random.Generator | None = None) -> Example:
+        """Return examples x (n, *input_shape) and targets y (n, ...).
 
-    def ahead(self, batches: Iterable[Tensor]) -> Iterator[Example]:
-        """Return what `take` gives for one index tensor after another; it may be made ready before it is asked for."""
+        With a generator they are as training sees them, of a split that augments while it decodes; others have no use
+        for it.
+        """
+
+    def ahead(self, batches: Iterable[Tensor], rngs: Rngs | None = None) -> Iterator[Example]:
+        """Return what `take` gives for one index tensor after another, each with its generator where there are any.
+
+        It may be made ready before it is asked for.
+        """
 
     def chunks(self, size: int) -> Iterator[Example]:
         """Return all examples in order, `size` at a time."""
@@ -89,10 +97,10 @@ class Memory:
     def __len__(self) -> int:
         return len(self.y)
 
-    def take(self, indices: Tensor | slice) -> Example:
+    def take(self, indices: Tensor | slice, rng: np.random.Generator | None = None) -> Example:
         return self.x[indices], self.y[indices]
 
-    def ahead(self, batches: Iterable[Tensor]) -> Iterator[Example]:
+    def ahead(self, batches: Iterable[Tensor], rngs: Rngs | None = None) -> Iterator[Example]:
         return map(self.take, batches)
 
     def chunks(self, size: int) -> Iterator[Example]:
@@ -149,12 +157,12 @@ class Files:
         """Decode one example. Raises BadInput naming its file where it cannot be decoded."""
         return whole(self[index])
 
-    def take(self, indices: Tensor | slice) -> Example:
+    def take(self, indices: Tensor | slice, rng: np.random.Generator | None = None) -> Example:
         wanted = [*range(len(self))[indices]] if isinstance(indices, slice) else indices.tolist()
         x = whole(stacked([self[index] for index in wanted]))
         return x.to(self.device), self.targets[wanted].to(self.device)
 
-    def ahead(self, batches: Iterable[Tensor]) -> Iterator[Example]:
+    def ahead(self, batches: Iterable[Tensor], rngs: Rngs | None = None) -> Iterator[Example]:
         if not self.workers:
             yield from map(self.take, batches)
             return

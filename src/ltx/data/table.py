@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from annotated_types import Ge, Gt, Lt
 
 from ltx.data.arrays import assemble, columns_of, holds_numbers
-from ltx.data.splits import Dataset, Memory
+from ltx.data.splits import Dataset, Memory, Split
 from ltx.errors import BadInput, closest, described, nearest
 
 KINDS = (".csv", ".csv.gz", ".tsv", ".parquet")
@@ -29,6 +29,8 @@ class Data:
     val, test: shares of the rows that are held out, chosen by split_seed.
     """
 
+    origin: ClassVar[frozenset[str]] = frozenset({"path"})
+
     split_seed: Annotated[int, Ge(0)]
     path: str | None
     label: str | None
@@ -38,8 +40,9 @@ class Data:
     val: Annotated[float, Gt(0), Lt(1)]
     test: Annotated[float, Gt(0), Lt(1)]
 
+    @property
     def content(self) -> str:
-        """Return what stands for the file in a run's key: its bytes may lie anywhere."""
+        """The digest of the file, which may lie anywhere."""
         return hashlib.sha256(self.file().read_bytes()).hexdigest()
 
     def file(self) -> Path:
@@ -82,7 +85,9 @@ class Data:
             )
         found = assemble((x, frame[self.label]), self.split_seed, self.val, self.test, task=self.task)
         if self.task == "classification" and found.classes > len(frame) / MANY:
-            note = f"{self.label} has {found.classes} classes in {len(frame)} rows; data.task=regression predicts numbers"
+            note = (
+                f"{self.label} has {found.classes} classes in {len(frame)} rows; data.task=regression predicts numbers"
+            )
             found = replace(found, notes=(*found.notes, note))
         return standardised(found) if self.standardise else found
 
@@ -108,13 +113,13 @@ def read(path: Path) -> Any:
 
 def standardised(data: Dataset) -> Dataset:
     """Give every column mean 0 and variance 1 over the examples that train."""
-    train = data.train.x.double()
-    mean, sd = train.mean(0), train.std(0, correction=0)
+    x = data.train.x.double()
+    mean, sd = x.mean(0), x.std(0, correction=0)
     sd[sd <= 1e-9 * mean.abs()] = np.inf  # a constant column, whose deviations are rounding
 
-    def scaled(x: Any) -> Any:
-        return ((x.double() - mean) / sd).float()
+    def scaled(split: Split) -> Memory:
+        return Memory(((split.x.double() - mean) / sd).float(), split.y)
 
-    parts = {name: Memory(scaled(getattr(data, name).x), getattr(data, name).y) for name in ("train", "val", "test")}
+    train, val, test = map(scaled, (data.train, data.val, data.test))
     note = "every column was given mean 0 and variance 1 over the rows that train"
-    return replace(data, **parts, notes=(*data.notes, note))
+    return replace(data, train=train, val=val, test=test, notes=(*data.notes, note))

@@ -35,8 +35,9 @@ def evaluate(network: nn.Module, weights: Tensors, split: Split, task: Task) -> 
 
 def calibration(data: Dataset, streams: Streams) -> Split:
     """Return the fixed subset that statistics are estimated on: the first training examples, augmented."""
-    x, y = data.train.take(slice(0, CALIBRATION))
-    return Memory(x if data.augment is None else data.augment(x, streams.generator("augment", "calibration")), y)
+    rng = streams.generator("augment", "calibration")
+    x, y = data.train.take(slice(0, CALIBRATION), rng)
+    return Memory(x if data.augment is None else data.augment(x, rng), y)
 
 
 @torch.no_grad()
