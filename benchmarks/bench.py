@@ -234,6 +234,13 @@ def sweeps() -> Iterator[Line]:
         yield Line("first of 100 points", first, 15.0, "s", False, "")
 
 
+def images() -> Iterator[Line]:
+    """Images: a batch from the cache against a step of ResNet-20, and decoding on all cores."""
+    import data
+
+    return data.lines()
+
+
 def command(*words: str | Path) -> Callable[[], float]:
     """Return a function that runs a command and returns its seconds."""
     return lambda: timed(lambda: subprocess.run(words, check=True, stdout=subprocess.DEVNULL))
@@ -303,7 +310,7 @@ def assert_close(name: str, ours: Any, theirs: Any) -> None:
     print(f"{name}: both sides end at the same weights, {'bit for bit' if same else f'within {worst:.1e}'}")
 
 
-BENCHES = {"B1": lenet_step, "B6": selection, "B8": runner_tax, "B9": start_up, "sweep": sweeps}
+BENCHES = {"B1": lenet_step, "B6": selection, "B8": runner_tax, "B9": start_up, "sweep": sweeps, "data": images}
 
 
 def main(names: list[str]) -> int:

@@ -104,6 +104,14 @@ def no_defaults_of_ones_own() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def cache_of_ones_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep decoded images of tests out of the home of who runs them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LTX_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stand in an empty folder, with no output root, no key and no wandb but where a test asks for it."""

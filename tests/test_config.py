@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from standins import write_images
 
 from ltx.config.compose import CONF, choices, compose
 from ltx.config.names import GROUPS, find
@@ -59,12 +60,14 @@ def yamls() -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize(("group", "name"), yamls())
-def test_every_yaml_composes_validates_and_builds(group, name, own):
+def test_every_yaml_composes_validates_and_builds(group, name, own, tmp_path):
     overrides = [f"{group}={name}", "width=.1"]
     if name == "own":
         overrides.append(f"{group}.name={own}:{'Net' if group == 'model' else 'Data'}")
     if name == "own" and group == "model":
         overrides += ["data=own", f"data.name={own}:Data", "method=dense"]
+    if group == "data" and name != "own" and find(group, name).__module__ == "ltx.data.images":
+        overrides.append(f"data.path={write_images(tmp_path, name, train=250, test=250)}")
     if group == "method" and find(group, name).needs_trunk:
         overrides.append("trunk={method:imp}")
     built = spec(*overrides)

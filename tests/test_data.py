@@ -9,7 +9,8 @@ from torch.nn import functional as F
 
 import ltx.training.evaluate
 from ltx.data.arrays import assemble
-from ltx.data.batches import SPAN, Batches, shift
+from ltx.data.augment import shift
+from ltx.data.batches import SPAN, Batches
 from ltx.data.digits import MEAN, SD
 from ltx.data.splits import Dataset, Memory
 from ltx.errors import BadInput

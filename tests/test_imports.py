@@ -39,6 +39,9 @@ DOORS = {
         "cli.training",
     },
     "pydantic": {"config.schema", "config.spec"},
+    "datasets": {"data.sources"},
+    "huggingface_hub": {"data.sources"},
+    "PIL": {"data.decode"},
 }
 
 

@@ -19,7 +19,8 @@ import ltx.training.fit
 import ltx.training.watch
 from ltx.config.schema import TrainerConfig
 from ltx.data.arrays import assemble
-from ltx.data.batches import Batches, shift
+from ltx.data.augment import shift
+from ltx.data.batches import Batches
 from ltx.data.splits import Dataset, Memory
 from ltx.methods import Plan, State, Trains, dense
 from ltx.models import initialise, mlp

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import re
 import shutil
 import textwrap
@@ -52,6 +53,8 @@ def listing(word: str, sizes: dict[str, str] | None, folders: Sequence[str]) -> 
         lines += beside(f"  {called}", said, column, width)
         if group == "model" and sizes is not None and "defaults" not in content and target in known("model"):
             lines += beside("", sizes_of({"init": None} | content, **sizes), column, width)
+        if group == "data" and "defaults" not in content and target in known("data") and target != "images":
+            lines += beside("", examples_of(content), column, width)
     return lines
 
 
@@ -107,6 +110,21 @@ def sizes_of(model: dict[str, Any], width: str, data: str) -> str:
     shape = "x".join(map(str, spec.facts.input_shape))
     place = f"at width {spec.config['width']:g} on {data} {shape}"
     return f"{place}: {layers}, {parameters:,} parameters, {prunable:,} prunable"
+
+
+def examples_of(data: dict[str, Any]) -> str:
+    """Return the shape, classes and sizes of a data set, a yaml's content, and whether its images are here."""
+    from ltx.config.loading import made
+    from ltx.data import cache
+
+    found, _ = made(json.dumps(data))
+    facts = found.facts()
+    shape = "x".join(map(str, facts.input_shape))
+    sizes = f"{facts.train:,} to train, {facts.val:,} to validate, {facts.test:,} to test"
+    where = ""
+    if hasattr(found, "source"):
+        where = "; on this machine" if cache.is_prepared(found.source) else "; fetched when it is first used"
+    return f"{shape}, {facts.classes} classes; {sizes}{where}"
 
 
 @functools.cache

@@ -189,8 +189,11 @@ def diff(arguments: list[str]) -> int:
     print(f"A: {paths[0].name}\nB: {paths[1].name}")
     if values:
         console.print(config_table(values))
+    elif paths[0] == paths[1]:
+        print("A and B are the same run")
     else:
-        print("their configs are the same" if paths[0] != paths[1] else "A and B are the same run")
+        one, other = (RunFolder(path).manifest().get("data") for path in paths)  # where it lies is not compared
+        print("their configs are the same" if one == other else "their configs are the same, their data are not")
     if levels:
         console.print(levels_table(levels, console.width))
     else:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import json
+from collections.abc import Iterator
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +27,15 @@ def made(config: str) -> tuple[Any, dict[str, Any]]:
         return target(**arguments), {"name": node["name"], **rest}
 
 
+@contextlib.contextmanager
+def called(name: str) -> Iterator[None]:
+    """Put the name of one of ltx's own data sets in front of what is wrong with it."""
+    try:
+        yield
+    except BadInput as error:
+        raise (BadInput(f"data.name={name}: {error}") if ":" not in name else error) from error
+
+
 @cache
 def facts(config: str) -> Facts:
     """Return what a data set says of itself, from the JSON of its config node; it is loaded where it says nothing."""
@@ -33,7 +44,7 @@ def facts(config: str) -> Facts:
     data, node = made(config)
     if not hasattr(data, "facts"):
         return load(config).facts
-    with of_the_users(f"data.name={node['name']} cannot say what it is"):
+    with of_the_users(f"data.name={node['name']} cannot say what it is"), called(str(node["name"])):
         said = data.facts()
     if not isinstance(said, Facts):
         raise BadInput(f"data.name={node['name']}: facts() returned a {type(said).__name__}, not ltx.data.Facts.")
@@ -46,8 +57,9 @@ def facts(config: str) -> Facts:
 @cache
 def content(config: str) -> str:
     """Return the digest of what a data set with a path has there, from the JSON of its config node."""
-    data, _ = made(config)
-    return str(data.content)
+    data, node = made(config)
+    with called(str(node["name"])):
+        return str(data.content)
 
 
 @cache

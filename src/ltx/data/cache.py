@@ -76,8 +76,7 @@ def prepared(source: Source) -> Prepared:
 
 @functools.cache
 def _prepared(source: Source, place: Path, chosen_by: str) -> Prepared:
-    identity = {"format": FORMAT, **source.identity()}
-    index = place / "index" / f"{hashlib.sha256(canonical(identity).encode()).hexdigest()}.json"
+    index = entry_of(source, place)
     there = indexed(place, index)
     if there is not None:
         return there
@@ -121,10 +120,14 @@ def full(place: Path) -> Failed:
 
 
 def is_prepared(source: Source) -> bool:
-    """Tell whether the cache has what a source leads to; nothing is read or made."""
-    place, _ = home()
+    """Tell whether the cache has been told what a source leads to; nothing is made, and its files are not looked at."""
+    return entry_of(source, home()[0]).is_file()
+
+
+def entry_of(source: Source, place: Path) -> Path:
+    """Return where the index of a cache says what a source leads to. Raises BadInput where there is no such path."""
     identity = {"format": FORMAT, **source.identity()}
-    return (place / "index" / f"{hashlib.sha256(canonical(identity).encode()).hexdigest()}.json").is_file()
+    return place / "index" / f"{hashlib.sha256(canonical(identity).encode()).hexdigest()}.json"
 
 
 def indexed(place: Path, index: Path) -> Prepared | None:
@@ -188,8 +191,6 @@ def made(source: Source, place: Path, index: Path) -> Prepared:
     """Decode a source into the cache. Another process that does the same at the same time makes the same folder."""
     from ltx.data import decode
 
-    if source.path is None:
-        notice(f"fetching {source.hub} from the Hugging Face Hub, unless it is on this machine already.")
     with scratch(place) as temporary:
         opened = sources.opened(source, temporary / "datasets")
         folder = temporary / "content"

@@ -67,6 +67,17 @@ class Data:
             )
         if (self.mean is None) != (self.sd is None):
             raise BadInput("data.mean and data.sd go together; give both, or null for both.")
+        if self.shape is not None:
+            self.check_moments(self.shape[0])
+
+    def check_moments(self, channels: int) -> None:
+        """Raise BadInput where there is not a mean and a standard deviation for each channel."""
+        for name in ("mean", "sd"):
+            values = getattr(self, name)
+            if values is not None and len(values) != channels:
+                raise BadInput(
+                    f"data.{name} should have a value for each of the {channels} channels, not {len(values)}."
+                )
 
     @property
     def source(self) -> Source:
@@ -90,10 +101,7 @@ class Data:
                 f"this data set has images {wanted} (channels x height x width), those of {where} are {has}; "
                 "data=images takes any."
             )
-        for name in ("mean", "sd"):
-            values = getattr(self, name)
-            if values is not None and len(values) != found.shape[0]:
-                raise BadInput(f"data.{name} has {len(values)} values, and the images have {found.shape[0]} channels.")
+        self.check_moments(found.shape[0])
         return found
 
     def facts(self) -> Facts:

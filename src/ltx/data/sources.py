@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ltx.data.origin import Images, Layout, Opened, Source, canonical, check_labels, files, folders, layout
-from ltx.errors import BadInput, described, nearest
+from ltx.errors import BadInput, described, nearest, notice
 
 
 def opened(source: Source, scratch: Path) -> Opened:
@@ -98,6 +98,8 @@ def from_hub(source: Source) -> dict[str, Any]:
     """Return the parts of a set of the Hub, fetched unless `datasets` has it. Raises BadInput where it cannot be."""
     with quiet() as datasets:
         offline = not hub_answers(source)
+        if not offline:
+            notice(f"fetching {source.hub} from the Hugging Face Hub, once for all runs.")
         before = datasets.config.HF_HUB_OFFLINE
         datasets.config.HF_HUB_OFFLINE = before or offline  # otherwise it tries again and again for half a minute
         try:
