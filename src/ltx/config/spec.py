@@ -7,6 +7,7 @@ import functools
 import hashlib
 import inspect
 import json
+import sys
 import typing
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,8 +19,10 @@ from pydantic import ValidationError
 from ltx.config.loading import facts, load
 from ltx.config.names import GROUPS, find, readable
 from ltx.config.schema import RunConfig, checked, refuse
+from ltx.config.signatures import pretrained, takes_more
 from ltx.config.trunk import check as check_trunk
-from ltx.errors import BadInput, nearest, of_the_users
+from ltx.config.weights import Start, own_weights, start_of, with_digest
+from ltx.errors import BadInput, is_the_users, nearest, of_the_users
 
 if typing.TYPE_CHECKING:
     from torch import Tensor, nn
@@ -51,7 +54,7 @@ class Spec:
 
     @classmethod
     def of(cls, config: dict[str, Any]) -> Spec:
-        """Validate a plain config. Raises BadInput; touches no file of the user's."""
+        """Validate a plain config. Raises BadInput; of the user's files it reads at most model.weights."""
         try:
             valid = RunConfig(**config)
         except ValidationError as error:
@@ -66,6 +69,8 @@ class Spec:
         parts = {}
         for group in GROUPS:
             target, arguments = checked(group, plain[group])
+            if group == "model" and pretrained(target):
+                arguments = with_digest(arguments)
             plain[group] = {"name": plain[group]["name"], **arguments}
             parts[group] = (target, arguments)
         if not plain["root"].strip():
@@ -166,7 +171,7 @@ class Spec:
             if tuple(found.shape) != expected:
                 raise BadInput(
                     f"{self.on_data} returns shape {tuple(found.shape)} for {len(x)} examples; expected "
-                    f"{expected}: {outputs}."
+                    f"{expected}: {outputs}.{self.remedy(found)}"
                 )
             if not found.is_floating_point():
                 raise BadInput(
@@ -181,6 +186,12 @@ class Spec:
             with of_the_users(f"{self.on_data} fails when gradients are computed"):
                 found.sum().backward()
 
+    def remedy(self, found: Tensor) -> str:
+        """Return how a model by the usual names of packages gets its number of outputs, where that is all it lacks."""
+        target, _ = checked("model", self.config["model"])
+        named = "num_classes" in inspect.signature(target).parameters or takes_more(target)
+        return f" Give it model.num_classes={self.facts.classes}." if named and found.ndim == 2 else ""
+
     @property
     def seeds(self) -> list[int]:
         """The seeds asked for."""
@@ -194,16 +205,24 @@ class Spec:
         identity["method"] = {k: v for k, v in identity["method"].items() if k not in self.method.extents}
         identity["trainer"] = {"precision": self.config["trainer"]["precision"]}
         identity["numerics"] = NUMERICS
+        if self.start is not None:
+            identity["weights"] = self.start.digest
+            identity["model"] = {k: v for k, v in identity["model"].items() if k not in ("weights", "weights_digest")}
         identity["trunk"] = self.trunk.key if self.trunk else None
         identity["own"] = {g: self.source(g) for g in GROUPS if ":" in self.config[g]["name"]}
         text = json.dumps(without_nulls(identity), sort_keys=True, separators=(",", ":"))
         return f"{readable(self.config)}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
     def source(self, group: str) -> str:
-        """Return the SHA-256 of the file that holds a user's own class."""
+        """Return the SHA-256 of the file that holds a user's own class, and the version of an installed package."""
         target: Any = find(group, self.config[group]["name"])
-        path = inspect.getsourcefile(target.func if isinstance(target, functools.partial) else target)
-        return hashlib.sha256(Path(path).read_bytes()).hexdigest() if path else ""
+        target = inspect.unwrap(target.func if isinstance(target, functools.partial) else target)
+        path = inspect.getsourcefile(target)
+        digest = hashlib.sha256(Path(path).read_bytes()).hexdigest() if path else ""
+        package = target.__module__.partition(".")[0]
+        version = getattr(sys.modules.get(package), "__version__", None)
+        installed = path is not None and not is_the_users(path) and package != "ltx"
+        return f"{digest} {package} {version}" if installed and isinstance(version, str) else digest
 
     def identity(self, seed: int) -> dict[str, Any]:
         """Return what the files of one seed must say of themselves."""
@@ -218,6 +237,11 @@ class Spec:
     def facts(self) -> Facts:
         """What the data set is. One of the user's own that does not say so is loaded to see."""
         return facts(json.dumps(self.config["data"], sort_keys=True))
+
+    @property
+    def start(self) -> Start | None:
+        """The file of weights that the run starts from, if any."""
+        return start_of(self.config["model"])
 
     @property
     def data(self) -> Dataset:
@@ -238,7 +262,10 @@ class Spec:
         return Streams.of(seed, self.config["streams"])
 
     def network(self, device: str = "cpu", streams: Streams | None = None) -> nn.Module:
-        """Build the network; with streams, initialised from them. On `meta` it has shapes and no values."""
+        """Build the network; with streams, initialised from them. On `meta` it has shapes and no values.
+
+        It is the network as drawn, before it takes the weights of a file (see `start`).
+        """
         import torch
 
         from ltx.models import constructed, initialise
@@ -247,10 +274,12 @@ class Spec:
         init = arguments.pop("init")
         context = {"input_shape": self.facts.input_shape, "classes": self.facts.classes, "width": self.config["width"]}
         wanted = inspect.signature(target).parameters
-        given = arguments | {name: value for name, value in context.items() if name in wanted}
+        given = {name: value for name, value in arguments.items() if name not in pretrained(target)}
+        given |= {name: value for name, value in context.items() if name in wanted}
+        what = f"{self.on_data} cannot be built{own_weights(given)}"
 
         def make() -> nn.Module:
-            with of_the_users(f"{self.on_data} cannot be built"), torch.device(device):
+            with of_the_users(what), torch.device(device):
                 return a_module(target(**given), self.config["model"]["name"])
 
         if streams is None:

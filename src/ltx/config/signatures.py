@@ -1,0 +1,66 @@
+"""What a constructor says of its arguments beside their types: which come from the run, and whether it takes others."""
+
+from __future__ import annotations
+
+import enum
+import inspect
+import typing
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any
+
+from annotated_types import Len
+
+from ltx.errors import BadInput
+
+FROM_CONTEXT = (
+    "self",
+    "input_shape",
+    "classes",
+    "width",
+)  # a model gets these arguments from the run, not from the config's model group
+
+
+# What every model may be given beside its own fields: a file of weights to start from, prefixes of names in it that
+# stand for others in the network, and its SHA-256, which ltx fills in.
+PRETRAINED: dict[str, Any] = {
+    "weights": Annotated[str, Len(1)] | None,
+    "rename": Annotated[dict[str, str], Len(1)] | None,
+    "weights_digest": Annotated[str, Len(64, 64)] | None,
+}
+
+
+def takes_more(target: Callable[..., Any]) -> bool:
+    """Tell whether a model's constructor takes arguments that it does not name (**kwargs), and passes them on.
+
+    nn.Module's own constructor, which a class without one inherits, has them in its signature and takes none.
+    """
+    from torch import nn
+
+    if inspect.isclass(target) and target.__init__ is nn.Module.__init__:
+        return False
+    return any(p.kind is p.VAR_KEYWORD for p in inspect.signature(target).parameters.values())
+
+
+def pretrained(target: Callable[..., Any]) -> dict[str, Any]:
+    """Return the fields by which a model starts from a file of weights (see `config.weights`), {name: type}.
+
+    A constructor that names one of them keeps all of them: torchvision's have a `weights` of their own.
+    """
+    return {} if PRETRAINED.keys() & inspect.signature(target).parameters.keys() else dict(PRETRAINED)
+
+
+def of_choices(hint: Any) -> bool:
+    """Tell whether a type is an Enum or a union with one: no config can hold a value of it, so all are taken."""
+    return (inspect.isclass(hint) and issubclass(hint, enum.Enum)) or any(map(of_choices, typing.get_args(hint)))
+
+
+def further(target: Callable[..., Any], arguments: dict[str, Any], schema: Mapping[str, object]) -> dict[str, Any]:
+    """Return the fields that a constructor does not name and takes by its **kwargs; null leaves it its own default.
+
+    Raises BadInput for those that it names and has from the run.
+    """
+    found = {name: value for name, value in arguments.items() if name not in schema and value is not None}
+    from_run = [name for name in found if name in FROM_CONTEXT and name in inspect.signature(target).parameters]
+    if from_run:
+        raise BadInput(f"model.{from_run[0]} is no field: the model has its {from_run[0]} from the run.")
+    return found
