@@ -54,13 +54,13 @@ def renamed(names: Iterable[str], path: Path, rename: Mapping[str, str] | None) 
     if rename is None:
         return {name: name for name in names}
     found: dict[str, str] = {}
-    used = set()
+    used: set[str] = set()
     for name in names:
         fitting = [prefix for prefix in rename if name.startswith(prefix)]
         if not fitting:
             continue
+        used |= {*fitting}
         prefix = max(fitting, key=len)
-        used.add(prefix)
         own = rename[prefix] + name.removeprefix(prefix)
         if own in found:
             raise BadInput(f"model.rename makes {own} of two names of {path}, {found[own]} and {name}.")
@@ -68,7 +68,7 @@ def renamed(names: Iterable[str], path: Path, rename: Mapping[str, str] | None) 
     idle = [prefix for prefix in rename if prefix not in used]
     if idle:
         parts = {part for name in names for part in beginnings(name)}
-        raise BadInput(f"model.rename: no name that is left in {path} begins with '{idle[0]}'{nearest(idle[0], parts)}")
+        raise BadInput(f"model.rename: no name in {path} begins with '{idle[0]}'{nearest(idle[0], parts)}")
     return found
 
 
@@ -96,12 +96,14 @@ def fitted(network: nn.Module, held: Mapping[str, Held], path: Path, rename: Map
     if not complaints:
         return fit
     body = [name for name in own if name not in head]
+    prefix = None if rename else prefix_that_fits(own, held, head, path, body or head)
+    if prefix is not None:
+        raise BadInput(
+            f"model.weights={path} has the network's names behind '{prefix}'; take that off: "
+            f"'model.rename={{{prefix}:\"\"}}'."
+        )
     much = f"{len(fit.taken)} of the network's {len(own)} tensors fit" if fit.taken else "nothing fits"
-    message = f"model.weights={path} is not of this network: {much}. {' '.join(complaints)}"
-    remedy = None if rename else prefix_that_fits(own, held, head, path, body or head)
-    if remedy is not None:
-        message += f" With a prefix taken off it fits: 'model.rename={{{remedy}:\"\"}}'."
-    raise BadInput(message)
+    raise BadInput(f"model.weights={path} is not of this network: {much}. {' '.join(complaints)}")
 
 
 def matched(
