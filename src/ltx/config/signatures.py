@@ -1,16 +1,20 @@
-"""What a constructor says of its arguments beside their types: which come from the run, and whether it takes others."""
+"""What a constructor says of itself beside the types of its fields: what else it takes, and where it comes from."""
 
 from __future__ import annotations
 
 import enum
+import functools
+import hashlib
 import inspect
+import sys
 import typing
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Annotated, Any
 
 from annotated_types import Len
 
-from ltx.errors import BadInput
+from ltx.errors import BadInput, is_the_users
 
 FROM_CONTEXT = (
     "self",
@@ -39,6 +43,26 @@ def takes_more(target: Callable[..., Any]) -> bool:
     if inspect.isclass(target) and target.__init__ is nn.Module.__init__:
         return False
     return any(p.kind is p.VAR_KEYWORD for p in inspect.signature(target).parameters.values())
+
+
+def takes(target: Callable[..., Any], name: str) -> bool:
+    """Tell whether a constructor takes an argument, by its name or by its **kwargs."""
+    return name in inspect.signature(target).parameters or takes_more(target)
+
+
+def source_of(target: Any) -> str:
+    """Return the SHA-256 of the file that holds a user's own class or function, and an installed package's version.
+
+    What a package's factory builds can change with its version though the factory's own file does not. A package of
+    ltx's user that is not installed, and ltx itself, have their files alone.
+    """
+    target = inspect.unwrap(target.func if isinstance(target, functools.partial) else target)
+    path = inspect.getsourcefile(target)
+    digest = hashlib.sha256(Path(path).read_bytes()).hexdigest() if path else ""
+    package = target.__module__.partition(".")[0]
+    version = getattr(sys.modules.get(package), "__version__", None)
+    installed = path is not None and not is_the_users(path) and package != "ltx"
+    return f"{digest} {package} {version}" if installed and isinstance(version, str) else digest
 
 
 def pretrained(target: Callable[..., Any]) -> dict[str, Any]:

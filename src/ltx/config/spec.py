@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
 import inspect
 import json
-import sys
 import typing
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,10 +17,10 @@ from pydantic import ValidationError
 from ltx.config.loading import facts, load
 from ltx.config.names import GROUPS, find, readable
 from ltx.config.schema import RunConfig, checked, refuse
-from ltx.config.signatures import pretrained, takes_more
+from ltx.config.signatures import pretrained, source_of, takes
 from ltx.config.trunk import check as check_trunk
 from ltx.config.weights import Start, own_weights, start_of, with_digest
-from ltx.errors import BadInput, is_the_users, nearest, of_the_users
+from ltx.errors import BadInput, nearest, of_the_users
 
 if typing.TYPE_CHECKING:
     from torch import Tensor, nn
@@ -128,6 +126,12 @@ class Spec:
         shape = "x".join(map(str, self.facts.input_shape))
         return f"model={self.config['model']['name']} for input {shape} ({self.config['data']['name']})"
 
+    @property
+    def remedy(self) -> str:
+        """Say how a constructor of a package is told its number of outputs, where it may be."""
+        target, _ = checked("model", self.config["model"])
+        return f" Give it model.num_classes={self.facts.classes}." if takes(target, "num_classes") else ""
+
     def try_out(self, network: nn.Module) -> None:
         """Raise BadInput where the network does not map a batch of two examples to outputs that can be trained.
 
@@ -171,7 +175,7 @@ class Spec:
             if tuple(found.shape) != expected:
                 raise BadInput(
                     f"{self.on_data} returns shape {tuple(found.shape)} for {len(x)} examples; expected "
-                    f"{expected}: {outputs}.{self.remedy(found)}"
+                    f"{expected}: {outputs}.{self.remedy if found.ndim == 2 else ''}"
                 )
             if not found.is_floating_point():
                 raise BadInput(
@@ -185,12 +189,6 @@ class Spec:
         if x.device.type != "meta":
             with of_the_users(f"{self.on_data} fails when gradients are computed"):
                 found.sum().backward()
-
-    def remedy(self, found: Tensor) -> str:
-        """Return how a model by the usual names of packages gets its number of outputs, where that is all it lacks."""
-        target, _ = checked("model", self.config["model"])
-        named = "num_classes" in inspect.signature(target).parameters or takes_more(target)
-        return f" Give it model.num_classes={self.facts.classes}." if named and found.ndim == 2 else ""
 
     @property
     def seeds(self) -> list[int]:
@@ -214,15 +212,8 @@ class Spec:
         return f"{readable(self.config)}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
     def source(self, group: str) -> str:
-        """Return the SHA-256 of the file that holds a user's own class, and the version of an installed package."""
-        target: Any = find(group, self.config[group]["name"])
-        target = inspect.unwrap(target.func if isinstance(target, functools.partial) else target)
-        path = inspect.getsourcefile(target)
-        digest = hashlib.sha256(Path(path).read_bytes()).hexdigest() if path else ""
-        package = target.__module__.partition(".")[0]
-        version = getattr(sys.modules.get(package), "__version__", None)
-        installed = path is not None and not is_the_users(path) and package != "ltx"
-        return f"{digest} {package} {version}" if installed and isinstance(version, str) else digest
+        """Return what a key holds of a user's own class: its file, and its package's version."""
+        return source_of(find(group, self.config[group]["name"]))
 
     def identity(self, seed: int) -> dict[str, Any]:
         """Return what the files of one seed must say of themselves."""
