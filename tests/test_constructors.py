@@ -163,6 +163,11 @@ REFUSED = {
     "an unknown model": (timm, [*DIGITS, "model.model_name=smal"], "RuntimeError: Unknown model (smal)."),
     "a download": (timm, [*DIGITS, "model.pretrained=true"], "RuntimeError: could not reach the hub."),
     "a width": (timm, [*DIGITS, "width=2"], "takes no width, so that width=2 would change nothing"),
+    "a mapping where weights are its own": (
+        vision,
+        ["model.rename={a:b}"],
+        "model.weights is an argument of the model's",
+    ),
     "a width of the decorated one": (vision, ["model.num_classes=10", "width=2"], "takes no width"),
 }
 

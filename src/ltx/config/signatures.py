@@ -24,12 +24,16 @@ FROM_CONTEXT = (
 )  # a model gets these arguments from the run, not from the config's model group
 
 
-# What every model may be given beside its own fields: a file of weights to start from, prefixes of names in it that
-# stand for others in the network, and its SHA-256, which ltx fills in.
+# What every model may be given beside its own fields, and what `--help` says of it.
 PRETRAINED: dict[str, Any] = {
     "weights": Annotated[str, Len(1)] | None,
     "rename": Annotated[dict[str, str], Len(1)] | None,
     "weights_digest": Annotated[str, Len(64, 64)] | None,
+}
+ABOUT = {
+    "weights": "FILE.safetensors to start from",
+    "rename": "prefixes of names in that file and what they are in the network; names with none of them are left out",
+    "weights_digest": "SHA-256 of that file, which ltx fills in",
 }
 
 
@@ -81,10 +85,17 @@ def of_choices(hint: Any) -> bool:
 def further(target: Callable[..., Any], arguments: dict[str, Any], schema: Mapping[str, object]) -> dict[str, Any]:
     """Return the fields that a constructor does not name and takes by its **kwargs; null leaves it its own default.
 
-    Raises BadInput for those that it names and has from the run.
+    Raises BadInput for those that it has from the run, and for those of a start from a file where it keeps one of these
+    names for itself.
     """
     found = {name: value for name, value in arguments.items() if name not in schema and value is not None}
     from_run = [name for name in found if name in FROM_CONTEXT and name in inspect.signature(target).parameters]
     if from_run:
         raise BadInput(f"model.{from_run[0]} is no field: the model has its {from_run[0]} from the run.")
+    kept = [name for name in PRETRAINED if name in inspect.signature(target).parameters]
+    if kept and PRETRAINED.keys() & found.keys():
+        name = next(name for name in PRETRAINED if name in found)
+        raise BadInput(
+            f"model.{name} belongs to a start from a file, but model.{kept[0]} is an argument of the model's."
+        )
     return found
