@@ -126,7 +126,9 @@ def test_fields_that_a_function_does_not_name_are_passed_on_and_are_in_the_key(p
     found = spec(*timm(package, *DIGITS))
     keys = {spec(*timm(package, *DIGITS, *more)).key for more in ([], ["model.drop_rate=.5"], ["model.dims=[4]"])}
     assert len(keys) == 3 and found.network()[1].out_features == 6
-    assert spec(*timm(package, *DIGITS, "model.act=null")).key == found.key, "null leaves the function its default"
+    assert spec(*timm(package, *DIGITS, "model.drop_rate=null")).key == found.key, (
+        "null leaves the function its default"
+    )
 
 
 @pytest.mark.parametrize("which", [timm, vision])

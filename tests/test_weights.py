@@ -268,6 +268,11 @@ def test_a_moved_file_continues_the_run_and_a_finished_one_is_read_without_it(lt
     save_file(planted(), file)
     control = ("run", "method=control", "method.kind=own_init", f"of={first.folder.name}", *SHORT)
     assert ltx(*control, f"model.weights={file}").code == 0
+    save_file(planted(seed=8), moved)
+    other = ltx(*control, f"model.weights={moved}")
+    assert other.code == 0, other.err
+    begin, mask = (under(part, unpack(other.folder / "seed_000/level_00.safetensors")[0]) for part in ("begin", "mask"))
+    assert all(torch.equal(begin[name], planted(seed=8)[name] * keep) for name, keep in mask.items())
 
 
 def test_status_and_diff_show_the_digest_and_not_the_path(ltx: Ltx, file: Path) -> None:
