@@ -20,6 +20,7 @@ from ltx import open_run
 from ltx.config.compose import CONF, compose, parse
 from ltx.config.matching import Held, matched, renamed
 from ltx.config.spec import Spec
+from ltx.config.weights import PICKLES, header
 from ltx.config.words import text
 from ltx.errors import BadInput
 from ltx.methods import control
@@ -299,6 +300,16 @@ def test_a_file_that_changed_meanwhile_is_not_trained_under_the_old_key(file: Pa
         assert not [*found.directory.glob("seed_000/level_*")] and not [*found.directory.glob("seed_000/failed.json")]
     save_file(planted(), file)
     assert same(under("begin", levels_of(found)[0][0]), load_file(file))
+
+
+def test_a_header_as_long_as_a_pickle_begins_is_that_of_a_safetensors_file(tmp_path: Path) -> None:
+    path = tmp_path / "start.safetensors"
+    for extra in range(0, 400, 8):
+        save_file({"a" * (1 + extra): torch.ones(2)}, path)
+        if path.read_bytes()[0] == 0x80:
+            break
+    assert path.read_bytes().startswith(PICKLES)
+    assert [*header(path).values()] == [Held("floats", (2,))]
 
 
 def test_what_is_no_tensor_of_the_network_is_named_with_the_nearest(file: Path) -> None:

@@ -104,15 +104,17 @@ def own_weights(given: Mapping[str, Any]) -> str:
 
 def place(weights: str) -> Path:
     """Return the path that model.weights means."""
-    return Path(weights).expanduser()
+    return Path(os.path.expanduser(weights))
 
 
 def stamp(path: Path) -> tuple[int, ...]:
     """Return what changes when a file does: its inode, size and times. Raises BadInput where there is no such file."""
     try:
         found = os.stat(path)
-    except OSError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise BadInput(missing(path)) from error
+    except OSError as error:
+        raise BadInput(f"model.weights={path} cannot be read ({error.strerror}).") from error
     if not stat.S_ISREG(found.st_mode):
         what = "a folder" if stat.S_ISDIR(found.st_mode) else "no regular file"
         raise BadInput(f"model.weights={path} is {what}; it should be a file of weights, FILE.safetensors.")
@@ -180,19 +182,26 @@ def headed(path: Path, stamped: tuple[int, ...]) -> dict[str, Held]:
     from safetensors import SafetensorError, safe_open
 
     try:
-        if (content(path, 8) or b"").startswith(PICKLES):
-            convert = CONVERT.format(name=path.name, stem=path.stem)
-            raise BadInput(
-                f"model.weights={path} is a pickle, which could execute code when it is loaded, and is not read here; "
-                f"convert it once: {convert}."
-            )
         with safe_open(path, framework="pt") as file:
             entries = {name: file.get_slice(name) for name in sorted(file.keys())}
             return {name: Held(said_kind(e.get_dtype()), tuple(e.get_shape())) for name, e in entries.items()}
-    except Damaged as error:
-        raise BadInput(f"model.weights: {error}.") from error
     except (SafetensorError, OSError) as error:
-        raise BadInput(f"model.weights={path} is no whole safetensors file ({str(error).rstrip('.')}).") from error
+        said = str(error).rstrip(".")
+    if is_pickle(path):
+        convert = CONVERT.format(name=path.name, stem=path.stem)
+        raise BadInput(
+            f"model.weights={path} is a pickle, which could execute code when it is loaded, and is not read here; "
+            f"convert it once: {convert}."
+        )
+    raise BadInput(f"model.weights={path} is no whole safetensors file ({said}).")
+
+
+def is_pickle(path: Path) -> bool:
+    """Tell whether a file that is not safetensors begins like one of torch.save."""
+    try:
+        return (content(path, 8) or b"").startswith(PICKLES)
+    except Damaged:
+        return False
 
 
 def said_kind(dtype: str) -> str:
