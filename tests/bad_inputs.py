@@ -6,6 +6,11 @@ for the key of a run under `HERE/done`. A `$NAME=value` in front sets the enviro
 
 from __future__ import annotations
 
+import io
+
+import torch
+from safetensors.torch import save
+
 NUMPY = "import numpy as np\n\nX, Y = np.ones((60, 4)) * np.arange(60)[:, None], np.arange(60) % 3\n\n\n"
 TORCH = "from torch import nn\n\n\n"
 NET = (
@@ -31,7 +36,32 @@ def net(before: str, after: str) -> str:
     return TORCH + NET.replace(before, after)
 
 
+def weights(prefix: str = "", **changed: torch.Tensor) -> bytes:
+    """Return a file of the weights of a LeNet with model.hidden=[4], some of them changed."""
+    usual = {"fc1_weight": torch.ones(4, 64), "fc1_bias": torch.ones(4)}
+    usual |= {"out_weight": torch.ones(10, 4), "out_bias": torch.ones(10)}
+    return save({f"{prefix}{name.replace('_', '.')}": value for name, value in (usual | changed).items()})
+
+
+def pickled(old: bool) -> bytes:
+    """Return what torch.save writes, as a zip archive or as before."""
+    file = io.BytesIO()
+    torch.save({"fc1.weight": torch.ones(4, 64)}, file, _use_new_zipfile_serialization=not old)
+    return file.getvalue()
+
+
 FILES: dict[str, str | bytes] = {
+    # files of weights
+    "weights/good.safetensors": weights(),
+    "weights/wrapped.safetensors": weights("model."),
+    "weights/torn.safetensors": weights()[:-9],
+    "weights/empty.safetensors": b"",
+    "weights/nan.safetensors": weights(fc1_bias=torch.tensor([1, float("nan"), 1, 1])),
+    "weights/large.safetensors": weights(fc1_bias=torch.full((4,), 1e300, dtype=torch.float64)),
+    "weights/ints.safetensors": weights(fc1_weight=torch.ones(4, 64, dtype=torch.int8)),
+    "weights/more.safetensors": weights(fc2_weight=torch.ones(4, 4)),
+    "weights/new.pt": pickled(old=False),
+    "weights/old.bin": pickled(old=True),
     # networks
     "bad_net.py": TORCH + NET,
     "bad_import.py": "import torch\n\nimport einops\n",
@@ -132,6 +162,7 @@ FILES: dict[str, str | bytes] = {
     "a_file": "in the way",
 }
 
+START = "run model.hidden=[4] model.weights=weights/"
 OWN_NET = "run model=own model.name="
 OWN_DATA = "run data=own data.name="
 CONTROL = "run method=control method.kind=ticket"
@@ -326,6 +357,34 @@ TYPED: list[tuple[str, str]] = [
     ("run data=canvas data.contrast=[0,1]", "greater than 0"),
     ("run data=canvas data.noise=-1", "greater than or equal to 0"),
     ("run data=canvas data.examples=2.5", "data.examples=2.5: should be a whole number"),
+    # files of weights
+    (f"{START}god.safetensors", "is not there; did you mean 'good.safetensors'?"),
+    ("run model.weights=wieghts/good.safetensors", "there is no folder wieghts"),
+    ("run model.weights=weights", "weights is a folder; it should be a file of weights, FILE.safetensors"),
+    ("run model.weights=3", "model.weights=3: should be a text"),
+    (f"{START}new.pt", "safetensors.torch.save_file(torch.load('new.pt', weights_only=True), 'new.safetensors')"),
+    (f"{START}old.bin", "old.bin is a pickle, which could execute code"),
+    (f"{START}torn.safetensors", "torn.safetensors is no whole safetensors file"),
+    (f"{START}empty.safetensors", "empty.safetensors is no whole safetensors file"),
+    ("run model.weights=bad_net.py", "bad_net.py is no whole safetensors file"),
+    (f"{START}nan.safetensors", "fc1.bias has values that are not finite"),
+    (f"{START}large.safetensors", "fc1.bias has values that are not finite"),
+    (f"{START}ints.safetensors", "fc1.weight holds integers in the file and floats in the network"),
+    (f"{START}ints.safetensors --dry-run", "fc1.weight holds integers"),
+    (f"{START}more.safetensors", "The network has no fc2.weight (nearest to fc2.weight: fc1.weight)"),
+    (f"{START}good.safetensors width=2", "fc1.weight is 4x64 in the file and 8x64 in the network"),
+    (f"{START}good.safetensors width=2", "1 of the network's 4 tensors fit"),
+    (f"{START}good.safetensors model.bias=false", "The network has no fc1.bias, out.bias"),
+    ("run model=resnet20 model.weights=weights/good.safetensors", "1 of the network's 128 tensors fit. It lacks stem."),
+    (f"{START}wrapped.safetensors", "behind 'model.'; take that off: 'model.rename={model.:\"\"}'"),
+    (f"{START}wrapped.safetensors model.rename={{modle.:a}}", "begins with 'modle.'; did you mean 'model.'?"),
+    (f"{START}wrapped.safetensors model.rename={{model.:a}}", "The network has no model.fc1.bias"),
+    (f"{START}wrapped.safetensors model.rename={{model.fc1.:a,model.out.:a}}", "makes abias of two names"),
+    (f"{START}good.safetensors model.rename={{a.:}}", "'model.rename={NAME:\"\"}'"),
+    (f"{START}good.safetensors model.rename=a", "model.rename=a: should be"),
+    (f"{START}good.safetensors model.rename={{}}", "model.rename={}: should have at least 1 value"),
+    ("run model.rename={a.:b.}", "model.rename belongs to a file of weights"),
+    (f"{CONTROL} trunk={{method:imp,model.weights:weights/god.safetensors}}", "did you mean 'good.safetensors'?"),
     # wandb and places
     ("run wandb.mode=offlin", "did you mean 'offline'?"),
     ("run wandb.mode=OFFLINE", "did you mean 'offline'?"),
@@ -392,6 +451,10 @@ TYPED: list[tuple[str, str]] = [
     (f"{MINE} experiment=typo", "did you mean 'width'?"),
     # one's own network
     ("run model=own", "model.name is missing"),
+    (
+        f"{OWN_NET}timm:create_model",
+        "neither in this folder nor installed; a package is installed first: pip install timm",
+    ),
     (f"{OWN_NET}bad_nett:Net", "there is no module bad_nett; did you mean 'bad_net'?"),
     (f"{OWN_NET}bad_package.net:Net", "did you mean 'bad_package.nets'?"),
     (f"{OWN_NET}:Net", "package.module:Class"),

@@ -143,9 +143,12 @@ IN_THE_KEY = {
         "method.binarise": "true",
     },
 }
-BY_ITSELF = {
-    "method.train_norms",  # needs norms, which are refused without a word on them; it has its own test below
-    "data.path",  # stands for the images in it; test_images has tests of it
+BY_ITSELF = {  # fields that cannot be set alone and have tests of their own
+    "method.train_norms",  # needs norms, which are refused without a word on them: below
+    "model.weights",  # needs a file, whose digest is in the key: tests/test_weights.py
+    "model.weights_digest",
+    "model.rename",
+    "data.path",  # stands for the images in it: tests/test_images.py
 }
 OUTSIDE_THE_KEY = {
     "root": "elsewhere",

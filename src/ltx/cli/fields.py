@@ -37,6 +37,7 @@ def fields_of(group: str, choice: str, named: list[str], folders: list[str], wid
     from ltx.config.compose import compose
     from ltx.config.names import find
     from ltx.config.schema import schema_of
+    from ltx.config.signatures import ABOUT, pretrained
 
     node = compose([f"{group}={choice}", *named], folders)[group]
     target = find(group, node["name"])
@@ -44,7 +45,7 @@ def fields_of(group: str, choice: str, named: list[str], folders: list[str], wid
     said, content = about(path)
     title = f"{group}={choice}" + (f" ({shown(node['name'])})" if node["name"] != choice else "")
     lines = [*textwrap.wrap(f"{title}: {said}", width, subsequent_indent="    "), ""]
-    comments = {**documented(target), **comments_of(path)}
+    comments = {**(ABOUT if group == "model" and pretrained(target) else {}), **documented(target), **comments_of(path)}
     rows = []
     for name, (hint, default) in schema_of(group, target)[0].items():
         value = node.get(name, default)

@@ -16,6 +16,7 @@ from ltx.errors import BadInput
 from ltx.store.files import Damaged, plain_yaml, text
 
 Flat = dict[str, Any]  # `optim.lr`, `trunk.method.fraction` and the like; a list is one value
+DIGEST, DIGITS = "model.weights_digest", 8
 NOT_SAID = ("seeds", "method.levels", "trunk.seeds", "trunk.method.levels")  # a table counts seeds and levels
 
 
@@ -32,16 +33,19 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> Flat:
 
 
 def without_plumbing(flat: Flat) -> Flat:
-    """Return the values that can change a result, and the seeds."""
+    """Return the values that can change a result, and the seeds.
+
+    A file stands for itself by the first digits of its digest: wherever it lies, its path changes nothing.
+    """
     own = [name for name in PLUMBING if name != "seeds"]
 
     def changes(key: str) -> bool:
         head, _, rest = key.removeprefix("trunk.").partition(".")
-        if (head, rest) == ("data", "path") and ":" not in str(flat.get(f"{key.removesuffix('path')}name")):
-            return False  # of ltx's own data sets; the argument of a user's class is theirs
-        return head not in own and (head != "trainer" or rest == "precision")
+        if head == "data" and rest in ("path", "decoders"):  # an argument of a user's own class is theirs
+            return ":" in str(flat.get(f"{key.removesuffix(rest)}name"))
+        return head not in own and (head != "trainer" or rest == "precision") and f"{key}_digest" not in flat
 
-    return {key: value for key, value in flat.items() if changes(key)}
+    return {key: str(value)[:DIGITS] if key.endswith(DIGEST) else value for key, value in flat.items() if changes(key)}
 
 
 def own_values(flat: Flat) -> Flat:

@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from ltx.errors import BadInput, described, nearest
+from ltx.errors import BadInput, closest, described, nearest
 
 PACKAGED = Path(__file__).parents[1] / "conf"
 CONF = (
@@ -86,7 +86,11 @@ def find_own(group: str, name: str) -> Callable[..., Any]:
         missing = error.name if isinstance(error, ModuleNotFoundError) else None
         if missing is not None and f"{module}.".startswith(f"{missing}."):
             # the module that was named is missing, and not one that it imports
-            raise BadInput(f"{group}.name={name}: there is no module {missing}{nearest(module, modules())}") from error
+            here = modules()
+            hint = nearest(module, here)
+            if missing == module.partition(".")[0] and not closest(module, here):
+                hint = f", neither in this folder nor installed; a package is installed first: pip install {missing}."
+            raise BadInput(f"{group}.name={name}: there is no module {missing}{hint}") from error
         raise BadInput(f"{group}.name={name} cannot be imported: {described(error)}.") from error
     defined = {word: value for word, value in vars(found).items() if getattr(value, "__module__", None) == module}
     offered = [word for word, value in defined.items() if callable(value) and not word.startswith("_")]

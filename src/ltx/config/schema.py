@@ -16,6 +16,7 @@ from annotated_types import Ge, Gt, Le, Len
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from ltx.config.names import GROUPS, find, known, offering
+from ltx.config.signatures import FROM_CONTEXT, further, of_choices, pretrained, takes_more
 from ltx.config.words import text
 from ltx.errors import BadInput, closest, nearest, of_the_users
 
@@ -96,21 +97,16 @@ TYPE_WORDS = (
     "bool",
     "constrained",
 )  # pydantic puts these names of types into the path of an error; they are no keys
-FROM_CONTEXT = (
-    "self",
-    "input_shape",
-    "classes",
-    "width",
-)  # a model gets these arguments from the run, not from the config's model group; ltx's own data sets have them
 
 
 def fields(target: Callable[..., Any]) -> dict[str, tuple[Any, Any]]:
     """Return the {name: (type, default)} that a config may set: a class's signature is its schema."""
     call = target.__init__ if inspect.isclass(target) else target
     typed = hints(target if is_dataclass(target) else call)
+    # What a model gets from the run, and not from its group of the config; ltx's own data sets have fields so called.
     given = ("self",) if getattr(target, "__module__", "").startswith("ltx.data.") else FROM_CONTEXT
     return {
-        name: (typed.get(name, Any), ... if p.default is p.empty else p.default)
+        name: (Any if of_choices(typed.get(name)) else typed.get(name, Any), ... if p.default is p.empty else p.default)
         for name, p in inspect.signature(call).parameters.items()
         if name not in given and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
     }
@@ -241,7 +237,7 @@ def checked(group: str, node: dict[str, Any]) -> tuple[Callable[..., Any], dict[
         hint = remedy(group, str(node["name"]), lacking, unknown) or elsewhere(group, error)
         raise BadInput(f"{refused}{hint}") from error
     held = [name for name, (_, default) in schema.items() if name in arguments or is_plain(default)]
-    return target, {name: getattr(valid, f"field_{name}") for name in held}
+    return target, {name: getattr(valid, f"field_{name}") for name in held} | further(target, arguments, schema)
 
 
 def remedy(group: str, name: str, lacking: list[str], unknown: list[str]) -> str:
@@ -321,19 +317,22 @@ def schema_of(group: str, target: Callable[..., Any]) -> tuple[dict[str, tuple[A
         from ltx.models import Init
 
         schema["init"] = (Init | None, None)
-    return schema, validator(schema)
+        schema |= {name: (hint, None) for name, hint in pretrained(target).items()}
+    return schema, validator(schema, more=group == "model" and takes_more(target))
 
 
-def validator(schema: dict[str, tuple[Any, Any]]) -> type[BaseModel]:
+def validator(schema: dict[str, tuple[Any, Any]], more: bool = False) -> type[BaseModel]:
     """Return a pydantic model of {name: (type, default)}; an argument of a type that pydantic does not know takes all.
 
+    With `more` it accepts fields of other names too.
     Its own fields are called field_NAME: pydantic takes no name with a leading underscore, and has attributes itself.
     """
 
     def made(types_of: dict[str, Any]) -> type[BaseModel]:
         defaults = {name: d if d is ... or is_plain(d) else None for name, (_, d) in schema.items()}
         given = {f"field_{n}": (types_of[n], Field(default, alias=n)) for n, default in defaults.items()}
-        return create_model("Fields", __config__=STRICT, **given)  # type: ignore[call-overload, no-any-return]
+        config = STRICT | ConfigDict(extra="allow" if more else "forbid")
+        return create_model("Fields", __config__=config, **given)  # type: ignore[call-overload, no-any-return]
 
     types_of = {name: hint for name, (hint, _) in schema.items()}
     try:

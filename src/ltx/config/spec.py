@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
 import inspect
 import json
@@ -19,7 +18,9 @@ from pydantic import ValidationError
 from ltx.config.loading import content, facts, load
 from ltx.config.names import GROUPS, find, readable
 from ltx.config.schema import RunConfig, checked, refuse
+from ltx.config.signatures import pretrained, source_of, takes
 from ltx.config.trunk import check as check_trunk
+from ltx.config.weights import Start, own_weights, start_of, with_digest
 from ltx.errors import BadInput, nearest, of_the_users
 
 if typing.TYPE_CHECKING:
@@ -52,7 +53,7 @@ class Spec:
 
     @classmethod
     def of(cls, config: dict[str, Any]) -> Spec:
-        """Validate a plain config. Raises BadInput; touches no file of the user's."""
+        """Validate a plain config. Raises BadInput; of the user's files it reads at most model.weights."""
         try:
             valid = RunConfig(**config)
         except ValidationError as error:
@@ -67,6 +68,8 @@ class Spec:
         parts = {}
         for group in GROUPS:
             target, arguments = checked(group, plain[group])
+            if group == "model" and pretrained(target):
+                arguments = with_digest(arguments)
             plain[group] = {"name": plain[group]["name"], **arguments}
             parts[group] = (target, arguments)
         place = plain["data"].get("path")
@@ -127,6 +130,12 @@ class Spec:
         shape = "x".join(map(str, self.facts.input_shape))
         return f"model={self.config['model']['name']} for input {shape} ({self.config['data']['name']})"
 
+    @property
+    def remedy(self) -> str:
+        """Say how a constructor of a package is told its number of outputs, where it may be."""
+        target, _ = checked("model", self.config["model"])
+        return f" Give it model.num_classes={self.facts.classes}." if takes(target, "num_classes") else ""
+
     def try_out(self, network: nn.Module) -> None:
         """Raise BadInput where the network does not map a batch of two examples to outputs that can be trained.
 
@@ -170,7 +179,7 @@ class Spec:
             if tuple(found.shape) != expected:
                 raise BadInput(
                     f"{self.on_data} returns shape {tuple(found.shape)} for {len(x)} examples; expected "
-                    f"{expected}: {outputs}."
+                    f"{expected}: {outputs}.{self.remedy if found.ndim == 2 else ''}"
                 )
             if not found.is_floating_point():
                 raise BadInput(
@@ -199,6 +208,9 @@ class Spec:
         identity |= self.data_identity()
         identity["trainer"] = {"precision": self.config["trainer"]["precision"]}
         identity["numerics"] = NUMERICS
+        if self.start is not None:
+            identity["weights"] = self.start.digest
+            identity["model"] = {k: v for k, v in identity["model"].items() if k not in ("weights", "weights_digest")}
         identity["trunk"] = self.trunk.key if self.trunk else None
         identity["own"] = {g: self.source(g) for g in GROUPS if ":" in self.config[g]["name"]}
         text = json.dumps(without_nulls(identity), sort_keys=True, separators=(",", ":"))
@@ -217,10 +229,8 @@ class Spec:
         return {"data": identity, "data_digest": content(json.dumps(data, sort_keys=True))}
 
     def source(self, group: str) -> str:
-        """Return the SHA-256 of the file that holds a user's own class."""
-        target: Any = find(group, self.config[group]["name"])
-        path = inspect.getsourcefile(target.func if isinstance(target, functools.partial) else target)
-        return hashlib.sha256(Path(path).read_bytes()).hexdigest() if path else ""
+        """Return what a key holds of a user's own class: its file, and its package's version."""
+        return source_of(find(group, self.config[group]["name"]))
 
     def identity(self, seed: int) -> dict[str, Any]:
         """Return what the files of one seed must say of themselves."""
@@ -235,6 +245,11 @@ class Spec:
     def facts(self) -> Facts:
         """What the data set is. One of the user's own that does not say so is loaded to see."""
         return facts(json.dumps(self.config["data"], sort_keys=True))
+
+    @property
+    def start(self) -> Start | None:
+        """The file of weights that the run starts from, if any."""
+        return start_of(self.config["model"])
 
     @property
     def data(self) -> Dataset:
@@ -255,7 +270,10 @@ class Spec:
         return Streams.of(seed, self.config["streams"])
 
     def network(self, device: str = "cpu", streams: Streams | None = None) -> nn.Module:
-        """Build the network; with streams, initialised from them. On `meta` it has shapes and no values."""
+        """Build the network; with streams, initialised from them. On `meta` it has shapes and no values.
+
+        It is the network as drawn, before it takes the weights of a file (see `start`).
+        """
         import torch
 
         from ltx.models import constructed, initialise
@@ -264,10 +282,12 @@ class Spec:
         init = arguments.pop("init")
         context = {"input_shape": self.facts.input_shape, "classes": self.facts.classes, "width": self.config["width"]}
         wanted = inspect.signature(target).parameters
-        given = arguments | {name: value for name, value in context.items() if name in wanted}
+        given = {name: value for name, value in arguments.items() if name not in pretrained(target)}
+        given |= {name: value for name, value in context.items() if name in wanted}
+        what = f"{self.on_data} cannot be built{own_weights(given)}"
 
         def make() -> nn.Module:
-            with of_the_users(f"{self.on_data} cannot be built"), torch.device(device):
+            with of_the_users(what), torch.device(device):
                 return a_module(target(**given), self.config["model"]["name"])
 
         if streams is None:

@@ -71,7 +71,10 @@ def taken_over(config: dict[str, Any], below: dict[str, Any], overrides: list[st
 def taken_over_of(below: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
     """Return the groups that a run has from a finished one named by `of=`: all but method and seeds."""
     groups = ("data", "model", "width", "streams") + (() if searches(below) else ("optim",))
-    return {name: below[name] for name in groups if name not in map(key_of, overrides)}
+    taken = {name: below[name] for name in groups if name not in map(key_of, overrides)}
+    if "model" in taken and "model.weights" in map(key_of, overrides):  # the digest is that of the other file
+        taken["model"] = {**taken["model"], "weights_digest": None}
+    return taken
 
 
 def reference(of: str) -> tuple[str, list[str]]:

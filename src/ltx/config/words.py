@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
+QUOTES = '""'  # an empty text among values by name, which Hydra reads only so
 DASHES = ("-", "\N{EM DASH}", "\N{EN DASH}")  # an editor makes one of the latter of two hyphens
 
 
@@ -20,7 +22,7 @@ def head_of(override: str) -> str:
 def text(value: Any) -> str:
     """Write a plain value as Hydra reads it on the command line."""
     if isinstance(value, dict):
-        return "{" + ",".join(f"{key}:{text(v)}" for key, v in value.items()) + "}"
+        return "{" + ",".join(f"{key}:{text(v) or QUOTES}" for key, v in value.items()) + "}"
     if isinstance(value, list):
         return "[" + ",".join(map(text, value)) + "]"
     if value is None or isinstance(value, bool):
@@ -67,6 +69,8 @@ def unreadable(word: str) -> str:
         return "a bracket is not closed"
     if value.endswith(",") or ",," in value:
         return "a value is missing beside a comma"
+    if re.search(r":[,}]", value):
+        return f"an empty text needs quotes, and these need others around all of the word: '{key}={{NAME:{QUOTES}}}'"
     if value.startswith("{"):
         return "values by name are written {NAME:VALUE,NAME:VALUE}"
     return f"special characters need quotes of their own: \"{key}='...'\""

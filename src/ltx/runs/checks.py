@@ -55,6 +55,22 @@ def check_root(place: Path, root: str) -> None:
         raise BadInput(f"root={root} cannot be used: {place}: {error.strerror or error}.") from error
 
 
+def check_weights(spec: Spec, values: bool = False) -> None:
+    """Raise BadInput where the file that a run starts from does not fit its network, by the file's header.
+
+    With `values` these are read too, for all must be finite. Says once which head is drawn anew.
+    """
+    start = spec.start
+    if start is None:
+        return
+    network = spec.network(device="meta")
+    found = start.fit(network)
+    if found.head:
+        notice(f"{start.path}: the output layer ({', '.join(found.head)}) is drawn anew: {found.why}.")
+    if values:
+        start.check_values(network)
+
+
 def check_data(spec: Spec) -> None:
     """Load the data, before anything is written. Raises BadInput, and says what was changed of what the user gave."""
     for note in spec.data.notes:

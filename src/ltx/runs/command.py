@@ -8,7 +8,7 @@ from ltx.config.compose import compose
 from ltx.config.defaults import NONE, Defaults
 from ltx.config.spec import Spec
 from ltx.errors import BadInput, printable
-from ltx.runs.checks import check_machine
+from ltx.runs.checks import check_machine, check_weights
 from ltx.runs.sweep import Outcome
 
 
@@ -22,6 +22,8 @@ def specs_of(points: Sequence[list[str]], config_dirs: list[str], own: Defaults 
         try:
             spec = Spec.of(compose(overrides, config_dirs, own))
             check_machine(spec)
+            if spec.start is not None and spec.start.path.exists():
+                check_weights(spec)
         except BadInput as error:
             raise own.blamed(error, overrides) from error
         return spec

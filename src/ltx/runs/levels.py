@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import torch
 from ltx.config.spec import Spec
 from ltx.config.trunk import Standing, seed_of
 from ltx.data.batches import Batches
+from ltx.errors import BadInput
 from ltx.launch.signals import interrupted
 from ltx.masks import count
 from ltx.methods import Context, Plan, State, WithoutGradients, layer
@@ -119,10 +121,23 @@ class LevelLoop:
         self.total = sum(self.network.get_parameter(name).numel() for name in self.matrices)
         self.identity = {"format": FORMAT, **spec.identity(folder.seed)}
         self.read: dict[int, tuple[Tensors, dict[str, Any]]] = {}
-        self.init = State(cpu(dict(self.network.named_parameters())), cpu(buffers(self.network)), {})
+        self.parameters = {name for name, _ in self.network.named_parameters()}
         self.trunk = self.standing()
-        if self.trunk is not None and not self.method.needs_trunk:
-            self.init = self.trunk.pretrained(self.init)
+
+    @cached_property
+    def init(self) -> State:
+        """The initialisation: as drawn, then from the file of model.weights, then from the end of a trunk.
+
+        The first level that is computed asks for it before it trains, which changes the network; a seed with all its
+        levels reads no file. A file that is gone or was changed raises OSError: it may be put back.
+        """
+        if self.spec.start is not None:
+            try:
+                self.spec.start.load(self.network)
+            except BadInput as error:
+                raise OSError(str(error)) from error
+        init = State(cpu(dict(self.network.named_parameters())), cpu(buffers(self.network)), {})
+        return init if self.trunk is None or self.method.needs_trunk else self.trunk.pretrained(init)
 
     def standing(self) -> Standing | None:
         """Return the trunk as this seed finds it."""
@@ -152,7 +167,7 @@ class LevelLoop:
             self.compute(level)
         found, meta = self.read[level]
         values = under(part, found)
-        weights = {name: tensor for name, tensor in values.items() if name in self.init.weights}
+        weights = {name: tensor for name, tensor in values.items() if name in self.parameters}
         rest = {name: tensor for name, tensor in values.items() if name not in weights}
         scores = self.ordered(under("score", found)) if part == "end" else {}
         step = meta["anchor_step"] if part == "anchor" else 0
@@ -198,7 +213,7 @@ class LevelLoop:
         )
 
     def redrawn(self) -> Tensors:
-        """Draw the model's initialisation another time, at the scale of the trunk's method."""
+        """Draw the model's initialisation another time, never from a file, at the scale of the trunk's method."""
         streams = replace(self.streams, init=Streams.other(self.streams.init))
         weights = cpu(dict(self.spec.network(streams=streams).named_parameters()))
         return self.begun(weights)

@@ -18,7 +18,7 @@ from ltx.errors import notice
 from ltx.launch import local as launch
 from ltx.launch.signals import writing_begins
 from ltx.report.progress import Progress
-from ltx.runs.checks import check_data
+from ltx.runs.checks import check_data, check_weights
 from ltx.runs.manifest import now
 from ltx.runs.naming import names
 from ltx.runs.point import Point, level_steps, missing_levels
@@ -132,6 +132,8 @@ def run(
     points = expand(specs, command, group)
     for point in points.values():
         check_data(point.spec)
+        if planned(point)[0]:
+            check_weights(point.spec, values=True)
     writing_begins()
     begin()
     schedule = Schedule(points, specs[0].config["fail_fast"])

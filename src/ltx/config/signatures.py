@@ -1,0 +1,101 @@
+"""What a constructor says of itself beside the types of its fields: what else it takes, and where it comes from."""
+
+from __future__ import annotations
+
+import enum
+import functools
+import hashlib
+import inspect
+import sys
+import typing
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from annotated_types import Len
+
+from ltx.errors import BadInput, is_the_users
+
+FROM_CONTEXT = (
+    "self",
+    "input_shape",
+    "classes",
+    "width",
+)  # a model gets these arguments from the run, not from the config's model group
+
+
+# What every model may be given beside its own fields, and what `--help` says of it.
+PRETRAINED: dict[str, Any] = {
+    "weights": Annotated[str, Len(1)] | None,
+    "rename": Annotated[dict[str, str], Len(1)] | None,
+    "weights_digest": Annotated[str, Len(64, 64)] | None,
+}
+ABOUT = {
+    "weights": "FILE.safetensors to start from",
+    "rename": "prefixes of names in that file and what they are in the network; names with none of them are left out",
+    "weights_digest": "SHA-256 of that file, which ltx fills in",
+}
+
+
+def takes_more(target: Callable[..., Any]) -> bool:
+    """Tell whether a model's constructor takes arguments that it does not name (**kwargs), and passes them on.
+
+    nn.Module's own constructor, which a class without one inherits, has them in its signature and takes none.
+    """
+    from torch import nn
+
+    if inspect.isclass(target) and target.__init__ is nn.Module.__init__:
+        return False
+    return any(p.kind is p.VAR_KEYWORD for p in inspect.signature(target).parameters.values())
+
+
+def takes(target: Callable[..., Any], name: str) -> bool:
+    """Tell whether a constructor takes an argument, by its name or by its **kwargs."""
+    return name in inspect.signature(target).parameters or takes_more(target)
+
+
+def source_of(target: Any) -> str:
+    """Return the SHA-256 of the file that holds a user's own class or function, and an installed package's version.
+
+    What a package's factory builds can change with its version though the factory's own file does not. A package of
+    ltx's user that is not installed, and ltx itself, have their files alone.
+    """
+    target = inspect.unwrap(target.func if isinstance(target, functools.partial) else target)
+    path = inspect.getsourcefile(target)
+    digest = hashlib.sha256(Path(path).read_bytes()).hexdigest() if path else ""
+    package = target.__module__.partition(".")[0]
+    version = getattr(sys.modules.get(package), "__version__", None)
+    installed = path is not None and not is_the_users(path) and package != "ltx"
+    return f"{digest} {package} {version}" if installed and isinstance(version, str) else digest
+
+
+def pretrained(target: Callable[..., Any]) -> dict[str, Any]:
+    """Return the fields by which a model starts from a file of weights (see `config.weights`), {name: type}.
+
+    A constructor that names one of them keeps all of them: torchvision's have a `weights` of their own.
+    """
+    return {} if PRETRAINED.keys() & inspect.signature(target).parameters.keys() else dict(PRETRAINED)
+
+
+def of_choices(hint: Any) -> bool:
+    """Tell whether a type is an Enum or a union with one: no config can hold a value of it, so all are taken."""
+    return (inspect.isclass(hint) and issubclass(hint, enum.Enum)) or any(map(of_choices, typing.get_args(hint)))
+
+
+def further(target: Callable[..., Any], arguments: dict[str, Any], schema: Mapping[str, object]) -> dict[str, Any]:
+    """Return the fields that a constructor does not name and takes by its **kwargs; null leaves it its own default.
+
+    Raises BadInput for those that it has from the run, and for those of a start from a file where it keeps one of these
+    names for itself.
+    """
+    found = {name: value for name, value in arguments.items() if name not in schema and value is not None}
+    from_run = [name for name in found if name in FROM_CONTEXT and name in inspect.signature(target).parameters]
+    if from_run:
+        raise BadInput(f"model.{from_run[0]} is no field: the model has its {from_run[0]} from the run.")
+    kept = [name for name in PRETRAINED if name in inspect.signature(target).parameters]
+    if kept and PRETRAINED.keys() & found.keys():
+        name = next(name for name in PRETRAINED if name in found)
+        raise BadInput(
+            f"model.{name} belongs to a start from a file, but model.{kept[0]} is an argument of the model's."
+        )
+    return found
