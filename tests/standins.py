@@ -79,7 +79,7 @@ def drawn(name: str, count: int, seed: int = 0, part: str = "train") -> tuple[Ar
 
     Every class has about as many images as any other, the first ones one of each.
     """
-    shape = read_yaml(CONF / "data" / f"{name}.yaml")["shape"] or [3, 16, 16]
+    shape = read_yaml(CONF / "data" / f"{name}.yaml").get("shape") or [3, 16, 16]
     channels, height, width = shape
     rng = np.random.default_rng([seed, count, part == "test"])
     labels = np.arange(count) % len(names(name))

@@ -59,6 +59,9 @@ def yamls() -> list[tuple[str, str]]:
     return [(group, name) for group in GROUPS for name in choices(group, [])]
 
 
+IMAGES = ("ltx.data.images", "ltx.data.imagenet")
+
+
 @pytest.mark.parametrize(("group", "name"), yamls())
 def test_every_yaml_composes_validates_and_builds(group, name, own, tmp_path):
     overrides = [f"{group}={name}", "width=.1"]
@@ -66,8 +69,11 @@ def test_every_yaml_composes_validates_and_builds(group, name, own, tmp_path):
         overrides.append(f"{group}.name={own}:{'Net' if group == 'model' else 'Data'}")
     if name == "own" and group == "model":
         overrides += ["data=own", f"data.name={own}:Data", "method=dense"]
-    if group == "data" and name != "own" and find(group, name).__module__ == "ltx.data.images":
+    if group == "data" and name != "own" and find(group, name).__module__ in IMAGES:
         overrides.append(f"data.path={write_images(tmp_path, name, train=250, test=250)}")
+    if name == "table":
+        (tmp_path / "table.csv").write_text("x,kind\n" + "".join(f"{i},{i % 2}\n" for i in range(20)))
+        overrides += [f"data.path={tmp_path / 'table.csv'}", "data.label=kind"]
     if group == "method" and find(group, name).needs_trunk:
         overrides.append("trunk={method:imp}")
     built = spec(*overrides)

@@ -153,6 +153,7 @@ def test_parquet_files_hold_the_same_images_and_labels_that_are_secret_are_no_pa
     assert data.test.y.tolist() == labels.tolist()
     assert any("test" in note and "secret" in note for note in data.notes)
     view = View(16, 20, 0.08, True)
+    assert isinstance(data.test, Encoded)
     assert np.array_equal(data.test.images.encoded(0, 1)[0], files[0])
     assert torch.equal(data.test[(3, None)], torch.from_numpy(view(files[3], None)))
 

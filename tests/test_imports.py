@@ -41,7 +41,7 @@ DOORS = {
     "pydantic": {"config.schema", "config.spec"},
     "datasets": {"data.sources"},
     "huggingface_hub": {"data.sources"},
-    "PIL": {"data.decode"},
+    "PIL": {"data.decode", "data.encoded"},
 }
 
 

@@ -122,6 +122,23 @@ IN_THE_KEY = {
         "model.blocks": "[3,3,4]",
         "model.expansion": "1",
     },
+    ("data=imagenet",): {
+        "data.side": "192",
+        "data.resize": "240",
+        "data.classes": "999",
+        "data.train": "1000000",
+        "data.test": "49999",
+        "data.val": "0.03",
+        "data.test_share": "0.2",
+        "data.hub": "owner/name",
+        "data.revision": "main",
+        "data.image": "picture",
+        "data.label": "kind",
+        "data.mean": "[0.4,0.4,0.4]",
+        "data.sd": "[0.2,0.2,0.2]",
+        "data.area": "0.2",
+        "data.flip": "false",
+    },
     ("method=edge_popup",): SEARCH | {"method.scale": "false", "method.redraw": "0.1", "method.redraw_every": "200"},
     ("method=biprop",): SEARCH,
     ("method=gem_miner",): {k: v for k, v in SEARCH.items() if k != "method.anneal"}
@@ -149,6 +166,8 @@ BY_ITSELF = {  # fields that cannot be set alone and have tests of their own
     "model.weights_digest",
     "model.rename",
     "data.path",  # stands for the images in it: tests/test_images.py
+    "data.decoders",  # outside the key: tests/test_imagenet.py
+    *(f"data.{name}" for name in ("drop", "task", "standardise")),  # of a file: tests/test_table.py
 }
 OUTSIDE_THE_KEY = {
     "root": "elsewhere",

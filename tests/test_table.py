@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from helpers import spec
 
 from ltx.api import load_data
 from ltx.config.compose import compose
@@ -87,6 +88,16 @@ def test_a_file_without_a_class_is_a_table_and_its_place_is_not_part_of_the_run(
         cached.cache_clear()
     assert ltx(*WORDS, f"data.path={moved}", "data.label=kind").code == 0
     assert len([*(root / "runs").iterdir()]) == 2
+
+
+def test_every_field_of_a_table_is_in_the_key(files: dict) -> None:
+    words = ("data=table", f"data.path={files['csv']}", "data.label=kind", "method=dense")
+    more = ("drop=[unit]", "task=regression", "standardise=false", "val=.2", "test=.1", "split_seed=1", "label=count")
+    keys = {spec(*words).key, *(spec(*words, f"data.{word}", "data.drop=[kind]").key for word in more[-1:])}
+    for word in more[:-1]:
+        extra = ("data.label=length", "data.drop=[kind]") if "task" in word else ()
+        keys.add(spec(*words, *extra, f"data.{word}").key)
+    assert len(keys) == 1 + len(more)
 
 
 def test_only_a_file_without_a_class_makes_a_table() -> None:

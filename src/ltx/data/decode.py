@@ -1,4 +1,4 @@
-"""Encoded images as arrays of bytes, decoded on all cores. The only importer of Pillow."""
+"""Encoded images as arrays of bytes, decoded on all cores."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def image(encoded: bytes | str, channels: int | None) -> Image.Image:
 def array(image: Image.Image) -> Pixels:
     """Return an image as uint8 (C, H, W)."""
     found = np.asarray(image)
-    return found[None] if found.ndim == 2 else found.transpose(2, 0, 1)
+    return found[None] if found.ndim == 2 else np.ascontiguousarray(found.transpose(2, 0, 1))
 
 
 def pixels(encoded: bytes | str, size: int | None, channels: int | None) -> Pixels:

@@ -104,7 +104,7 @@ class Encoded:
             found = decode.named(self.images, row, lambda encoded: self.view(encoded, draws))
         except BadInput as error:  # errors travel between processes as values
             return error
-        return torch.from_numpy(np.ascontiguousarray(found))
+        return torch.from_numpy(found)
 
     def take(self, indices: Tensor | slice, rng: np.random.Generator | None = None) -> Example:
         wanted = torch.arange(len(self))[indices.cpu() if isinstance(indices, Tensor) else indices]
