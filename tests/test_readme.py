@@ -77,6 +77,7 @@ def test_a_command_of_the_pages_works(line: str, ltx: Callable[..., Result], fin
             sys.modules.pop(Path(name[1]).stem, None)  # another test may have a module of the same name
     command, *words = shlex.split(line)[1:]
     words = [finished.name if word == "RUN" else swept(ltx, root) if word == "SWEEP" else word for word in words]
+    words = [word.replace("outputs/runs/RUN", str(finished)) for word in words]  # a file of a run's
     sizes = {"run": small(words), "figure": [*words, "optim.steps=10", "seeds=2", "method.levels=2", "workers=0"]}
     result = ltx(command, *sizes.get(command, words))
     assert result.code == 0, result.out + result.err
