@@ -94,7 +94,7 @@ def _prepared(source: Source, place: Path, chosen_by: str) -> Prepared:
         if not os.access(place / "images", os.W_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as error:
-        if error.errno == errno.ENOSPC:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise full(place) from error
         raise BadInput(
             f"{chosen_by} cannot be used for decoded images: {place}: {error.strerror}; set LTX_CACHE to a folder that "
@@ -103,7 +103,7 @@ def _prepared(source: Source, place: Path, chosen_by: str) -> Prepared:
     try:
         return made(source, place, index)
     except OSError as error:
-        if error.errno == errno.ENOSPC:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise full(place) from error
         raise Failed(f"the decoded images could not be written to {place}: {error.strerror or error}.") from error
 
