@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import resource
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -194,6 +195,24 @@ def test_sizes_and_modes_that_differ_are_made_alike_where_that_is_asked(tmp_path
     halved = decode.pixels(kept.getvalue(), 6, 3)
     assert halved.shape == (3, 6, 6)
     assert np.array_equal(halved[0], np.asarray(wide.resize((20, 6), Image.Resampling.BILINEAR))[:, 7:13])
+
+
+def limited(size: int) -> None:
+    """Let this process write no file of more than so many bytes."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+
+
+@pytest.mark.parametrize("format", ["parquet", "folder"])
+def test_a_disk_that_takes_no_more_ends_with_3_whoever_writes(format, ltx: Ltx, tmp_path, kept, root):
+    path = write_images(tmp_path / "set", "images", 20, 8, format)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+    limited(4_000)
+    try:
+        result = ltx("run", *SMALL, "data=images", f"data.path={path}")
+    finally:
+        limited(before)
+    assert result.code == 3 and f"could not be written to {kept}: File too large" in result.err, result.err
+    assert not root.exists() and not [*kept.glob(".*")]
 
 
 def test_a_full_disk_ends_with_3_and_a_cache_that_is_no_folder_with_2(ltx: Ltx, tmp_path, kept, monkeypatch):

@@ -253,7 +253,9 @@ def test_processes_decode_what_one_does_and_name_what_is_faulty(tmp_path, kept, 
     forget()
     monkeypatch.setattr(decode, "ALONE", 0)
     monkeypatch.setattr(decode, "cores", lambda: 3)
-    assert data(path, "images").content == content
+    done, add = [], decode.Progress.add
+    monkeypatch.setattr(decode.Progress, "add", lambda self, count: (done.append(count), add(self, count)))
+    assert data(path, "images").content == content and sum(done) == 308, "each image is decoded by one process"
     faulty = path / "train" / names("images")[2] / "0298.png"
     faulty.write_bytes(b"no image")
     forget()
@@ -354,6 +356,26 @@ def test_the_path_is_written_in_full_so_that_a_trunk_is_found_from_other_folders
     write_images(tmp_path / "set", "images", 20, 8, "folder")
     monkeypatch.chdir(tmp_path)
     assert spec("data=images", "data.path=set").config["data"]["path"] == str(tmp_path / "set")
+
+
+def test_a_run_is_stood_on_after_its_images_have_gone_or_moved(ltx: Ltx, tmp_path, root, kept, monkeypatch):
+    path = write_images(tmp_path / "set", "images", 40, 20, "folder")
+    imp = ltx("run", *SMALL[1:], "method.levels=1", "data=images", f"data.path={path}")
+    assert imp.code == 0, imp.err
+    control = ("run", "method=control", "method.levels=1", f"of={imp.folder.name}", "optim.steps=8", "seeds=1")
+    path.rename(tmp_path / "moved")
+    forget()
+    gone = ltx(*control)
+    assert gone.code == 0 and "set is not there any more; what was decoded of it before is used." in gone.err
+    shutil.rmtree(kept)
+    forget()
+    refused = ltx(*control)
+    assert refused.code == 2 and "set does not exist" in refused.err
+    forget()
+    moved = ltx(*control, f"data.path={tmp_path / 'moved'}")
+    assert moved.code == 0 and moved.folder == gone.folder and "nothing was left to train" in moved.out
+    other = write_images(tmp_path / "other", "images", 40, 20, "folder", seed=1)
+    assert "is another run's" in ltx(*control, f"data.path={other}").err
 
 
 def test_a_run_goes_on_with_the_same_images_elsewhere_and_ends_as_if_it_had_never_stopped(ltx: Ltx, tmp_path, root):

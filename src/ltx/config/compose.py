@@ -266,6 +266,9 @@ def standing_on(of: str, overrides: list[str], config_dirs: list[str], own: Defa
         below = read_yaml(place / "config.yaml")
         typed = [word.partition("=")[2] for word in overrides if key_of(word).endswith("name")]
         check_trusted(below, plain["trust"] is True, typed, place / "config.yaml", "trust=true")
+        path = plain["data"].get("path")
+        if path is not None and "data" not in map(key_of, overrides) and below["data"].get("path") is not None:
+            below["data"]["path"] = path  # its images lie elsewhere by now
         if Spec.of({**below, "seeds": 1}).key != place.name and place.parent.name == "runs":
             raise Damaged(f"{place / 'config.yaml'} is another run's")
     except Damaged as error:

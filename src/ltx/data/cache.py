@@ -3,6 +3,7 @@
     images/<content>/header.json   shape, names of classes, and of each part its examples, bytes, SHA-256 and time
     images/<content>/<part>.bin    the pixels of the images, uint8 (N, C, H, W), behind them the labels, int64 (N,)
     index/<source>.json            which content a source has led to, while its files and what was asked stay the same
+    places/<source>.json           the same of a path, whatever its files: for when they are not there any more
 
 The images of a part are in the order of their digests, which mixes the classes: a folder of images and a parquet file
 have theirs in different orders, and are the same content. Anything here can be deleted; it is made again where it is
@@ -21,7 +22,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -76,15 +77,22 @@ def prepared(source: Source) -> Prepared:
 
 @functools.cache
 def _prepared(source: Source, place: Path, chosen_by: str) -> Prepared:
-    index = entry_of(source, place)
+    gone = source.path is not None and not source.place.exists()
+    index = last_of(source, place) if gone else entry_of(source, place)
     there = indexed(place, index)
+    if there is not None and gone:
+        note = f"{source.place} is not there any more; what was decoded of it before is used"
+        return replace(there, notes=(*there.notes, note))
     if there is not None:
+        remember(source, place, index.read_bytes())
         return there
+    if gone:
+        source.identity()  # raises, and says what there is in its place
     usable(place / "images", place, chosen_by)
     try:
         return made(source, place, index)
     except OSError as error:
-        if error.errno == errno.ENOSPC:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise full(place) from error
         raise Failed(f"the decoded images could not be written to {place}: {error.strerror or error}.") from error
 
@@ -103,7 +111,7 @@ def usable(folder: Path, place: Path, chosen_by: str) -> None:
         if not os.access(folder, os.W_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as error:
-        if error.errno == errno.ENOSPC:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise full(place) from error
         raise BadInput(
             f"{chosen_by} cannot be used for decoded images: {place}: {error.strerror}; set LTX_CACHE to a folder that "
@@ -122,6 +130,20 @@ def full(place: Path) -> Failed:
 def is_prepared(source: Source) -> bool:
     """Tell whether the cache has been told what a source leads to; nothing is made, and its files are not looked at."""
     return entry_of(source, home()[0]).is_file()
+
+
+def last_of(source: Source, place: Path) -> Path:
+    """Return where a cache says what a path has led to last."""
+    identity = {"format": FORMAT, **asdict(source), "path": str(source.place)}
+    return place / "places" / f"{hashlib.sha256(canonical(identity).encode()).hexdigest()}.json"
+
+
+def remember(source: Source, place: Path, entry: bytes) -> None:
+    """Note what a path has led to, unless that stands there already; a cache need not be writable for that."""
+    last = last_of(source, place)
+    if source.path is not None and not (last.is_file() and last.read_bytes() == entry):
+        with contextlib.suppress(OSError):
+            commit(last, entry)
 
 
 def entry_of(source: Source, place: Path) -> Path:
@@ -217,7 +239,9 @@ def made(source: Source, place: Path, index: Path) -> Prepared:
         content = content_of(header)
         commit(folder / "header.json", canonical(header).encode())
         settle(folder, place / "images" / content)
-    commit(index, json.dumps({"content": content, "notes": opened.notes}).encode())
+    entry = json.dumps({"content": content, "notes": opened.notes}).encode()
+    commit(index, entry)
+    remember(source, place, entry)
     return read(place / "images" / content, tuple(opened.notes))
 
 

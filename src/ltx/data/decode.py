@@ -156,7 +156,7 @@ def write(file: Path, images: Images, source: Source, shape: tuple[int, ...], pr
     digests = np.zeros((len(images), 2), "uint64")
 
     def share(number: int, done: Callable[[Done], None]) -> None:
-        """Decode every so manieth chunk, beginning with the one of a number."""
+        """Decode the chunks of one process: every `workers`-th, from the one of its number on."""
         with open(file, "r+b") as out:
             for start in starts[number::workers]:
                 some = decoded(images, start, min(start + CHUNK, len(images)), source, shape)

@@ -76,8 +76,7 @@ def from_disk(
             found = dict(builder.as_dataset())
             names = {str(part): [str(name) for name in of] for part, of in builder.config.data_files.items()}
         except Exception as error:  # pyarrow's and `datasets`' own, of what is wrong inside a file
-            if is_full(error):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
+            check_disk(error)
             raise BadInput(f"data.path={place} cannot be read: {described(cause(error))}.") from error
     return found, {part: [(name, rows.get(name, 0)) for name in of] for part, of in names.items()}
 
@@ -114,8 +113,7 @@ def from_hub(source: Source) -> dict[str, Any]:
         except datasets.exceptions.DatasetNotFoundError as error:
             raise BadInput(f"data.hub={source.hub}: {' '.join(str(error).split()).rstrip('.')}.") from error
         except Exception as error:  # whatever the libraries below raise where a download or a file in it is faulty
-            if is_full(error):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
+            check_disk(error)
             raise BadInput(f"data.hub={source.hub} cannot be fetched: {described(cause(error))}.") from error
         finally:
             datasets.config.HF_HUB_OFFLINE = before
@@ -141,11 +139,13 @@ def cause(error: BaseException) -> BaseException:
     return error
 
 
-def is_full(error: BaseException) -> bool:
-    """Tell whether a full disk is behind an error."""
+def check_disk(error: BaseException) -> None:
+    """Raise the OSError behind an error that is about writing: the source is not to blame for a full disk."""
     root = cause(error)
-    full = isinstance(root, OSError) and root.errno == errno.ENOSPC
-    return full or "Not enough disk space" in str(error) or "No space left" in str(root)
+    if isinstance(root, OSError) and root.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS):
+        raise root
+    if "Not enough disk space" in str(error):  # `datasets` looks before it writes
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
 
 
 def tabular(source: Source, parts: Mapping[str, Any], where: str, parquet: Mapping[str, Any]) -> Opened:
