@@ -118,11 +118,13 @@ def examples_of(data: dict[str, Any]) -> str:
     from ltx.data import cache
 
     found, _ = made(json.dumps(data))
+    if not hasattr(found, "facts"):
+        return ""
     facts = found.facts()
     shape = "x".join(map(str, facts.input_shape))
     sizes = f"{facts.train:,} to train, {facts.val:,} to validate, {facts.test:,} to test"
     where = ""
-    if hasattr(found, "source"):
+    if hasattr(type(found), "prepared"):  # which decodes where it is asked for
         where = "; on this machine" if cache.is_prepared(found.source) else "; fetched when it is first used"
     return f"{shape}, {facts.classes} classes; {sizes}{where}"
 

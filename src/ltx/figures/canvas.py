@@ -48,7 +48,7 @@ def panel(table: pd.DataFrame, name: str) -> pd.DataFrame:
 
 
 def draw(table: pd.DataFrame) -> Figure:
-    """Draw tickets' accuracy and early stops over density, and below accuracy over width at a fixed count and at 50 %."""
+    """Draw tickets' accuracy and early stops over density; below, accuracy over width at a fixed count and at 50 %."""
     figure, ((top, stops), (kept, binary)) = page(2, 1.75, 2)
     ticket = panel(table, "ticket")
     curve(top, ticket, "density", "test_accuracy", "ticket", 0, 1, 100)
