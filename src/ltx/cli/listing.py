@@ -54,7 +54,8 @@ def listing(word: str, sizes: dict[str, str] | None, folders: Sequence[str]) -> 
         if group == "model" and sizes is not None and "defaults" not in content and target in known("model"):
             lines += beside("", sizes_of({"init": None} | content, **sizes), column, width)
         if group == "data" and "defaults" not in content and target in known("data") and target != "images":
-            lines += beside("", examples_of(content), column, width)
+            examples = examples_of(content)
+            lines += beside("", examples, column, width) if examples else []
     return lines
 
 
@@ -113,7 +114,10 @@ def sizes_of(model: dict[str, Any], width: str, data: str) -> str:
 
 
 def examples_of(data: dict[str, Any]) -> str:
-    """Return the shape, classes and sizes of a data set, a yaml's content, and whether its images are here."""
+    """Return the shape, classes and sizes of a data set, a yaml's content, and whether its images are here.
+
+    Of one that only its file can tell it says nothing.
+    """
     from ltx.config.loading import made
     from ltx.data import cache
 
