@@ -10,9 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import yaml
 from conftest import Result
+from standins import write_images
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
@@ -55,6 +57,18 @@ def small(words: list[str]) -> list[str]:
     return [*result, *widths, *(f"{key}={value}" for key, value in sizes.items())]
 
 
+def write_data(name: str) -> None:
+    """Write a stand-in for what a page names as data.path."""
+    if name.startswith("flowers"):
+        table = pd.DataFrame({"petal_width": [i / 7 for i in range(60)], "petal_length": [i % 9 for i in range(60)]})
+        table["species"] = [["iris", "rose"][i % 2] for i in range(60)]
+        table.to_csv(name, index=False) if name.endswith("csv") else table.to_parquet(name)
+    elif name == "photographs":
+        write_images(Path(name), "images", 80, 20, "folder")
+    else:
+        write_images(Path(name), name, 120, 30)
+
+
 def swept(ltx: Callable[..., Result], root: Path) -> str:
     """Run a small sweep and return its folder's name."""
     assert ltx("run", "-m", "width=.05,.1", "method=dense", "optim.steps=2", "seeds=1").code == 0
@@ -76,9 +90,13 @@ def test_a_command_of_the_pages_works(line: str, ltx: Callable[..., Result], fin
             Path(name[1]).write_text(text)
             sys.modules.pop(Path(name[1]).stem, None)  # another test may have a module of the same name
     command, *words = shlex.split(line)[1:]
+    for word in words:
+        if word.startswith("data.path="):
+            write_data(word.removeprefix("data.path="))
     words = [finished.name if word == "RUN" else swept(ltx, root) if word == "SWEEP" else word for word in words]
     words = [word.replace("outputs/runs/RUN", str(finished)) for word in words]  # a file of a run's
-    sizes = {"run": small(words), "figure": [*words, "optim.steps=10", "seeds=2", "method.levels=2", "workers=0"]}
+    run = words if "--dry-run" in words else small(words)
+    sizes = {"run": run, "figure": [*words, "optim.steps=10", "seeds=2", "method.levels=2", "workers=0"]}
     result = ltx(command, *sizes.get(command, words))
     assert result.code == 0, result.out + result.err
 
