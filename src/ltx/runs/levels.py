@@ -26,7 +26,7 @@ from ltx.store.folders import RunFolder
 from ltx.store.rows import Row, Value
 from ltx.store.seeds import FORMAT, RECORD, Records, SeedFolder
 from ltx.streams import Streams
-from ltx.tensors import Tensors, buffers, cpu, matrices, seeded, under
+from ltx.tensors import Tensors, buffers, cpu, in_kind, matrices, seeded, under
 from ltx.training.checkpoint import LAYOUT, joined
 from ltx.training.fit import Hooks, Resume, Setup, Trained, train
 from ltx.training.leaves import trained_beside
@@ -113,7 +113,7 @@ class LevelLoop:
         self.device = pick_device(spec.config["device"])
         self.streams = spec.streams(folder.seed)
         self.network = spec.network(streams=self.streams)
-        self.measure = Measure(self.network, self.method, self.data, self.streams, self.device)
+        self.measure = Measure(self.network, self.method, self.data, self.streams, self.device, spec.form)
         self.matrices = matrices(self.network)
         self.prunable = self.method.prunable(self.matrices)
         self.total = sum(self.network.get_parameter(name).numel() for name in self.matrices)
@@ -131,7 +131,17 @@ class LevelLoop:
             return None
         run = RunFolder(self.folder.path.parents[1] / below.key)
         loop = LevelLoop(below, run.seed(seed_of(self.spec, self.folder.seed)), lambda kind, value: None, self.check)
-        return Standing(below.method, self.matrices, loop.state)
+        kind = next(self.network.parameters()).dtype
+
+        def state(level: int, part: str) -> State:
+            """Return a state of the trunk; where that was trained in another precision, in this run's."""
+            found = loop.state(level, part)
+            if below.form.reduced == self.spec.form.reduced:
+                return found
+            weights, rest, scores = (in_kind(t, kind) for t in (found.weights, found.buffers, found.scores))
+            return State(weights, rest, found.mask, scores, found.step)
+
+        return Standing(below.method, self.matrices, state)
 
     def tensors(self, level: int) -> Tensors | None:
         """Return a finished level's tensors, or None; level 0 and the last one asked for stay in memory."""
@@ -241,7 +251,7 @@ class LevelLoop:
         if plan.other_order:
             order, augment = streams.other(streams.order), streams.other(streams.augment)
             streams = replace(streams, order=order, augment=augment)
-        setup = Setup(self.network, method, begin, plan, self.spec.optim, self.data, streams, hooks)
+        setup = Setup(self.network, method, begin, plan, self.spec.optim, self.data, streams, hooks, self.spec.form)
         end = train(setup, self.device, self.options, resume)
         state, on = end.state, self.measure.on
         with self.seeded("measure", level):
