@@ -279,7 +279,7 @@ def test_a_control_trains_in_its_own_precision_over_a_trunk_of_another(kind: str
 
 
 def test_a_search_in_bfloat16_keeps_its_exact_count_among_many_ties(tmp_path: Path) -> None:
-    [(tensors, about)] = trained(
+    [(tensors, _)] = trained(
         small("method=edge_popup", "method.density=.3", "trainer.precision=bf16-true", "model.bias=false"), tmp_path
     )
     mask, score = under("mask", tensors), under("score", tensors)

@@ -20,6 +20,7 @@ from ltx.launch.signals import interrupted
 from ltx.masks import count
 from ltx.methods import Context, Plan, State, WithoutGradients, layer
 from ltx.runs.checks import pick_device
+from ltx.runs.costs import Costs
 from ltx.store.claims import Claim, Lost
 from ltx.store.files import commit, pack
 from ltx.store.folders import RunFolder
@@ -114,6 +115,7 @@ class LevelLoop:
         self.streams = spec.streams(folder.seed)
         self.network = spec.network(streams=self.streams)
         self.measure = Measure(self.network, self.method, self.data, self.streams, self.device, spec.form)
+        self.costs = Costs(spec, self.network)
         self.matrices = matrices(self.network)
         self.prunable = self.method.prunable(self.matrices)
         self.total = sum(self.network.get_parameter(name).numel() for name in self.matrices)
@@ -323,7 +325,7 @@ class LevelLoop:
             test_accuracy=test_accuracy,
             early_stop_step=trained.best_step if 0 <= trained.best_step < plan.last else None,
             early_stop_test_accuracy=best_accuracy,
-            extra={**self.beside(), **found.columns},
+            extra={**self.costs.columns(mask), **self.beside(), **found.columns},
             layers={layer(name): float(keep.float().mean()) for name, keep in mask.items()},
         )
 
