@@ -292,7 +292,7 @@ def fit(spec: Any, network: Any, state: Any, data: Any, streams: Any, level: int
             losses.extend(row["loss"] for row in rows if row["split"] == "val")
 
         hooks = Hooks(record, lambda *_: None, lambda *_: None, spec.config["trainer"]["checkpoint_seconds"])
-        setup = Setup(network, spec.method, state, spec.plan(level), spec.optim, data, streams, hooks)
+        setup = Setup(network, spec.method, state, spec.plan(level), spec.optim, data, streams, hooks, spec.form)
         began = time.perf_counter()
         trained = train(setup, "cpu", spec.config["trainer"], None)
         seconds = time.perf_counter() - began
@@ -310,7 +310,29 @@ def assert_close(name: str, ours: Any, theirs: Any) -> None:
     print(f"{name}: both sides end at the same weights, {'bit for bit' if same else f'within {worst:.1e}'}")
 
 
-BENCHES = {"B1": lenet_step, "B6": selection, "B8": runner_tax, "B9": start_up, "sweep": sweeps, "data": images}
+def of_steps(name: str) -> Callable[[], Iterator[Line]]:
+    """Return a benchmark of steps.py, which imports torch and this file."""
+
+    def run() -> Iterator[Line]:
+        import steps
+
+        yield from getattr(steps, name)()
+
+    return run
+
+
+BENCHES = {
+    "B1": lenet_step,
+    "B4": of_steps("edge_popup"),
+    "B5": of_steps("biprop"),
+    "B6": selection,
+    "B7": of_steps("resnet"),
+    "B8": runner_tax,
+    "B9": start_up,
+    "sweep": sweeps,
+    "level": of_steps("level"),
+    "data": images,
+}
 
 
 def main(names: list[str]) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import lightning
 import numpy as np
 import torch
@@ -93,3 +95,65 @@ def bare_loop(
                 losses.append(float(F.cross_entropy(logits, val[1])))
                 (logits.argmax(1) == val[1]).sum().item()
     return {name: tensor.detach() for name, tensor in params.items()}, losses
+
+
+def stacked(x: Tensor, y: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
+    """Return a batch as a DataLoader makes it: example by example, then stacked."""
+    examples = [(x[i], y[i]) for i in chosen.tolist()]
+    return torch.stack([example for example, _ in examples]), torch.stack([target for _, target in examples])
+
+
+def masked_step(network: nn.Module, mask: Tensors, optimiser: torch.optim.Optimizer, x: Tensor, y: Tensor) -> float:
+    """Take one step of masked training, pruned weights set to zero in place, and return the loss."""
+    with torch.no_grad():
+        for name, keep in mask.items():
+            network.get_parameter(name).mul_(keep.float())
+    optimiser.zero_grad()
+    loss = F.cross_entropy(network(x), y)
+    loss.backward()
+    optimiser.step()
+    return loss.item()
+
+
+class Sorted(torch.autograd.Function):
+    """The mask of the largest scores by sorting them, the gradient straight through, as in hidden-networks."""
+
+    @staticmethod
+    def forward(ctx: Any, scores: Tensor, density: float) -> Tensor:
+        order = scores.flatten().sort().indices
+        below = scores.numel() - round(density * scores.numel())
+        out = scores.clone()
+        flat = out.flatten()
+        flat[order[:below]] = 0
+        flat[order[below:]] = 1
+        return flat.reshape(scores.shape)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return grads[0], None
+
+
+def score_step(
+    network: nn.Module,
+    scores: Tensors,
+    density: float,
+    binary: bool,
+    optimiser: torch.optim.Optimizer,
+    x: Tensor,
+    y: Tensor,
+) -> float:
+    """Take one step of edge-popup, or of biprop with binary weights, on the scores of a network; return the loss."""
+    seen = {}
+    for name, score in scores.items():
+        weight, mask = network.get_parameter(name).detach(), Sorted.apply(score.abs(), density)
+        seen[name] = weight * mask
+        if binary:
+            alpha = (weight.abs() * mask).sum().detach() / mask.sum().detach()
+            value = torch.where(weight >= 0, alpha, -alpha) * mask.detach()
+            soft = weight * mask
+            seen[name] = value + (soft - soft.detach())
+    optimiser.zero_grad()
+    loss = F.cross_entropy(torch.func.functional_call(network, seen, (x,)), y)
+    loss.backward()
+    optimiser.step()
+    return loss.item()

@@ -114,7 +114,11 @@ IN_THE_KEY = {
         "data.flip": "false",
         "data.cutout": "8",
     },
-    ("model=convnet",): {"model.channels": "[16,32,65]", "model.activation": "sign"},
+    ("model=convnet",): {
+        "model.channels": "[16,32,65]",
+        "model.activation": "sign",
+        "model.channels_last": "true",
+    },
     ("model=conv2",): {"model.stages": "[[64,64],[65]]", "model.average": "true"},
     ("model=resnet20",): {
         "model.stem": "imagenet",
@@ -264,8 +268,8 @@ PINNED: dict[tuple[str, ...], str] = {
     ("method.one_shot=true", "method.retrain=finetune", "method.criterion=movement"): "imp-lenet-digits-w1-6b1b339e",
     ("streams={init:3,order:4}", "data.split_seed=1", "trainer.precision=bf16-mixed"): "imp-lenet-digits-w1-07f81520",
     ("method=edge_popup",): "edge_popup-lenet-digits-w1-8265c882",
-    ("model=resnet20",): "imp-resnet20-digits-w1-59a3f918",
-    ("model=conv4", "width=.5"): "imp-conv4-digits-w0.5-f70bc70a",
+    ("model=resnet20",): "imp-resnet20-digits-w1-8c77c2eb",
+    ("model=conv4", "width=.5"): "imp-conv4-digits-w0.5-1dae9425",
     ("method=biprop", "model=convnet"): "biprop-convnet-digits-w1-5c17c596",
     ("method=supermask", "model=mlp"): "supermask-mlp-digits-w1-4d297216",
     ("method=gem_miner",): "gem_miner-lenet-digits-w1-ad9ed3f6",

@@ -48,7 +48,8 @@ def network(
     name: str, shape: tuple[int, ...] = (3, 32, 32), classes: int = 10, width: float = 1.0, **changed: Any
 ) -> nn.Module:
     """Build the network of a yaml on `meta`, or with values where it is narrow."""
-    fields = {key: value for key, value in content("model", name).items() if key not in ("name", "init")} | changed
+    outside = ("name", "init", "channels_last")  # what the run does with a network
+    fields = {key: value for key, value in content("model", name).items() if key not in outside} | changed
     with torch.device("cpu" if width < 0.1 else "meta"):
         return find("model", name)(shape, classes, width, **fields)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -14,6 +15,7 @@ from ltx.config.compose import compose
 from ltx.config.spec import Spec
 from ltx.report.progress import clock
 from ltx.runs.estimate import cost, step_seconds, sweep_plan
+from ltx.runs.memory import needed
 
 Ltx = Callable[..., Result]
 SMALL = ("method.levels=1", "optim.steps=20", "seeds=2")
@@ -94,3 +96,46 @@ def test_a_step_of_a_deep_narrow_network_costs_its_layers() -> None:
 
 def test_the_caption_of_one_seed_says_that_no_interval_is_known(ltx: Ltx) -> None:
     assert "one seed, so that no interval is known" in " ".join(ltx("run", *TINY, "seeds=1").out.split())
+
+
+def memory_of(*words: str) -> float:
+    return needed(Spec.of(compose(list(words), [])))
+
+
+def test_memory_follows_the_data_the_network_and_what_is_evaluated_at_once() -> None:
+    """A chunk of 2048 pictures of canvas through Conv-4's second layer: 64 channels in and 64 out, of 28x28 pixels."""
+    images = 27_780 + 10_000  # all, and those the training loss is measured on
+    small, canvas = memory_of("width=.05"), memory_of("width=.05", "data=canvas")
+    assert canvas - small == pytest.approx(4 * 28 * 28 * images, rel=0.1)
+    conv4 = memory_of("model=conv4", "data=canvas")
+    assert conv4 - canvas == pytest.approx(2048 * 2 * 64 * 28 * 28 * 4, rel=0.4)
+    half = memory_of("model=conv4", "data=canvas", "trainer.precision=bf16-true")
+    assert (half - canvas) / (conv4 - canvas) == pytest.approx(0.5, rel=0.2)
+
+
+def test_a_large_batch_is_what_a_step_keeps_for_backward() -> None:
+    """Of an example of LeNet at width 1 that are the pixels, and the outputs of two ReLUs."""
+    few, many = (memory_of(f"optim.batch={n}", "data=canvas") for n in (10_000, 20_000))
+    assert many - few == pytest.approx(10_000 * 4 * (784 + 300 + 100), rel=0.1)
+
+
+def test_a_dry_run_says_what_a_worker_needs_and_warns_where_the_machine_has_less(ltx: Ltx, monkeypatch: Any) -> None:
+    words = (*SMALL, "width=.05", "workers=2", "--dry-run")
+    said = ltx("run", *words).out
+    assert re.search(r"^memory: about 4\d\d MB a worker$", said, re.MULTILINE) and "may need" not in said
+    assert re.search(r"\d MB of disk, 9\d\d MB of memory$", said, re.MULTILINE)
+    monkeypatch.setattr("ltx.runs.estimate.machine_memory", lambda: 8e8)
+    for more in ((), ("-m", "optim.lr=.1,.2")):
+        found = ltx("run", *more, *words)
+        assert found.code == 0
+        assert "2 workers may need about 9" in found.out and "but this machine has 800 MB" in " ".join(
+            found.out.split()
+        )
+
+
+def test_a_step_in_bfloat16_is_estimated_shorter() -> None:
+    usual, half = (
+        step_seconds(Spec.of(compose(["model=conv4", "data=canvas", f"trainer.precision={p}"], [])))
+        for p in ("32-true", "bf16-mixed")
+    )
+    assert 0.4 < half / usual < 0.7

@@ -152,7 +152,15 @@ def test_an_annotation_that_means_nothing_to_ltx_is_anything_and_the_others_are_
     assert result.code == 0, result.err
     said = compose(list(words[1:]), [])
     held = {name: v for name, v in Spec.of(said).config["model"].items() if name not in PRETRAINED}
-    assert held == {"name": f"{module}:Net", "n": None, "hidden": 8, "_depth": 1, "copy": True, "init": None}
+    assert held == {
+        "name": f"{module}:Net",
+        "n": None,
+        "hidden": 8,
+        "_depth": 1,
+        "copy": True,
+        "init": None,
+        "channels_last": None,
+    }
     assert f"of={only(root).name}" and ltx("show", only(root).name).code == 0
 
 

@@ -28,6 +28,7 @@ from ltx.store.files import header, pack
 from ltx.streams import Streams
 from ltx.tensors import Tensors, buffers, cpu, matrices, under
 from ltx.training.fit import Hooks, Setup, Trained, train
+from ltx.training.form import Form
 from ltx.training.optim import SGD, Adam, AdamW
 from ltx.training.watch import Diverged
 
@@ -82,9 +83,11 @@ class Case:
         network = self.network()
         state = self.state or begin(network)
         hooks = Hooks(self.records.extend, lambda step, loss: None, self.checkpoint, self.every, self.check)
-        options = {"precision": self.precision, "deterministic": True, "chunk": self.chunk}
+        options = {"deterministic": True, "chunk": self.chunk}
         plan = Plan(self.level, 0, self.first, self.last, self.anchor, rate_at=self.rate_at)
-        setup = Setup(network, self.method, state, plan, self.recipe, self.data or blobs(), STREAMS, hooks)
+        setup = Setup(
+            network, self.method, state, plan, self.recipe, self.data or blobs(), STREAMS, hooks, Form(self.precision)
+        )
         return train(setup, "cpu", options, resume)
 
 
@@ -122,7 +125,7 @@ def timeless(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{name: value for name, value in row.items() if name != "seconds"} for row in records]
 
 
-def best_at_3(network: mlp.Model, weights: Tensors, split: Any, task: Any) -> tuple[float, float]:
+def best_at_3(network: mlp.Model, weights: Tensors, split: Any, task: Any, form: Form) -> tuple[float, float]:
     """Stands for `evaluate`: the smallest loss is at step 3."""
     return abs(int(network.norm1.num_batches_tracked) - 3.0), 0.0
 

@@ -95,7 +95,7 @@ class Run:
         Its network and method are those that the run's config names; see `open_run` for code outside ltx. Raises
         BadInput.
         """
-        from ltx.tensors import under
+        from ltx.tensors import all_laid_out, cpu, under
 
         run = RunFolder(self.path)
         if seed is None:
@@ -116,9 +116,9 @@ class Run:
         except Damaged as error:
             raise BadInput(f"{error}; running the same command again computes it anew.") from error
         end, mask, score = under("end", tensors), under("mask", tensors), under("score", tensors)
-        names = [name for name, _ in spec.network(device="meta").named_parameters()]
-        weights = spec.method.effective({name: end[name] for name in names}, score, mask)
-        weights = {name: tensor.detach() for name, tensor in weights.items()}
+        like = dict(spec.network(device="meta").named_parameters())
+        own, scores, gate = (all_laid_out(found, like) for found in ({name: end[name] for name in like}, score, mask))
+        weights = cpu(spec.method.effective(own, scores, gate))  # as they lay in training, which orders a layer's sums
         return Ticket(spec, weights, mask, under("begin", tensors), end, score, meta["row"]["density"])
 
 

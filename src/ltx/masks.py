@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ltx.tensors import Tensors
+from ltx.tensors import Tensors, laid_out
 
 
 class NotANumber(ValueError):
@@ -20,6 +20,7 @@ class NotANumber(ValueError):
 def keep_top(score: Tensor, k: int) -> Tensor:
     """Return the bool mask, shaped as `score`, of exactly the k largest scores; ties go to the lower index.
 
+    The index counts through the shape, whatever the memory layout of `score`, which the mask takes over.
     Selection, not sorting: `kth_largest` on the CPU, torch's kthvalue on a GPU.
     Raises ValueError for k outside 0..n, NotANumber for a score that is none.
     """
@@ -33,15 +34,15 @@ def keep_top(score: Tensor, k: int) -> Tensor:
     ):  # NumPy's isnan is 20 times as fast as torch's
         raise NotANumber("a score is not a number")
     if k in (0, n):
-        return torch.full(score.shape, k > 0, dtype=torch.bool, device=score.device)
+        return torch.full_like(score, k > 0, dtype=torch.bool)
     if values is not None:
         smallest = kth_largest(values, k)
         mask = values > smallest
         mask[np.flatnonzero(values == smallest)[: k - np.count_nonzero(mask)]] = True
-        return torch.from_numpy(mask).reshape(score.shape)
+        return laid_out(torch.from_numpy(mask).reshape(score.shape), score)
     cut = torch.kthvalue(flat, n - k + 1).values
     above, tied = flat > cut, flat == cut
-    return (above | (tied & (tied.cumsum(0) <= k - above.sum()))).reshape(score.shape)
+    return laid_out((above | (tied & (tied.cumsum(0) <= k - above.sum()))).reshape(score.shape), score)
 
 
 def kth_largest(values: np.ndarray, k: int) -> float:
@@ -92,7 +93,10 @@ def top(scores: Mapping[str, Tensor], kept: int | Mapping[str, int]) -> Tensors:
         return {name: _Top.apply(score, kept[name]) for name, score in detached.items()}
     flat = _Top.apply(torch.cat([score.reshape(-1) for score in detached.values()]), kept)
     parts = flat.split([score.numel() for score in detached.values()])
-    return {name: part.reshape(detached[name].shape) for name, part in zip(detached, parts, strict=True)}
+    return {
+        name: laid_out(part.reshape(score.shape), score)
+        for (name, score), part in zip(detached.items(), parts, strict=True)
+    }
 
 
 def straight_through(hard: Tensor, soft: Tensor) -> Tensor:

@@ -17,6 +17,23 @@ def cpu(tensors: Mapping[str, Tensor]) -> Tensors:
     return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
 
 
+def laid_out(tensor: Tensor, like: Tensor) -> Tensor:
+    """Return a tensor in the memory layout of another one of its shape; itself where it lies so already."""
+    if tensor.stride() == like.stride():
+        return tensor
+    return torch.empty_like(like, dtype=tensor.dtype, device=tensor.device).copy_(tensor)
+
+
+def all_laid_out(tensors: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> Tensors:
+    """Return tensors by name in the memory layout of those of the same name."""
+    return {name: laid_out(tensor, like[name]) for name, tensor in tensors.items()}
+
+
+def in_kind(tensors: Mapping[str, Tensor], kind: torch.dtype) -> Tensors:
+    """Return tensors by name with the floating ones as floats of one kind; masks and counts stay."""
+    return {name: tensor.to(kind) if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+
+
 def prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> Tensors:
     """Name every tensor `prefix/name`."""
     return {f"{prefix}/{name}": tensor for name, tensor in tensors.items()}

@@ -13,7 +13,7 @@ from dataclasses import is_dataclass
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le, Len
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model
 
 from ltx.config.names import GROUPS, find, known, offering
 from ltx.config.signatures import FROM_CONTEXT, further, of_choices, pretrained, takes_more
@@ -56,11 +56,27 @@ class WandbConfig(BaseModel):
     artifacts: bool = False
 
 
+def no_float16(value: Any) -> Any:
+    """Raise ValueError for the precisions of float16, with the reason."""
+    if value in ("16-mixed", "16-true", 16, "16"):
+        raise ValueError(
+            "small gradients are zero in float16 unless the loss is scaled, which ltx does not do; bf16-mixed needs no "
+            "scaling"
+        )
+    return value
+
+
 class TrainerConfig(BaseModel):
-    """What reaches Lightning's Trainer, the steps fused into one training_step, seconds between checkpoints."""
+    """What reaches Lightning's Trainer, the steps fused into one training_step, seconds between checkpoints.
+
+    precision: of training, and of everything that is measured of a level, so that its row is about what was trained.
+        32-true: float32. bf16-mixed: matrix products and convolutions in bfloat16 (autocast); weights, scores,
+        statistics and the optimiser's moments stay float32. bf16-true: all of these are bfloat16 too, in the level
+        files as well; what changes a value by less than about 1/256 of it is lost then.
+    """
 
     model_config = STRICT
-    precision: Literal["32-true", "bf16-mixed"]
+    precision: Annotated[Literal["32-true", "bf16-mixed", "bf16-true"], BeforeValidator(no_float16)]
     deterministic: bool
     chunk: Annotated[int, Ge(1)]
     checkpoint_seconds: Annotated[float, Ge(0)]
@@ -215,7 +231,7 @@ def wrong(e: typing.Any) -> str:
     if e["type"] == "too_short":
         least = e["ctx"]["min_length"]
         return f": should have at least {least} value{'s' if least > 1 else ''}."
-    return f": {e['msg'].removeprefix('Input ')}."
+    return f": {e['msg'].removeprefix('Input ').removeprefix('Value error, ')}."
 
 
 def checked(group: str, node: dict[str, Any]) -> tuple[Callable[..., Any], dict[str, Any]]:
@@ -317,6 +333,7 @@ def schema_of(group: str, target: Callable[..., Any]) -> tuple[dict[str, tuple[A
         from ltx.models import Init
 
         schema["init"] = (Init | None, None)
+        schema["channels_last"] = (Literal[True] | None, None)
         schema |= {name: (hint, None) for name, hint in pretrained(target).items()}
     return schema, validator(schema, more=group == "model" and takes_more(target))
 

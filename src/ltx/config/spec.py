@@ -29,6 +29,7 @@ if typing.TYPE_CHECKING:
     from ltx.data import Dataset, Facts
     from ltx.methods import Method, Plan
     from ltx.streams import Streams
+    from ltx.training.form import Form
     from ltx.training.optim import SGD, Adam
 
 NUMERICS = 2  # raise it when the code's results change: old runs then keep their keys, new ones get others
@@ -95,6 +96,7 @@ class Spec:
 
         self.check_width()
         network = self.network(device="meta")
+        self.check_layout(network)
         matrices = matrices_of(network)
         if not matrices:
             raise BadInput(f"{self.on_data} has no weight matrices: there is nothing to prune or to search.")
@@ -124,6 +126,14 @@ class Spec:
                 "change nothing; leave it at width=1, or give the constructor an argument width."
             )
 
+    def check_layout(self, network: nn.Module) -> None:
+        """Raise BadInput where a layout is asked of a network without kernels: the key alone would change."""
+        if self.form.channels_last and not any(parameter.ndim == 4 for parameter in network.parameters()):
+            raise BadInput(
+                f"model={self.config['model']['name']} has no convolutions of images, so that model.channels_last=true "
+                "would change nothing; leave it out."
+            )
+
     @property
     def on_data(self) -> str:
         """Name the model and what it is fed, for messages."""
@@ -146,7 +156,7 @@ class Spec:
 
         users_own = ":" in self.config["model"]["name"]
         target, _ = checked("model", self.config["model"])
-        same = (target, json.dumps([self.config[name] for name in ("model", "data", "width")], sort_keys=True))
+        same = (target, json.dumps([self.config[n] for n in ("model", "data", "width", "trainer")], sort_keys=True))
         if same in _tried:
             return
         with seeded(0):
@@ -170,8 +180,9 @@ class Spec:
         outputs = f"one number for each of the {self.facts.classes} classes"
         module.requires_grad_(True)
         for training in (True,) if x.is_meta else (False, True):  # shapes are the same, and norms slow on meta
-            with of_the_users(f"{self.on_data} fails on a batch"), torch.set_grad_enabled(training):
-                found = module.train(training)(x)
+            failing = of_the_users(f"{self.on_data} fails on a batch")
+            with failing, torch.set_grad_enabled(training), self.form.context("cpu"):
+                found = module.train(training)(self.form.inputs(x))
             if not isinstance(found, torch.Tensor):
                 raise BadInput(
                     f"{self.on_data} returns a {type(found).__name__}; it should return one tensor, {outputs}."
@@ -193,6 +204,13 @@ class Spec:
         if x.device.type != "meta":
             with of_the_users(f"{self.on_data} fails when gradients are computed"):
                 found.sum().backward()
+
+    @property
+    def form(self) -> Form:
+        """The form of the run's tensors: precision and memory layout."""
+        from ltx.training.form import Form
+
+        return Form(self.config["trainer"]["precision"], bool(self.config["model"].get("channels_last")))
 
     @property
     def seeds(self) -> list[int]:
@@ -270,7 +288,7 @@ class Spec:
         return Streams.of(seed, self.config["streams"])
 
     def network(self, device: str = "cpu", streams: Streams | None = None) -> nn.Module:
-        """Build the network; with streams, initialised from them. On `meta` it has shapes and no values.
+        """Build the network in the run's form; with streams, initialised from them. On `meta` it has no values.
 
         It is the network as drawn, before it takes the weights of a file (see `start`).
         """
@@ -280,6 +298,7 @@ class Spec:
 
         target, arguments = checked("model", self.config["model"])
         init = arguments.pop("init")
+        arguments.pop("channels_last")
         context = {"input_shape": self.facts.input_shape, "classes": self.facts.classes, "width": self.config["width"]}
         wanted = inspect.signature(target).parameters
         given = {name: value for name, value in arguments.items() if name not in pretrained(target)}
@@ -291,10 +310,10 @@ class Spec:
                 return a_module(target(**given), self.config["model"]["name"])
 
         if streams is None:
-            return untied(make(), self.config["model"]["name"])
+            return self.form.network(untied(make(), self.config["model"]["name"]))
         network = constructed(make, streams)
         initialise(network, init, streams)
-        return network
+        return self.form.network(network)
 
 
 def guarded(method: str, what: str) -> contextlib.AbstractContextManager[None]:

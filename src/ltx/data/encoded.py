@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ltx.data import decode
 from ltx.data.origin import Images
-from ltx.data.splits import Example, stacked, whole
+from ltx.data.splits import Example, Rngs, at_once, stacked, whole
 from ltx.errors import BadInput
 
 PIECE = 32  # images that a process decodes at once: several share a batch, and few wait in memory
@@ -110,7 +110,7 @@ class Encoded:
         wanted = torch.arange(len(self))[indices.cpu() if isinstance(indices, Tensor) else indices]
         return next(self.ahead([wanted], None if rng is None else [rng]))
 
-    def ahead(self, batches: Iterable[Tensor], rngs: Iterable[np.random.Generator] | None = None) -> Iterator[Example]:
+    def ahead(self, batches: Iterable[Tensor], rngs: Rngs | None = None) -> Iterator[Example]:
         asked = Asked(self.rows, batches, rngs)
         pieces = self.decoded(asked)
         try:
@@ -147,6 +147,7 @@ class Encoded:
         return pixels.to(self.device).float().div_(255).sub_(mean).div_(sd)
 
     def chunks(self, size: int) -> Iterator[Example]:
+        size = at_once(size, (3, self.view.side, self.view.side))
         return self.ahead(torch.arange(len(self)).split(size))
 
     def part(self, indices: Tensor) -> Encoded:
@@ -169,7 +170,7 @@ class Asked:
     given: the batches that it has taken, in order.
     """
 
-    def __init__(self, rows: Tensor, batches: Iterable[Tensor], rngs: Iterable[np.random.Generator] | None):
+    def __init__(self, rows: Tensor, batches: Iterable[Tensor], rngs: Rngs | None):
         self.rows, self.batches, self.rngs = rows, batches, rngs
         self.given: list[Tensor] = []
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ltx.data.splits import Example, Rngs
+from ltx.data.splits import Example, Rngs, at_once
 
 COUNTED = 2048  # images whose pixels are counted at once
 
@@ -47,6 +47,7 @@ class Pixels:
         return map(self.take, batches)
 
     def chunks(self, size: int) -> Iterator[Example]:
+        size = at_once(size, self.pixels.shape[1:])
         return (self.take(slice(start, start + size)) for start in range(0, len(self), size))
 
     def part(self, indices: Tensor) -> Pixels:

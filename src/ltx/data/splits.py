@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -21,6 +22,7 @@ TaskName = Literal["classification", "next_token", "regression"]
 Augment = Callable[[Tensor, np.random.Generator], Tensor]
 Example = tuple[Tensor, Tensor]
 Rngs = Iterable[np.random.Generator]
+LARGEST = 2**23  # numbers that are evaluated at once: more than 2,048 images of 3x32x32, 55 of 3x224x224
 MEASURED = 10_000  # training examples that the training loss of a level is measured on, at most
 
 
@@ -72,7 +74,7 @@ class Split(Protocol):
         """
 
     def chunks(self, size: int) -> Iterator[Example]:
-        """Return all examples in order, `size` at a time."""
+        """Return all examples in order, `size` at a time, or as many as are no more than LARGEST numbers."""
 
     def part(self, indices: Tensor) -> Split:
         """Return the split of some of the examples, in that order."""
@@ -85,6 +87,11 @@ class Split(Protocol):
 
     def digest(self) -> bytes:
         """Return bytes that change where the examples do; of files names, sizes and targets."""
+
+
+def at_once(size: int, shape: Sequence[int]) -> int:
+    """Return how many examples of a shape are given at once where `size` are asked for."""
+    return max(1, min(size, LARGEST // math.prod(shape)))
 
 
 @dataclass(frozen=True)
@@ -104,6 +111,7 @@ class Memory:
         return map(self.take, batches)
 
     def chunks(self, size: int) -> Iterator[Example]:
+        size = at_once(size, self.x.shape[1:])
         return zip(self.x.split(size), self.y.split(size), strict=True)
 
     def part(self, indices: Tensor) -> Memory:

@@ -81,8 +81,9 @@ def measure(spec: Spec, copy: Spec, seed: int, level: int) -> float:
         return run.method.effective(weights, {}, mask)
 
     def error(weights: Tensors) -> float:
-        reestimate(network, weights, subset)
-        return 1 - evaluate(network, weights, data.test, TASKS[data.task])[1]
+        with spec.form.context("cpu"):
+            reestimate(network, weights, subset, spec.form)
+            return 1 - evaluate(network, weights, data.test, TASKS[data.task], spec.form)[1]
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

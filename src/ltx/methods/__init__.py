@@ -167,6 +167,9 @@ class Method(Protocol):
         The ranks are empty where trained weights rank themselves by magnitude.
         """
 
+    def value_bits(self, kept: int, width: int) -> int:
+        """Return the bits it takes to write the kept values of a matrix down; `width` are those of one number."""
+
     def columns(
         self, end: State, streams: Streams, accuracy: Callable[[Tensors], float]
     ) -> Mapping[str, float | int | str | None]:

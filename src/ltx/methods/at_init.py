@@ -65,8 +65,9 @@ class Method(dense.Method):
         return State(weights, context.init.buffers, mask, first)
 
     def rank(self, context: Context, mask: Tensors) -> Tensors:
-        """Return what ranks each weight; higher is kept."""
-        weights = {name: w.clone().requires_grad_(name in mask) for name, w in context.init.weights.items()}
+        """Return what ranks each weight; higher is kept. Gradients of bfloat16 weights are taken in float32."""
+        init = {name: w.float() if w.dtype == torch.bfloat16 else w for name, w in context.init.weights.items()}
+        weights = {name: w.clone().requires_grad_(name in mask) for name, w in init.items()}
         if self.criterion in ("random", "erk"):
             return {
                 name: torch.from_numpy(
@@ -95,7 +96,7 @@ def mean_loss(context: Context, weights: Tensors, batch: int, temperature: float
     """Return the training loss of a batch, statistics of the batch, the outputs divided by the temperature."""
     x, y = context.batch(batch)
     network = context.network.train()
-    buffers = {name: tensor.clone() for name, tensor in context.init.buffers.items()}
+    buffers = {n: b.float() if b.dtype == torch.bfloat16 else b.clone() for n, b in context.init.buffers.items()}
     return context.loss(functional_call(network, (weights, buffers), (x,)) / temperature, y)
 
 

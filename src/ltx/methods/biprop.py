@@ -30,6 +30,10 @@ class Method(Search):
             for name in soft
         }
 
+    def value_bits(self, kept: int, width: int) -> int:
+        """Return one bit, the sign, for each kept value, and 32 for alpha."""
+        return kept + 32
+
 
 def binarised(weight: Tensor, mask: Tensor) -> Tensor:
     """Return sign(w) * alpha * mask: exactly the values -alpha, 0 and alpha; a mask that keeps nothing gives zeros."""

@@ -60,6 +60,9 @@ class Method:
     def ticket(self, scores: Tensors, mask: Tensors) -> tuple[Tensors, Tensors]:
         return mask, scores
 
+    def value_bits(self, kept: int, width: int) -> int:
+        return kept * width
+
     def columns(
         self, end: State, streams: Streams, accuracy: Callable[[Tensors], float]
     ) -> Mapping[str, float | int | str | None]:

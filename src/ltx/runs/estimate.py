@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,14 +13,15 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ltx.config.spec import Spec
 from ltx.report.progress import clock
+from ltx.runs.memory import needed
 from ltx.runs.point import level_steps, missing_levels
 from ltx.runs.sweep import expand, labels, workers
 from ltx.store.folders import RunFolder
 
-# On one core of a 2-core cloud machine: fp32 operations a second, and what each parameter tensor costs a step besides,
-# in layers around it, its gradient and its update. LeNet at width 1 and .25, convnet, Conv-4 and ResNets of 20 and 56
-# layers are within 40 % of it.
-FLOPS, TENSOR = 4e10, 1.35e-4
+# On one core of a 2-core cloud machine: operations a second in float32 and with bfloat16, and what each parameter
+# tensor costs a step besides, in layers around it, its gradient and its update. LeNet, convnet, Conv-2, Conv-4, VGG-11,
+# VGG-16 and ResNets of 18, 20 and 50 layers at the image sizes they are meant for are within 40 % of it.
+FLOPS, BF16_FLOPS, TENSOR = 8e10, 1.45e11, 1e-4
 
 OVERHEAD = 8  # seconds of every command: imports, the data, tables and pictures
 HEADS = ("done", "time", "disk")
@@ -29,20 +31,22 @@ def step_seconds(spec: Spec) -> float:
     """Estimate the seconds of one optimiser step: three forward passes' operations, and the cost of its tensors."""
     network = spec.network(device="meta")
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        network(spec.facts.zeros(spec.optim.batch, "meta"))
-    return TENSOR * len([*network.parameters()]) + 3 * counter.get_total_flops() / FLOPS
+        network(spec.form.inputs(spec.facts.zeros(spec.optim.batch, "meta")))
+    rate = FLOPS if spec.form.precision == "32-true" else BF16_FLOPS
+    return TENSOR * len([*network.parameters()]) + 3 * counter.get_total_flops() / rate
 
 
 def level_bytes(spec: Spec) -> int:
-    """Estimate the size of a level file: begin and end in float32, the mask in bytes."""
-    network = spec.network(device="meta")
-    parameters = {name: p.numel() for name, p in network.named_parameters()}
-    return sum(9 * n for n in parameters.values())
+    """Estimate the size of a level file: begin and end as numbers of the network, the mask in bytes."""
+    return sum((2 * p.element_size() + 1) * p.numel() for p in spec.network(device="meta").parameters())
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What a run would take: levels that are there and in all, optimiser steps, seconds of one worker, bytes."""
+    """What a run would take: levels that are there and in all, optimiser steps, seconds of one worker, bytes of disk.
+
+    memory: bytes of one worker.
+    """
 
     done: int
     levels: int
@@ -50,6 +54,7 @@ class Cost:
     seconds: float
     size: float
     jobs: int
+    memory: float
 
 
 def cost(spec: Spec) -> Cost:
@@ -59,7 +64,8 @@ def cost(spec: Spec) -> Cost:
     count, levels = sum(map(len, missing.values())), (spec.method.last_level + 1) * len(missing)
     steps = sum(level_steps(spec, level)[1] for levels_of in missing.values() for level in levels_of)
     seconds = steps * step_seconds(spec) if count else 0.0
-    return Cost(levels - count, levels, steps, seconds, count * level_bytes(spec), sum(map(bool, missing.values())))
+    jobs, memory = sum(map(bool, missing.values())), needed(spec) if count else 0.0
+    return Cost(levels - count, levels, steps, seconds, count * level_bytes(spec), jobs, memory)
 
 
 def plural(n: int, word: str) -> str:
@@ -67,27 +73,54 @@ def plural(n: int, word: str) -> str:
     return f"{n} {word}" + ("" if n == 1 else "s")
 
 
-def disk(size: float) -> str:
+def size_text(size: float) -> str:
     """Write a number of bytes."""
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
 
 
 def together(costs: Sequence[Cost], spec: Spec) -> str:
-    """Write how long runs take on one pool of workers, and their disk; OVERHEAD for starting and for pictures."""
-    pool = max(1, min(workers(spec), sum(c.jobs for c in costs)))
+    """Write how long runs take on one pool of workers, their disk and memory; OVERHEAD to start and for pictures."""
+    pool = pool_of(costs, spec)
     work = sum(c.seconds for c in costs)
     seconds = work / pool + OVERHEAD if any(c.jobs for c in costs) else 0
-    return f"about {clock(seconds)} with {plural(pool, 'worker')}, {disk(sum(c.size for c in costs))} of disk"
+    written = f"about {clock(seconds)} with {plural(pool, 'worker')}, {size_text(sum(c.size for c in costs))} of disk"
+    largest = max(c.memory for c in costs)
+    return f"{written}, {size_text(pool * largest)} of memory" if largest else written
+
+
+def pool_of(costs: Sequence[Cost], spec: Spec) -> int:
+    """Return how many workers would work at a time."""
+    return max(1, min(workers(spec), sum(c.jobs for c in costs)))
+
+
+def too_large(costs: Sequence[Cost], spec: Spec) -> str:
+    """Say that the workers would need more memory than the machine has, or nothing."""
+    pool, there = pool_of(costs, spec), machine_memory()
+    wanted = pool * max(c.memory for c in costs)
+    if wanted <= there:
+        return ""
+    return (
+        f"memory: {plural(pool, 'worker')} may need about {size_text(wanted)}, but this machine has "
+        f"{size_text(there)}; fewer workers, a smaller width or a smaller batch need less"
+    )
+
+
+def machine_memory() -> float:
+    """Return the bytes of memory that this machine has."""
+    return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
 
 
 def dry_run(spec: Spec) -> str:
-    """Return the resolved config, what is done already, and estimated minutes and disk; nothing is written."""
+    """Return the resolved config, what is done already, and estimated minutes, disk and memory; nothing is written."""
     found = cost(spec)
+    memory = f"memory: about {size_text(found.memory)} a worker\n" if found.memory else ""
+    warning = "".join(f"{line}\n" for line in [too_large([found], spec)] if line)
     return (
         f"{yaml.safe_dump(spec.config, sort_keys=False)}\n"
         f"run: {spec.directory}\n"
         f"done already: {found.done} of {found.levels} levels over {plural(len(spec.seeds), 'seed')}\n"
         f"to train: {found.steps} steps, {together([found], spec)}\n"
+        f"{memory}{warning}"
     )
 
 
@@ -104,7 +137,7 @@ def sweep_plan(specs: Sequence[Spec], overrides: Sequence[Sequence[str]], width:
     trunks = [(f"trunk {key}", costs[key]) for key in costs if key not in asked]
     texts = [" ".join(f"{n}={plain(label[n])}" for n in differing if label.get(n) is not None) for label in named]
     lines = [*trunks, *((text, cost(spec)) for text, spec in zip(texts, specs, strict=True))]
-    cells = [(f"{c.done}/{c.levels}", clock(c.seconds), disk(c.size)) for _, c in lines]
+    cells = [(f"{c.done}/{c.levels}", clock(c.seconds), size_text(c.size)) for _, c in lines]
     sizes = [max(len(head), *(len(row[i]) for row in cells)) for i, head in enumerate(HEADS)]
     longest = max(len(text) for text, _ in lines)
     room = max(20, min(longest, width - sum(sizes) - 2 * len(sizes) - 1))
@@ -117,7 +150,8 @@ def sweep_plan(specs: Sequence[Spec], overrides: Sequence[Sequence[str]], width:
     whole = [*costs.values()]
     missing = sum(c.levels - c.done for c in whole)
     total = f"total: {' and '.join(counts)}, {missing} of {sum(c.levels for c in whole)} levels to train"
-    return [*table, *textwrap.wrap(f"{total}, {together(whole, specs[0])} (time of a line: one worker)", width)]
+    said = textwrap.wrap(f"{total}, {together(whole, specs[0])} (time of a line: one worker)", width)
+    return [*table, *said, *textwrap.wrap(too_large(whole, specs[0]), width)]
 
 
 def plain(value: object) -> str:

@@ -22,13 +22,14 @@ from ltx.launch.signals import interrupted
 from ltx.masks import count
 from ltx.methods import Context, Plan, State, WithoutGradients, layer
 from ltx.runs.checks import pick_device
+from ltx.runs.costs import Costs
 from ltx.store.claims import Claim, Lost
 from ltx.store.files import commit, pack
 from ltx.store.folders import RunFolder
 from ltx.store.rows import Row, Value
 from ltx.store.seeds import FORMAT, RECORD, Records, SeedFolder
 from ltx.streams import Streams
-from ltx.tensors import Tensors, buffers, cpu, matrices, seeded, under
+from ltx.tensors import Tensors, buffers, cpu, in_kind, matrices, seeded, under
 from ltx.training.checkpoint import LAYOUT, joined
 from ltx.training.fit import Hooks, Resume, Setup, Trained, train
 from ltx.training.leaves import trained_beside
@@ -115,7 +116,8 @@ class LevelLoop:
         self.device = pick_device(spec.config["device"])
         self.streams = spec.streams(folder.seed)
         self.network = spec.network(streams=self.streams)
-        self.measure = Measure(self.network, self.method, self.data, self.streams, self.device)
+        self.measure = Measure(self.network, self.method, self.data, self.streams, self.device, spec.form)
+        self.costs = Costs(spec, self.network)
         self.matrices = matrices(self.network)
         self.prunable = self.method.prunable(self.matrices)
         self.total = sum(self.network.get_parameter(name).numel() for name in self.matrices)
@@ -146,7 +148,17 @@ class LevelLoop:
             return None
         run = RunFolder(self.folder.path.parents[1] / below.key)
         loop = LevelLoop(below, run.seed(seed_of(self.spec, self.folder.seed)), lambda kind, value: None, self.check)
-        return Standing(below.method, self.matrices, loop.state)
+        kind = next(self.network.parameters()).dtype
+
+        def state(level: int, part: str) -> State:
+            """Return a state of the trunk; where that was trained in another precision, in this run's."""
+            found = loop.state(level, part)
+            if below.form.reduced == self.spec.form.reduced:
+                return found
+            weights, rest, scores = (in_kind(t, kind) for t in (found.weights, found.buffers, found.scores))
+            return State(weights, rest, found.mask, scores, found.step)
+
+        return Standing(below.method, self.matrices, state)
 
     def tensors(self, level: int) -> Tensors | None:
         """Return a finished level's tensors, or None; level 0 and the last one asked for stay in memory."""
@@ -256,7 +268,7 @@ class LevelLoop:
         if plan.other_order:
             order, augment = streams.other(streams.order), streams.other(streams.augment)
             streams = replace(streams, order=order, augment=augment)
-        setup = Setup(self.network, method, begin, plan, self.spec.optim, self.data, streams, hooks)
+        setup = Setup(self.network, method, begin, plan, self.spec.optim, self.data, streams, hooks, self.spec.form)
         end = train(setup, self.device, self.options, resume)
         state, on = end.state, self.measure.on
         with self.seeded("measure", level):
@@ -328,7 +340,7 @@ class LevelLoop:
             test_accuracy=test_accuracy,
             early_stop_step=trained.best_step if 0 <= trained.best_step < plan.last else None,
             early_stop_test_accuracy=best_accuracy,
-            extra={**self.beside(), **found.columns},
+            extra={**self.costs.columns(mask), **self.beside(), **found.columns},
             layers={layer(name): float(keep.float().mean()) for name, keep in mask.items()},
         )
 

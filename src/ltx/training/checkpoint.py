@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ltx.tensors import Tensors, cpu, prefixed, under
+from ltx.tensors import Tensors, cpu, laid_out, prefixed, under
 
 LAYOUT = 2  # of the tensors' names: a checkpoint of another layout is not continued
 Meta = dict[str, Any]
@@ -30,9 +30,14 @@ def moments(optimiser: torch.optim.Optimizer) -> Tensors:
 
 
 def set_moments(optimiser: torch.optim.Optimizer, found: Tensors) -> None:
-    """Continue an optimiser that was built alike from what `moments` returned."""
+    """Continue an optimiser that was built alike from what `moments` returned.
+
+    A fused optimiser walks through the memory of a parameter and its moments alike, so that they must lie alike.
+    """
+    parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
     slots: dict[int, dict[str, Tensor]] = {}
     for name, tensor in found.items():
         i, _, key = name.partition("/")
-        slots.setdefault(int(i), {})[key] = tensor
+        of = parameters[int(i)]
+        slots.setdefault(int(i), {})[key] = laid_out(tensor, of) if tensor.shape == of.shape else tensor
     optimiser.load_state_dict({"state": slots, "param_groups": optimiser.state_dict()["param_groups"]})

@@ -8,6 +8,7 @@ from torch import nn
 from ltx.data.splits import Dataset, Memory, Split
 from ltx.streams import Streams
 from ltx.tensors import Tensors, call
+from ltx.training.form import USUAL, Form
 from ltx.training.task import Task
 
 CHUNK = 2048  # examples at once
@@ -15,7 +16,7 @@ CALIBRATION = 1024  # examples that BatchNorm statistics are estimated on
 
 
 @torch.no_grad()
-def evaluate(network: nn.Module, weights: Tensors, split: Split, task: Task) -> tuple[float, float]:
+def evaluate(network: nn.Module, weights: Tensors, split: Split, task: Task, form: Form = USUAL) -> tuple[float, float]:
     """Return the mean loss and accuracy of `network` with `weights` in place of its own, eval mode.
 
     Every target counts once, also in a short last chunk. The network's mode is left as it was.
@@ -25,7 +26,7 @@ def evaluate(network: nn.Module, weights: Tensors, split: Split, task: Task) -> 
     loss = torch.zeros((), dtype=torch.float64)
     score, targets = torch.zeros((), dtype=torch.float64), 0
     for x, y in split.chunks(CHUNK):
-        outputs = call(network, weights, x).float()
+        outputs = call(network, weights, form.inputs(x)).float()
         loss += task.loss(outputs, y, reduction="sum").to("cpu")
         score += task.score(outputs, y).to("cpu")
         targets += y.numel()
@@ -41,7 +42,7 @@ def calibration(data: Dataset, streams: Streams) -> Split:
 
 
 @torch.no_grad()
-def reestimate(network: nn.Module, weights: Tensors, split: Split) -> None:
+def reestimate(network: nn.Module, weights: Tensors, split: Split, form: Form = USUAL) -> None:
     """Estimate the BatchNorm statistics of `network` for `weights`, in place: plain averages over the split."""
     norms = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     if not norms:
@@ -52,7 +53,7 @@ def reestimate(network: nn.Module, weights: Tensors, split: Split) -> None:
         norm.momentum = None  # a plain average
     network.train()
     for x, _ in split.chunks(CHUNK):
-        call(network, weights, x)
+        call(network, weights, form.inputs(x))
     network.train(training)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum

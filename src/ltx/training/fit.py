@@ -22,9 +22,10 @@ from ltx.data.splits import Dataset, Example
 from ltx.masks import NotANumber
 from ltx.methods import Method, Plan, State
 from ltx.streams import Streams
-from ltx.tensors import Tensors, buffers, cpu, generators, seeded, set_generators, under
+from ltx.tensors import Tensors, buffers, cpu, generators, laid_out, seeded, set_generators, under
 from ltx.training.checkpoint import joined, moments, part, set_moments
 from ltx.training.evaluate import calibration, grid
+from ltx.training.form import USUAL, Form
 from ltx.training.leaves import Leaves
 from ltx.training.optim import SGD, Adam
 from ltx.training.task import TASKS
@@ -88,6 +89,7 @@ class Setup:
     data: Dataset
     streams: Streams
     hooks: Hooks
+    form: Form = USUAL
 
 
 class Fit(lightning.LightningModule):
@@ -101,7 +103,7 @@ class Fit(lightning.LightningModule):
         self.automatic_optimization = False
         self.plan, self.recipe, self.streams, self.hooks = setup.plan, setup.optim, setup.streams, setup.hooks
         self.task, self.data = TASKS[setup.data.task], setup.data
-        self.leaves = Leaves(setup.network, setup.method, setup.state)
+        self.leaves = Leaves(setup.network, setup.method, setup.state, setup.form)
         subset = calibration(setup.data, setup.streams) if setup.plan.restates else None
         self.watch = Watch(setup.plan, self.task, self.leaves, setup.data.val, subset)
         self.grid = set(grid(setup.plan.first, setup.plan.last))
@@ -186,7 +188,8 @@ class Fit(lightning.LightningModule):
             return None
         rng = self.streams.generator("noise", "step", self.plan.level, step)
         scores = self.leaves.scores
-        return {n: torch.from_numpy(rng.random(tuple(t.shape), "float32")).to(t) for n, t in scores.items()}
+        drawn = {n: torch.from_numpy(rng.random(tuple(t.shape), "float32")) for n, t in scores.items()}
+        return {n: laid_out(t.to(self.device), scores[n]) for n, t in drawn.items()}
 
     def drawn_between(self, name: str) -> np.random.Generator:
         """Return the generator of what the method draws for a parameter after this step."""
@@ -248,7 +251,7 @@ def train(setup: Setup, device: str, options: dict[str, Any], resume: Resume | N
         loader = torch.utils.data.DataLoader(Chunks(fit.step, setup.plan.last, options["chunk"]), batch_size=None)
         try:
             with seeded(0, device):  # so that the caller's random generators are afterwards as they were
-                trainer(device, options).fit(fit, loader)
+                trainer(device, setup.form.precision, options["deterministic"]).fit(fit, loader)
         except SystemExit as stopped:
             if isinstance(stopped.__context__, KeyboardInterrupt):  # Lightning's answer to Ctrl-C
                 raise KeyboardInterrupt from stopped
@@ -270,7 +273,7 @@ def train(setup: Setup, device: str, options: dict[str, Any], resume: Resume | N
     )
 
 
-def trainer(device: str, options: dict[str, Any]) -> lightning.Trainer:
+def trainer(device: str, precision: Any, deterministic: bool) -> lightning.Trainer:
     """Return a quiet Trainer of one device: records, checkpoints and progress are ours."""
     for name in ("utilities.rank_zero", "trainer.connectors.signal_connector"):  # tips, and "Received SIGTERM"
         logging.getLogger(f"lightning.pytorch.{name}").setLevel(logging.ERROR)
@@ -279,8 +282,8 @@ def trainer(device: str, options: dict[str, Any]) -> lightning.Trainer:
     return lightning.Trainer(
         accelerator="gpu" if kind == "cuda" else "cpu",
         devices=[int(number or 0)] if kind == "cuda" else 1,
-        precision=options["precision"],
-        deterministic=options["deterministic"],
+        precision=precision,
+        deterministic=deterministic,
         max_epochs=1,
         logger=False,
         enable_checkpointing=False,

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from ltx.methods import Method, State
-from ltx.tensors import Tensors, call, norms, prefixed, under
+from ltx.tensors import Tensors, call, laid_out, norms, prefixed, under
+from ltx.training.form import Form
 
 
 def trained_beside(network: nn.Module, method: Method) -> list[str]:
@@ -25,14 +26,18 @@ class Leaves(nn.Module):
     thing (kept values alone, several networks stacked) need no more than what stands here.
     """
 
-    def __init__(self, network: nn.Module, method: Method, state: State):
+    def __init__(self, network: nn.Module, method: Method, state: State, form: Form):
         super().__init__()
-        self.network, self.method = network, method
+        self.network, self.method, self.form = form.network(network), method, form
         network.load_state_dict(state.weights | state.buffers, strict=True)
         beside = trained_beside(network, method)
         for name, parameter in network.named_parameters():
             parameter.requires_grad_(method.trains == "weights" or name in beside)
-        self.scores: Tensors = {n: nn.Parameter(t.clone(), method.trains == "scores") for n, t in state.scores.items()}
+        parameters = dict(network.named_parameters())
+        self.scores: Tensors = {
+            name: nn.Parameter(laid_out(score.clone(), parameters[name]), method.trains == "scores")
+            for name, score in state.scores.items()
+        }
         self.held = nn.ParameterList(
             self.scores.values()
         )  # torch moves and lists only parameters that a module holds in this way
@@ -46,9 +51,10 @@ class Leaves(nn.Module):
         self.set_mask({name: mask.to(device) for name, mask in self.mask.items()})
 
     def set_mask(self, mask: Tensors) -> None:
-        """Keep a mask (bool) and its gate, the same as numbers."""
+        """Keep a mask (bool) and its gate, the same as numbers that lie as the weights do."""
         dtype = next(self.network.parameters()).dtype
-        self.mask, self.gate = mask, {name: m.to(dtype) for name, m in mask.items()}
+        self.mask = mask
+        self.gate = {name: laid_out(m.to(dtype), self.weights[name]) for name, m in mask.items()}
 
     def effective(self, done: float = 1.0, noise: Tensors | None = None) -> Tensors:
         """Return the weights the network sees in place of its own, with the graph to what is trained."""
@@ -56,7 +62,7 @@ class Leaves(nn.Module):
         return {name: tensor for name, tensor in seen.items() if tensor is not self.weights[name]}
 
     def forward(self, x: Tensor, done: float, noise: Tensors | None) -> Tensor:
-        return call(self.network, self.effective(done, noise), x)
+        return self.form.outputs(call(self.network, self.effective(done, noise), self.form.inputs(x)))
 
     def clamp(self, low: float, high: float) -> None:
         """Hold the scores in a range."""

@@ -71,7 +71,9 @@ class Watch:
         self.flush(step)
         before = self.restate()
         with torch.no_grad():
-            loss, accuracy = evaluate(self.leaves.network, self.leaves.effective(), self.val, self.task)
+            loss, accuracy = evaluate(
+                self.leaves.network, self.leaves.effective(), self.val, self.task, self.leaves.form
+            )
         if not math.isfinite(loss):
             raise Diverged(self.plan.level, step)
         train_loss, score, n = self.sums.tolist()
@@ -89,7 +91,7 @@ class Watch:
             return {}
         before = {name: tensor.clone() for name, tensor in buffers(self.leaves.network).items()}
         with torch.no_grad():
-            reestimate(self.leaves.network, self.leaves.effective(), self.calibration)
+            reestimate(self.leaves.network, self.leaves.effective(), self.calibration, self.leaves.form)
         return before
 
     def tensors(self) -> Tensors:
