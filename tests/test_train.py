@@ -235,9 +235,9 @@ def test_a_level_that_ends_or_stops_lets_go_of_its_batches_at_once(monkeypatch: 
     closed: list[bool] = []
     ahead = Memory.ahead
 
-    def held(split: Memory, batches: Any) -> Any:
+    def held(split: Memory, batches: Any, rngs: Any) -> Any:
         try:
-            yield from ahead(split, batches)
+            yield from ahead(split, batches, rngs)
         finally:
             closed.append(True)
 

@@ -82,10 +82,10 @@ class Data:
         shape = (3, self.side, self.side)
         if self.path is None and self.classes and self.train and self.test:
             val = held_out("val", self.val, self.train)
-            return Facts(shape, self.classes, self.train - val, val, self.test)
+            return Facts(shape, self.classes, self.train - val, val, self.test, bytes=0)
         found = opened(self.source)
         train, val, test = (len(rows) for _, rows in self.parts(found).values())
-        return Facts(shape, self.classes or len(found.names), train, val, test)
+        return Facts(shape, self.classes or len(found.names), train, val, test, bytes=0)
 
     def parts(self, found: Opened) -> dict[str, tuple[str, torch.Tensor]]:
         """Return for train, val and test which part of the source has it, and its rows there."""

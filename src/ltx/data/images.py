@@ -109,10 +109,10 @@ class Data:
         if self.path is None and None not in (self.shape, self.classes, self.train, self.test):
             assert self.shape and self.classes and self.train and self.test
             val = held_out("val", self.val, self.train)
-            return Facts(tuple(self.shape), self.classes, self.train - val, val, self.test)
+            return Facts(tuple(self.shape), self.classes, self.train - val, val, self.test, bytes=1)
         found = self.prepared
         train, val, test = (len(rows) for _, rows in self.parts().values())
-        return Facts(found.shape, self.classes or len(found.names), train, val, test)
+        return Facts(found.shape, self.classes or len(found.names), train, val, test, bytes=1)
 
     def parts(self) -> dict[str, Part]:
         """Return for train, val and test which part of the source has it, and its rows there."""

@@ -6,7 +6,7 @@ import hashlib
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -32,6 +32,7 @@ class Facts:
 
     input_shape: of one example. classes: how many outputs a network has: classes, tokens of a vocabulary, or numbers.
     train, val, test: examples in each part.
+    bytes: that each number of an example takes in memory: 4, 1 where images stay bytes, 0 where they stay encoded.
     """
 
     input_shape: tuple[int, ...]
@@ -40,6 +41,7 @@ class Facts:
     val: int
     test: int
     task: TaskName = "classification"
+    bytes: int = field(default=4, compare=False)
 
     def zeros(self, examples: int, device: str = "cpu") -> Tensor:
         """Return a batch of the right shape and type, to try a network on."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ltx.config.spec import Spec
-from ltx.data.splits import MEASURED
+from ltx.data.splits import MEASURED, at_once
 from ltx.tensors import matrices
 from ltx.training.evaluate import CHUNK
 
@@ -39,7 +39,9 @@ def needed(spec: Spec) -> float:
     # what is trained, its gradients and moments; the scores, the gate, the effective weights and their gradients
     step = weights + trained * (1 + moments(spec)) + gate * (3 + searched)
     states = (STATES + 2 * FILES) * weights
-    largest = max(spec.optim.batch * saved(spec, network), CHUNK * passing(spec, network))
+    largest = max(
+        spec.optim.batch * saved(spec, network), at_once(CHUNK, spec.facts.input_shape) * passing(spec, network)
+    )
     return INTERPRETER + held(spec) + step + states + largest
 
 
@@ -50,10 +52,12 @@ def moments(spec: Spec) -> int:
 
 
 def held(spec: Spec) -> float:
-    """Return the bytes of a data set in memory, float32, and of the part that training loss is measured on."""
+    """Return the bytes of a data set in memory, and of the part that training loss is measured on."""
     facts = spec.facts
     part = facts.train if facts.train > MEASURED else 0
-    return (facts.train + facts.val + facts.test + min(part, MEASURED)) * math.prod(facts.input_shape) * 4.0
+    return (facts.train + facts.val + facts.test + min(part, MEASURED)) * float(
+        math.prod(facts.input_shape) * facts.bytes
+    )
 
 
 def saved(spec: Spec, network: nn.Module) -> float:
