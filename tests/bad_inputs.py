@@ -262,7 +262,10 @@ TYPED: list[tuple[str, str]] = [
     ("run model=MLP", "did you mean 'mlp'?"),
     ("run model=lenet5", "did you mean 'lenet'?"),
     ("run optim=rmsprop", "Known: adam, adamw, sgd"),
-    ("run data=minst", "did you mean 'mnist'? Known: canvas, cifar10, cifar100, digits, fashion_mnist, images, mnist"),
+    (
+        "run data=minst",
+        "did you mean 'mnist'? Known: canvas, cifar10, cifar100, digits, fashion_mnist, imagenet, images, mnist",
+    ),
     ("run method=", "method= is unknown"),
     ("run method=null", "method= is unknown"),
     ("run method=imp,dense", "-m runs a point for each"),

@@ -31,7 +31,7 @@ def list_names(arguments: list[str]) -> int:
         raise BadInput(f"width={width}: should be a number above 0.")
     sized = "models" in words or {"width", "data"} & {*found}
     sizes = {"width": width, "data": found.get("data", "digits")} if sized else None
-    lists = [line for word in words or LISTED for line in listing(word, sizes, folders)]
+    lists = [line for word in words or LISTED for line in listing(word, sizes, folders, examples=word in words)]
     print("\n".join(lists))
     return 0
 

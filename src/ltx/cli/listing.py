@@ -28,13 +28,15 @@ LISTED = {
     "experiments": ("experiment", "experiment=NAME"),
     "figures": ("figure", "ltx figure NAME"),
 }  # what is listed, by its word: the folder of its yamls, and how a command names one
+WITHOUT_SIZES = ("images", "table")  # data sets that are what a path of the user's holds
 MANY = 12  # layers whose units are not listed one by one
 
 
-def listing(word: str, sizes: dict[str, str] | None, folders: Sequence[str]) -> list[str]:
+def listing(word: str, sizes: dict[str, str] | None, folders: Sequence[str], examples: bool = False) -> list[str]:
     """Return the lines of one kind of names, models with their layer sizes where `sizes` names a width and data.
 
-    `folders` are those of --config-dir. Lines fit the terminal.
+    With `examples` data sets come with their sizes. Both take a second, for torch is imported. `folders` are those of
+    --config-dir. Lines fit the terminal.
     """
     group, command = LISTED[word]
     width = shutil.get_terminal_size().columns
@@ -53,9 +55,8 @@ def listing(word: str, sizes: dict[str, str] | None, folders: Sequence[str]) -> 
         lines += beside(f"  {called}", said, column, width)
         if group == "model" and sizes is not None and "defaults" not in content and target in known("model"):
             lines += beside("", sizes_of({"init": None} | content, **sizes), column, width)
-        if group == "data" and "defaults" not in content and target in known("data") and target != "images":
-            examples = examples_of(content)
-            lines += beside("", examples, column, width) if examples else []
+        if group == "data" and examples and "defaults" not in content and target in known("data"):
+            lines += beside("", found, column, width) if (found := examples_of(content)) else []
     return lines
 
 
@@ -121,9 +122,9 @@ def examples_of(data: dict[str, Any]) -> str:
     from ltx.config.loading import made
     from ltx.data import cache
 
-    found, _ = made(json.dumps(data))
-    if not hasattr(found, "facts"):
+    if data["name"] in WITHOUT_SIZES:
         return ""
+    found, _ = made(json.dumps(data))
     facts = found.facts()
     shape = "x".join(map(str, facts.input_shape))
     sizes = f"{facts.train:,} to train, {facts.val:,} to validate, {facts.test:,} to test"
