@@ -151,7 +151,15 @@ def test_an_annotation_that_means_nothing_to_ltx_is_anything_and_the_others_are_
     assert result.code == 0, result.err
     said = compose(list(words[1:]), [])
     held = Spec.of(said).config["model"]
-    assert held == {"name": f"{module}:Net", "n": None, "hidden": 8, "_depth": 1, "copy": True, "init": None, "channels_last": None}
+    assert held == {
+        "name": f"{module}:Net",
+        "n": None,
+        "hidden": 8,
+        "_depth": 1,
+        "copy": True,
+        "init": None,
+        "channels_last": None,
+    }
     assert f"of={only(root).name}" and ltx("show", only(root).name).code == 0
 
 
