@@ -318,6 +318,8 @@ TYPED: list[tuple[str, str]] = [
     ("run trainer.precision=8", "Known: 32-true, bf16-mixed, bf16-true"),
     ("run trainer.precision=bf16-ture", "did you mean 'bf16-true'?"),
     ("run trainer.precision=16-mixed", "small gradients are zero in float16 unless the loss is scaled"),
+    ("run method=edge_popup model.bias=false trainer.precision=bf16-true", "scores stay where they were drawn"),
+    ("run method=supermask model.bias=false trainer.precision=bf16-true", "bf16-mixed keeps them in float32"),
     ("run model.channels_last=true", "model=lenet has no convolutions of images"),
     ("run model=resnet20 model.channels_last=false", "model.channels_last=false is unknown"),
     ("run device=cuda", "use device=auto or cpu"),

@@ -72,7 +72,7 @@ class TrainerConfig(BaseModel):
     precision: of training, and of everything that is measured of a level, so that its row is about what was trained.
         32-true: float32. bf16-mixed: matrix products and convolutions in bfloat16 (autocast); weights, scores,
         statistics and the optimiser's moments stay float32. bf16-true: all of these are bfloat16 too, in the level
-        files as well; what changes a value by less than about 1/256 of it is lost then.
+        files as well; what changes a value by less than about 1/256 of it is lost then, so that no scores are searched.
     """
 
     model_config = STRICT

@@ -100,6 +100,7 @@ class Spec:
         matrices = matrices_of(network)
         if not matrices:
             raise BadInput(f"{self.on_data} has no weight matrices: there is nothing to prune or to search.")
+        self.check_precision()
         self.try_out(network)
         check_trunk(self, network)
         with guarded(self.config["method"]["name"], "cannot be used"):
@@ -124,6 +125,15 @@ class Spec:
             raise BadInput(
                 f"model={self.config['model']['name']} takes no width, so that width={self.config['width']:g} would "
                 "change nothing; leave it at width=1, or give the constructor an argument width."
+            )
+
+    def check_precision(self) -> None:
+        """Raise BadInput where scores would be searched in bfloat16: edge-popup on digits stays at chance so."""
+        if self.form.reduced and self.method.trains == "scores":
+            raise BadInput(
+                f"method={self.config['method']['name']} cannot search with trainer.precision=bf16-true: what changes "
+                "a score by less than about 1/256 of it is lost, so that scores stay where they were drawn; "
+                "trainer.precision=bf16-mixed keeps them in float32 and is as fast."
             )
 
     def check_layout(self, network: nn.Module) -> None:
