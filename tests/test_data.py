@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from helpers import spec
+from helpers import SMALL, spec, trained
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -12,10 +12,11 @@ from ltx.data.arrays import assemble
 from ltx.data.augment import shift
 from ltx.data.batches import SPAN, Batches
 from ltx.data.digits import MEAN, SD
-from ltx.data.splits import Dataset, Memory
+from ltx.data.splits import Dataset, Memory, grid_size
 from ltx.errors import BadInput
 from ltx.models import mlp
-from ltx.streams import Streams
+from ltx.streams import Streams, generator
+from ltx.tensors import under
 from ltx.training.evaluate import evaluate, grid
 from ltx.training.task import TASKS
 
@@ -230,3 +231,26 @@ def test_the_validation_grid_is_at_most_two_percent_of_the_run_and_holds_the_las
             gaps = [after - before for before, after in zip([first, *steps], steps, strict=False)]
             assert max(gaps) <= max(1, 0.02 * last)
             assert set(steps[:-1]) <= set(grid(0, last))  # a rewound level is read at the same steps
+
+
+def test_while_a_level_trains_few_validation_examples_are_looked_at_and_all_of_them_at_its_end(tmp_path):
+    sizes = ((25_200, 180), (256_000, 5_000), (600_000, 5_000), (10**7, 5_000))
+    assert [grid_size(*of) for of in sizes] == [180, 256, 600, 5_000]
+    found = spec("data=canvas", "data.examples=200", "method=dense", *SMALL)
+    ((tensors, meta),) = trained(found, tmp_path)
+    val, network = found.data.val, found.network()
+    network.load_state_dict(under("end", tensors))
+    last = [row["loss"] for row in meta["records"] if row["split"] == "val"][-1]
+    losses = F.cross_entropy(network(val.x), val.y, reduction="none")
+    chosen = generator("split", 0, "validated").permutation(len(val))[:256]
+    assert last == pytest.approx(float(losses[chosen].mean()), rel=1e-5)
+    assert meta["row"]["val_loss"] == pytest.approx(float(losses.mean()), rel=1e-5)
+    assert last != pytest.approx(meta["row"]["val_loss"], rel=1e-4)
+
+
+def test_how_many_validation_examples_are_looked_at_is_in_the_key_where_they_are_not_all(monkeypatch):
+    words = ("data=canvas", "method=dense")
+    assert spec(*words).validated == 256 < spec(*words).facts.val and spec().validated == spec().facts.val
+    keys = [spec(*words).key, spec().key]
+    monkeypatch.setattr("ltx.data.splits.VALIDATED", 257)
+    assert spec(*words).key != keys[0] and spec().key == keys[1]

@@ -236,6 +236,8 @@ class Spec:
         identity |= self.data_identity()
         identity["trainer"] = {"precision": self.config["trainer"]["precision"]}
         identity["numerics"] = NUMERICS
+        if self.validated < self.facts.val:
+            identity["validated"] = self.validated
         if self.start is not None:
             identity["weights"] = self.start.digest
             identity["model"] = {k: v for k, v in identity["model"].items() if k not in ("weights", "weights_digest")}
@@ -273,6 +275,13 @@ class Spec:
     def facts(self) -> Facts:
         """What the data set is. One of the user's own that does not say so is loaded to see."""
         return facts(json.dumps(self.config["data"], sort_keys=True))
+
+    @property
+    def validated(self) -> int:
+        """How many validation examples are looked at while a level trains."""
+        from ltx.data.splits import grid_size
+
+        return grid_size(self.optim.steps * self.optim.batch, self.facts.val)
 
     @property
     def start(self) -> Start | None:

@@ -147,7 +147,7 @@ class Encoded:
         return pixels.to(self.device).float().div_(255).sub_(mean).div_(sd)
 
     def chunks(self, size: int) -> Iterator[Example]:
-        size = at_once(size, (3, self.view.side, self.view.side))
+        size = at_once(size, (3, self.view.side, self.view.side), self.device)
         return self.ahead(torch.arange(len(self)).split(size))
 
     def part(self, indices: Tensor) -> Encoded:

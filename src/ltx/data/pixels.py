@@ -47,7 +47,7 @@ class Pixels:
         return map(self.take, batches)
 
     def chunks(self, size: int) -> Iterator[Example]:
-        size = at_once(size, self.pixels.shape[1:])
+        size = at_once(size, self.pixels.shape[1:], self.pixels.device)
         return (self.take(slice(start, start + size)) for start in range(0, len(self), size))
 
     def part(self, indices: Tensor) -> Pixels:

@@ -22,8 +22,10 @@ TaskName = Literal["classification", "next_token", "regression"]
 Augment = Callable[[Tensor, np.random.Generator], Tensor]
 Example = tuple[Tensor, Tensor]
 Rngs = Iterable[np.random.Generator]
-LARGEST = 2**23  # numbers that are evaluated at once: more than 2,048 images of 3x32x32, 55 of 3x224x224
-MEASURED = 10_000  # training examples that the training loss of a level is measured on, at most
+# Numbers that are evaluated at once: on a CPU those whose layers its caches hold.
+ON_CPU, ELSEWHERE = 400_000, 2**23
+MEASURED = 2_000  # training examples that the training loss of a level is measured on, at most
+VALIDATED, SEEN = 256, 1000  # see `grid_size`
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ class Split(Protocol):
         """
 
     def chunks(self, size: int) -> Iterator[Example]:
-        """Return all examples in order, `size` at a time, or as many as are no more than LARGEST numbers."""
+        """Return all examples in order, `size` at a time, large ones fewer (see `at_once`)."""
 
     def part(self, indices: Tensor) -> Split:
         """Return the split of some of the examples, in that order."""
@@ -91,9 +93,19 @@ class Split(Protocol):
         """Return bytes that change where the examples do; of files names, sizes and targets."""
 
 
-def at_once(size: int, shape: Sequence[int]) -> int:
-    """Return how many examples of a shape are given at once where `size` are asked for."""
-    return max(1, min(size, LARGEST // math.prod(shape)))
+def at_once(size: int, shape: Sequence[int], device: torch.device | str) -> int:
+    """Return how many examples of a shape are given at once on a device where `size` are asked for: 32 at least."""
+    most = ON_CPU if torch.device(device).type == "cpu" else ELSEWHERE
+    return min(size, max(32, most // math.prod(shape)))
+
+
+def grid_size(seen: int, val: int) -> int:
+    """Return how many of `val` validation examples are looked at while a level trains on `seen` examples.
+
+    All are at the end of the level. The fifty times before then see no more than one example for every twenty that
+    are trained on, but 256 each: a forward pass is a third of a step, so that they cost 2 % of the level.
+    """
+    return min(val, max(VALIDATED, seen // SEEN))
 
 
 @dataclass(frozen=True)
@@ -113,7 +125,7 @@ class Memory:
         return map(self.take, batches)
 
     def chunks(self, size: int) -> Iterator[Example]:
-        size = at_once(size, self.x.shape[1:])
+        size = at_once(size, self.x.shape[1:], self.x.device)
         return zip(self.x.split(size), self.y.split(size), strict=True)
 
     def part(self, indices: Tensor) -> Memory:
@@ -260,10 +272,11 @@ class Dataset:
     @cached_property
     def measured(self) -> Split:
         """The training examples that a level's training loss is measured on: all, or a fixed random subset."""
-        n = len(self.train)
-        if n <= MEASURED:
-            return self.train
-        return self.train.part(torch.from_numpy(generator("split", 0, "measured").permutation(n)[:MEASURED]))
+        return some(self.train, MEASURED, "measured")
+
+    def validated(self, seen: int) -> Split:
+        """Return the validation examples that are looked at while a level trains: all, or a fixed random subset."""
+        return some(self.val, grid_size(seen, len(self.val)), "validated")
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of every part, the first 16 digits."""
@@ -271,6 +284,12 @@ class Dataset:
         for split in (self.train, self.val, self.test):
             digest.update(split.digest())
         return digest.hexdigest()[:16]
+
+
+def some(split: Split, most: int, purpose: str) -> Split:
+    """Return a split, or a subset of it that is the same for all seeds, of `most` examples."""
+    n = len(split)
+    return split if n <= most else split.part(torch.from_numpy(generator("split", 0, purpose).permutation(n)[:most]))
 
 
 def with_random_labels(data: Dataset, seed: int) -> Dataset:

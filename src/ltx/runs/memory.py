@@ -39,9 +39,8 @@ def needed(spec: Spec) -> float:
     # what is trained, its gradients and moments; the scores, the gate, the effective weights and their gradients
     step = weights + trained * (1 + moments(spec)) + gate * (3 + searched)
     states = (STATES + 2 * FILES) * weights
-    largest = max(
-        spec.optim.batch * saved(spec, network), at_once(CHUNK, spec.facts.input_shape) * passing(spec, network)
-    )
+    evaluated = at_once(CHUNK, spec.facts.input_shape, "cpu")
+    largest = max(spec.optim.batch * saved(spec, network), evaluated * passing(spec, network))
     return INTERPRETER + held(spec) + step + states + largest
 
 

@@ -105,7 +105,8 @@ class Fit(lightning.LightningModule):
         self.task, self.data = TASKS[setup.data.task], setup.data
         self.leaves = Leaves(setup.network, setup.method, setup.state, setup.form)
         subset = calibration(setup.data, setup.streams) if setup.plan.restates else None
-        self.watch = Watch(setup.plan, self.task, self.leaves, setup.data.val, subset)
+        val = setup.data.validated(setup.optim.steps * setup.optim.batch)
+        self.watch = Watch(setup.plan, self.task, self.leaves, val, subset)
         self.grid = set(grid(setup.plan.first, setup.plan.last))
         self.step, self.seconds = setup.plan.first, 0.0
         self.began = self.checkpointed = time.monotonic()
