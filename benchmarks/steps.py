@@ -153,8 +153,8 @@ def resnet() -> Iterator[Line]:
 def level() -> Iterator[Line]:
     """Share of a ResNet-20 level's time that is steps, put together from one step, one evaluation and one short run.
 
-    2,000 steps; 50 validations on the grid; training, validation and twice test pictures of CIFAR-10 at the end, as many
-    as a level is measured on; all else is what `ltx run` takes for a level of one step of a small network.
+    2,000 steps; 50 validations on the grid; at the end as many of CIFAR-10's training, validation and (twice) test
+    pictures as a level is measured on; all else is what `ltx run` takes for a level of one step of a small network.
     """
     torch.set_num_threads(1)
     data = images()

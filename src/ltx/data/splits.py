@@ -22,8 +22,8 @@ TaskName = Literal["classification", "next_token", "regression"]
 Augment = Callable[[Tensor, np.random.Generator], Tensor]
 Example = tuple[Tensor, Tensor]
 Rngs = Iterable[np.random.Generator]
-# Numbers that are evaluated at once: on a CPU those whose layers its caches hold.
-ON_CPU, ELSEWHERE = 400_000, 2**23
+# Numbers that are evaluated at once: on a CPU 128 images of 3x32x32, whose layers its caches hold.
+ON_CPU, ELSEWHERE = 3 * 2**17, 2**23
 MEASURED = 2_000  # training examples that the training loss of a level is measured on, at most
 VALIDATED, SEEN = 256, 1000  # see `grid_size`
 
