@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pandas as pd
@@ -18,7 +19,7 @@ from ltx.report.style import density_axis, number_axis, page, within
 
 def arms(fixed: dict[str, Any]) -> list[Arm]:
     """Return the arms: tickets over density, searches at a fixed kept count over width, and binary ones over width."""
-    found = [Arm("ticket", fixed["ticket"], {"panel": "ticket", "line": "ticket"})]
+    found = [Arm("ticket", fixed["ticket"], {"panel": "ticket", "line": "ticket", "width": math.nan})]
 
     def add(panel: str, line: str, width: float, words: list[str]) -> None:
         name = f"{panel} {line} {width}"
@@ -88,17 +89,17 @@ def claims(table: pd.DataFrame, fixed: dict[str, Any]) -> dict[str, Claim]:
     over_width = table.dropna(subset="width").pivot(
         index="seed", columns=["panel", "line", "width"], values="test_accuracy"
     )
-    annealed, plain = over_width["kept", "annealed"], over_width["kept", "plain"]
-    behind = over_width["binary", "edge-popup"] - over_width["binary", "MPT-1/1"]
-    narrow, wide = behind.columns.min(), behind.columns.max()
+    binary = over_width["binary"]
+    close, gap = binary["MPT-1/1"] - binary["edge-popup"], binary["dense"] - binary["MPT-1/1"]
+    narrow, wide = gap.columns.min(), gap.columns.max()
     return {
         "better": decide(said["better"], (accuracy[best] - accuracy[0]).tolist()),
         # The claim is of both ends, so the end that speaks more against it decides.
         "early stop": min(earlier, key=lambda claim: (claim.verdict != "failed", claim.interval[0])),
-        "annealed": decide(said["annealed"], risen(annealed)),
-        "plain": decide(said["plain"], risen(plain)),
-        "close": decide(said["close"], (-behind[wide]).tolist()),
-        "closer": decide(said["closer"], (behind[narrow] - behind[wide]).tolist()),
+        "annealed": decide(said["annealed"], risen(over_width["kept", "annealed"])),
+        "plain": decide(said["plain"], risen(over_width["kept", "plain"])),
+        "close": decide(said["close"], close[wide].dropna().tolist()),
+        "gap": decide(said["gap"], (gap[narrow] - gap[wide]).dropna().tolist()),
     }
 
 
