@@ -14,6 +14,7 @@ import pytest
 from conftest import LONG, TINY, call, levels, only, results, soon, under_way
 
 import ltx.runs.levels as ltx_levels
+import ltx.store.seeds as ltx_seeds
 from ltx.training.fit import Diverged
 
 
@@ -118,7 +119,7 @@ def test_an_interrupted_run_stops_its_workers_and_exits_130_and_continues(how, l
 
 
 def test_an_interrupt_of_training_in_this_process_exits_130_too(ltx, root, tiny, monkeypatch):
-    original = ltx_levels.Records.add
+    original = ltx_seeds.Records.add
 
     def add(self, rows):
         rows = list(rows)
@@ -127,7 +128,7 @@ def test_an_interrupt_of_training_in_this_process_exits_130_too(ltx, root, tiny,
         original(self, rows)
 
     with monkeypatch.context() as patch:
-        patch.setattr(ltx_levels.Records, "add", add)
+        patch.setattr(ltx_seeds.Records, "add", add)
         result = ltx("run", *TINY)
     assert result.code == 130 and "the same command continues" in result.err
     assert list(levels(only(root))) == ["seed_000/level_00.safetensors"] and not list(only(root).rglob("claim"))

@@ -33,16 +33,21 @@ SMALL = {
     "edge-popup": ("optim.steps=4", "seeds=1"),
     "multi-prize": ("optim.steps=4", "seeds=1"),
     "sanity": ("optim.steps=42", "seeds=1"),
+    "canvas": ("optim.steps=4", "seeds=1", "data.examples=200"),
     "rewinding": ("method.levels=1", "optim.steps=210", "seeds=1", "width=.05", "optim.batch=2"),
 }
 
 
 SANITY = {"imp": "method:imp,method.levels:18", "edge-popup": "method:edge_popup,method.anneal:true"}
 SANITY |= {name: f"method:at_init,method.criterion:{name}" for name in ("snip", "synflow")}
-FEWER = {  # arms of the grids, those among them that the claims are about
+FEWER: dict[str, dict[str, Any]] = {  # arms of the grids, those among them that the claims are about
     "sanity": {"trunks": SANITY, "kinds": ["ticket", "shuffle"]},
     "rewinding": {"rewind": {"unstable": [0, 100], "stable": [0]}},
     "multi-prize": {"densities": [0.1, 0.5], "widths": [0.1, 0.25]},
+    "canvas": {
+        "ticket": ["method=imp", "method.levels=8", "width=0.5"],
+        "kept": {"count": 30463, "of": {0.25: 60925, 1: 266200}, "words": ["method=edge_popup"]},
+    },
     "edge-popup": {"densities": [0.02, 0.2, 0.5, 0.98], "widths": [0.05, 0.25, 2], "kept_widths": [0.25, 1]},
 }
 

@@ -14,6 +14,7 @@ from helpers import spec
 from ltx.api import load_data
 from ltx.config.compose import compose
 from ltx.config.loading import content, facts, load
+from ltx.runs.levels import run_seed
 
 WORDS = ("run", "method=dense", "data=own", "optim.steps=3", "optim.batch=10", "seeds=1", "model.hidden=[4]")
 
@@ -143,3 +144,17 @@ def test_what_is_wrong_with_a_table_is_said(
     assert found.code == 2
     assert said in " ".join(found.err.split())
     assert not (root / "runs").exists()
+
+
+def test_a_file_that_was_changed_since_a_run_was_begun_is_not_trained_under_its_key(
+    files: dict, tmp_path: Path
+) -> None:
+    words = ("method=dense", "data=table", f"data.path={files['csv']}", "data.label=kind", "optim.steps=2", "seeds=1")
+    found = spec(*words, "model.hidden=[4]", f"root={tmp_path / 'root'}")
+    directory = found.directory
+    files["csv"].write_text(files["csv"].read_text().replace("large", "huge"))
+    for cached in (facts, load, content):  # as a worker would, a process of its own
+        cached.cache_clear()
+    with pytest.raises(OSError, match="has changed since"):
+        run_seed(found.config, str(directory), 0, lambda kind, value: None)
+    assert not list(tmp_path.glob("root/**/*.safetensors"))

@@ -100,7 +100,8 @@ def read() -> Defaults:
 
     The environment's LTX_OUTPUT wins over a root in the file.
     """
-    from ltx.config.schema import RunConfig, check_value, is_plain
+    from ltx.config.schema import RunConfig, check_value
+    from ltx.config.signatures import is_plain
 
     file = place()
     if file is None:

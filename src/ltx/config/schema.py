@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import functools
-import inspect
 import re
-import sys
-import types
 import typing
 from collections.abc import Callable
-from dataclasses import is_dataclass
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le, Len
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model
 
 from ltx.config.names import GROUPS, find, known, offering
-from ltx.config.signatures import FROM_CONTEXT, further, of_choices, pretrained, takes_more
+from ltx.config.signatures import fields, further, is_plain, pretrained, takes_more
 from ltx.config.words import text
 from ltx.errors import BadInput, closest, nearest, of_the_users
 
@@ -115,38 +111,6 @@ TYPE_WORDS = (
 )  # pydantic puts these names of types into the path of an error; they are no keys
 
 
-def fields(target: Callable[..., Any]) -> dict[str, tuple[Any, Any]]:
-    """Return the {name: (type, default)} that a config may set: a class's signature is its schema."""
-    call = target.__init__ if inspect.isclass(target) else target
-    typed = hints(target if is_dataclass(target) else call)
-    # What a model gets from the run, and not from its group of the config; ltx's own data sets have fields so called.
-    given = ("self",) if getattr(target, "__module__", "").startswith("ltx.data.") else FROM_CONTEXT
-    return {
-        name: (Any if of_choices(typed.get(name)) else typed.get(name, Any), ... if p.default is p.empty else p.default)
-        for name, p in inspect.signature(call).parameters.items()
-        if name not in given and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
-    }
-
-
-def hints(target: Any) -> dict[str, Any]:
-    """Return the type of every argument that names one, each read by itself.
-
-    A name that cannot be looked up, as one that is imported only under TYPE_CHECKING, is Any.
-    """
-    function = inspect.unwrap(target.func if isinstance(target, functools.partial) else target)
-    found: dict[str, Any] = {}
-    for owner in reversed(function.__mro__) if inspect.isclass(function) else [function]:
-        of_class = inspect.isclass(owner)
-        names = vars(sys.modules[owner.__module__]) if of_class else getattr(owner, "__globals__", {})
-        for name, said in inspect.get_annotations(owner).items():
-            alone = types.SimpleNamespace(__annotations__={name: said})
-            try:
-                found |= typing.get_type_hints(alone, names, vars(owner) if of_class else None, include_extras=True)
-            except Exception:  # evaluating what a user wrote can raise anything
-                found[name] = Any
-    return found
-
-
 def known_to_pydantic(hint: Any) -> bool:
     """Tell whether values of a type can be checked; torch.Tensor is one of which pydantic knows nothing."""
     try:
@@ -154,15 +118,6 @@ def known_to_pydantic(hint: Any) -> bool:
     except Exception:  # pydantic's own, and whatever a user's type raises when it is looked at
         return False
     return True
-
-
-def is_plain(value: Any) -> bool:
-    """Tell whether a config can hold a value: numbers, texts and null, and lists and dicts of them."""
-    if isinstance(value, list | tuple):
-        return all(map(is_plain, value))
-    if isinstance(value, dict):
-        return all(type(key) is str and is_plain(inner) for key, inner in value.items())
-    return value is None or type(value) in (bool, int, float, str)
 
 
 def refuse(error: ValidationError, prefix: str, whole: str, known_fields: typing.Iterable[str]) -> BadInput:

@@ -1,4 +1,4 @@
-"""What a constructor says of itself beside the types of its fields: what else it takes, and where it comes from."""
+"""What a class or function says of itself: its fields with their types, what else it takes, and where it comes from."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ import functools
 import hashlib
 import inspect
 import sys
+import types
 import typing
 from collections.abc import Callable, Mapping
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -35,6 +37,47 @@ ABOUT = {
     "rename": "prefixes of names in that file and what they are in the network; names with none of them are left out",
     "weights_digest": "SHA-256 of that file, which ltx fills in",
 }
+
+
+def fields(target: Callable[..., Any]) -> dict[str, tuple[Any, Any]]:
+    """Return the {name: (type, default)} that a config may set: a class's signature is its schema."""
+    call = target.__init__ if inspect.isclass(target) else target
+    typed = hints(target if is_dataclass(target) else call)
+    # What a model gets from the run, and not from its group of the config; ltx's own data sets have fields so called.
+    given = ("self",) if getattr(target, "__module__", "").startswith("ltx.data.") else FROM_CONTEXT
+    return {
+        name: (Any if of_choices(typed.get(name)) else typed.get(name, Any), ... if p.default is p.empty else p.default)
+        for name, p in inspect.signature(call).parameters.items()
+        if name not in given and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+    }
+
+
+def hints(target: Any) -> dict[str, Any]:
+    """Return the type of every argument that names one, each read by itself.
+
+    A name that cannot be looked up, as one that is imported only under TYPE_CHECKING, is Any.
+    """
+    function = inspect.unwrap(target.func if isinstance(target, functools.partial) else target)
+    found: dict[str, Any] = {}
+    for owner in reversed(function.__mro__) if inspect.isclass(function) else [function]:
+        of_class = inspect.isclass(owner)
+        names = vars(sys.modules[owner.__module__]) if of_class else getattr(owner, "__globals__", {})
+        for name, said in inspect.get_annotations(owner).items():
+            alone = types.SimpleNamespace(__annotations__={name: said})
+            try:
+                found |= typing.get_type_hints(alone, names, vars(owner) if of_class else None, include_extras=True)
+            except Exception:  # evaluating what a user wrote can raise anything
+                found[name] = Any
+    return found
+
+
+def is_plain(value: Any) -> bool:
+    """Tell whether a config can hold a value: numbers, texts and null, and lists and dicts of them."""
+    if isinstance(value, list | tuple):
+        return all(map(is_plain, value))
+    if isinstance(value, dict):
+        return all(type(key) is str and is_plain(inner) for key, inner in value.items())
+    return value is None or type(value) in (bool, int, float, str)
 
 
 def takes_more(target: Callable[..., Any]) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import inspect
 import json
@@ -18,13 +17,13 @@ from pydantic import ValidationError
 from ltx.config.loading import content, facts, load
 from ltx.config.names import GROUPS, find, readable
 from ltx.config.schema import RunConfig, checked, refuse
-from ltx.config.signatures import pretrained, source_of, takes
-from ltx.config.trunk import check as check_trunk
+from ltx.config.signatures import pretrained, source_of
+from ltx.config.trial import check, guarded
 from ltx.config.weights import Start, own_weights, start_of, with_digest
-from ltx.errors import BadInput, nearest, of_the_users
+from ltx.errors import BadInput, of_the_users
 
 if typing.TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
     from ltx.data import Dataset, Facts
     from ltx.methods import Method, Plan
@@ -34,10 +33,6 @@ if typing.TYPE_CHECKING:
 
 NUMERICS = 2  # raise it when the code's results change: old runs then keep their keys, new ones get others
 PLUMBING = ("root", "device", "threads", "workers", "wandb", "retry_failed", "fail_fast", "wait", "trust", "seeds")
-
-TRAINED = ("weights", "scores")
-
-_tried: set[tuple[Any, str]] = set()  # models, by class and config, that have been tried on a batch in this process
 
 
 @dataclass(frozen=True)
@@ -86,134 +81,14 @@ class Spec:
         with guarded(plain["method"]["name"], "cannot be made"):
             method = method_class(**method_arguments)
         spec = cls(plain, method, optim_class(**optim_arguments), below)
-        spec.check()
+        check(spec)
         return spec
-
-    def check(self) -> None:
-        """Raise BadInput where parts that are valid alone do not fit together. Needs the data set's facts alone."""
-        from ltx.methods import Layout
-        from ltx.tensors import matrices as matrices_of
-
-        self.check_width()
-        network = self.network(device="meta")
-        self.check_layout(network)
-        matrices = matrices_of(network)
-        if not matrices:
-            raise BadInput(f"{self.on_data} has no weight matrices: there is nothing to prune or to search.")
-        self.check_precision()
-        self.try_out(network)
-        check_trunk(self, network)
-        with guarded(self.config["method"]["name"], "cannot be used"):
-            try:
-                self.optim.check()
-                if self.method.trains not in TRAINED:
-                    raise BadInput(f"the method trains {self.method.trains}{nearest(self.method.trains, TRAINED)}")
-                names = self.method.prunable(matrices)
-                unknown = [name for name in names if name not in matrices]
-                if unknown:
-                    raise BadInput(f"the method would prune {unknown[0]}{nearest(unknown[0], matrices)}")
-                self.method.check(Layout.of(network, names, self.config["model"]), self.optim.steps)
-            except ValueError as error:
-                raise BadInput(f"{str(error).rstrip('.')}.") from error
-            for level in {0, self.method.last_level}:
-                self.plan(level)
-
-    def check_width(self) -> None:
-        """Raise BadInput where a width is asked of a network that takes none: the key alone would change."""
-        target, _ = checked("model", self.config["model"])
-        if self.config["width"] != 1 and "width" not in inspect.signature(target).parameters:
-            raise BadInput(
-                f"model={self.config['model']['name']} takes no width, so that width={self.config['width']:g} would "
-                "change nothing; leave it at width=1, or give the constructor an argument width."
-            )
-
-    def check_precision(self) -> None:
-        """Raise BadInput where scores would be searched in bfloat16: edge-popup on digits stays at chance so."""
-        if self.form.reduced and self.method.trains == "scores":
-            raise BadInput(
-                f"method={self.config['method']['name']} cannot search with trainer.precision=bf16-true: what changes "
-                "a score by less than about 1/256 of it is lost, so that scores stay where they were drawn; "
-                "trainer.precision=bf16-mixed keeps them in float32 and is as fast."
-            )
-
-    def check_layout(self, network: nn.Module) -> None:
-        """Raise BadInput where a layout is asked of a network without kernels: the key alone would change."""
-        if self.form.channels_last and not any(parameter.ndim == 4 for parameter in network.parameters()):
-            raise BadInput(
-                f"model={self.config['model']['name']} has no convolutions of images, so that model.channels_last=true "
-                "would change nothing; leave it out."
-            )
 
     @property
     def on_data(self) -> str:
         """Name the model and what it is fed, for messages."""
         shape = "x".join(map(str, self.facts.input_shape))
         return f"model={self.config['model']['name']} for input {shape} ({self.config['data']['name']})"
-
-    @property
-    def remedy(self) -> str:
-        """Say how a constructor of a package is told its number of outputs, where it may be."""
-        target, _ = checked("model", self.config["model"])
-        return f" Give it model.num_classes={self.facts.classes}." if takes(target, "num_classes") else ""
-
-    def try_out(self, network: nn.Module) -> None:
-        """Raise BadInput where the network does not map a batch of two examples to outputs that can be trained.
-
-        Of ltx's own models shapes say enough, on `meta`. A model of the user's computes with zeros: types that do not
-        fit, or outputs that no gradient goes through, show only so. One that cannot do with zeros gets real examples.
-        """
-        from ltx.tensors import seeded
-
-        users_own = ":" in self.config["model"]["name"]
-        target, _ = checked("model", self.config["model"])
-        same = (target, json.dumps([self.config[n] for n in ("model", "data", "width", "trainer")], sort_keys=True))
-        if same in _tried:
-            return
-        with seeded(0):
-            module = self.network() if users_own else network
-            x = self.facts.zeros(2, "cpu" if users_own else "meta")
-            try:
-                self.tried(module, x)
-            except BadInput as refused:
-                if not users_own or refused.__cause__ is None:  # the outputs' shape and type do not hang on values
-                    raise
-                self.tried(self.network(), self.data.train.take(slice(0, 2))[0])
-        _tried.add(same)
-
-    def tried(self, module: nn.Module, x: Tensor) -> None:
-        """Raise BadInput where a module fails on a batch, training or evaluated, or returns what it should not."""
-        import torch
-
-        from ltx.training.task import TASKS
-
-        expected = TASKS[self.facts.task].shape(len(x), self.facts)
-        outputs = f"one number for each of the {self.facts.classes} classes"
-        module.requires_grad_(True)
-        for training in (True,) if x.is_meta else (False, True):  # shapes are the same, and norms slow on meta
-            failing = of_the_users(f"{self.on_data} fails on a batch")
-            with failing, torch.set_grad_enabled(training), self.form.context("cpu"):
-                found = module.train(training)(self.form.inputs(x))
-            if not isinstance(found, torch.Tensor):
-                raise BadInput(
-                    f"{self.on_data} returns a {type(found).__name__}; it should return one tensor, {outputs}."
-                )
-            if tuple(found.shape) != expected:
-                raise BadInput(
-                    f"{self.on_data} returns shape {tuple(found.shape)} for {len(x)} examples; expected "
-                    f"{expected}: {outputs}.{self.remedy if found.ndim == 2 else ''}"
-                )
-            if not found.is_floating_point():
-                raise BadInput(
-                    f"{self.on_data} returns {found.dtype}, which cannot be trained; it should return floats."
-                )
-        if not found.requires_grad:
-            raise BadInput(
-                f"{self.on_data} returns outputs that do not depend on its parameters (they are detached, say, or made "
-                "under no_grad), so that it cannot be trained."
-            )
-        if x.device.type != "meta":
-            with of_the_users(f"{self.on_data} fails when gradients are computed"):
-                found.sum().backward()
 
     @property
     def form(self) -> Form:
@@ -333,11 +208,6 @@ class Spec:
         network = constructed(make, streams)
         initialise(network, init, streams)
         return self.form.network(network)
-
-
-def guarded(method: str, what: str) -> contextlib.AbstractContextManager[None]:
-    """Return what turns the errors of a user's own method into one paragraph; those of ltx's own are its bugs."""
-    return of_the_users(f"method.name={method} {what}") if ":" in method else contextlib.nullcontext()
 
 
 def a_module(made: Any, name: str) -> nn.Module:

@@ -16,6 +16,9 @@ from ltx.figures.drawing import curve, reference
 from ltx.report.letters import SMALL
 from ltx.report.style import density_axis, number_axis, page, within
 
+# The style of each line of the table.
+LINES = {"ticket": 0, "plain": 1, "annealed": 2, "dense": 3, "edge-popup": 4, "MPT-1/1": 5}
+
 
 def arms(fixed: dict[str, Any]) -> list[Arm]:
     """Return the arms: tickets over density, searches at a fixed kept count over width, and binary ones over width."""
@@ -52,21 +55,23 @@ def draw(table: pd.DataFrame) -> Figure:
     """Draw tickets' accuracy and early stops over density; below, accuracy over width at a fixed count and at 50 %."""
     figure, ((top, stops), (kept, binary)) = page(2, 1.75, 2)
     ticket = panel(table, "ticket")
-    curve(top, ticket, "density", "test_accuracy", "ticket", 0, 1, 100)
-    reference(top, ticket.loc[ticket["level"] == 0, "test_accuracy"], "dense")
-    curve(stops, ticket, "density", "stop", "_as the ticket", 0, 1, 100, most=ticket["step"].max())
+    curve(top, ticket, "density", "test_accuracy", "ticket", LINES["ticket"], 1, 100, at=0)
+    reference(top, ticket.loc[ticket["level"] == 0, "test_accuracy"], "dense, before it is pruned")
+    curve(stops, ticket, "density", "stop", "_as the ticket", LINES["ticket"], 1, 100, most=ticket["step"].max(), at=0)
     stops.yaxis.set_major_locator(MaxNLocator(5, integer=True))
     stops.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
-    for axes, label, heading in ((top, "test accuracy", "LeNet, width 0.5"), (stops, "early stop (step)", "")):
+    for axes, label in ((top, "test accuracy"), (stops, "early stop (step)")):
         density_axis(axes, 100 * ticket["density"])
-        titled(axes, label, heading)
+        axes.set_xlabel("weights kept (%)")
+        titled(axes, label, "LeNet, width 0.5")
     for axes, name, heading in (
-        (kept, "kept", f"edge-popup, {panel(table, 'kept')['kept'].median():,.0f} weights kept"),
+        (kept, "kept", f"LeNet, {panel(table, 'kept')['kept'].median():,.0f} weights kept"),
         (binary, "binary", "BatchNorm network, 50 % kept"),
     ):
         groups = list(panel(table, name).groupby("line", sort=False))
         for at, (line, group) in enumerate(groups):
-            curve(axes, group, "width", "test_accuracy", str(line), at + (name == "binary"), len(groups), at=at)
+            label = f"edge-popup, {line}" if name == "kept" else str(line)
+            curve(axes, group, "width", "test_accuracy", label, LINES[str(line)], len(groups), at=at)
         within(axes, 0, 1)
         number_axis(axes, panel(table, name)["width"], "width")
         titled(axes, "test accuracy", heading)
@@ -86,9 +91,9 @@ def claims(table: pd.DataFrame, fixed: dict[str, Any]) -> dict[str, Claim]:
     stops = ticket.pivot(index="seed", columns="level", values="stop")
     best, inside = (nearest_level(ticket, fixed[name]) for name in ("best", "earliest"))
     earlier = [decide(said["early stop"], (stops[end] - stops[inside]).tolist()) for end in (0, stops.columns[-1])]
-    over_width = table.dropna(subset="width").pivot(
-        index="seed", columns=["panel", "line", "width"], values="test_accuracy"
-    )
+    rest = table.dropna(subset="width")
+    over_width = rest.pivot(index="seed", columns=["panel", "line", "width"], values="test_accuracy")
+    over_width = over_width.sort_index(axis=1)
     binary = over_width["binary"]
     close, gap = binary["MPT-1/1"] - binary["edge-popup"], binary["dense"] - binary["MPT-1/1"]
     narrow, wide = gap.columns.min(), gap.columns.max()

@@ -27,7 +27,7 @@ from ltx.store.claims import Claim, Lost
 from ltx.store.files import commit, pack
 from ltx.store.folders import RunFolder
 from ltx.store.rows import Row, Value
-from ltx.store.seeds import FORMAT, RECORD, Records, SeedFolder
+from ltx.store.seeds import FORMAT, Log, SeedFolder
 from ltx.streams import Streams
 from ltx.tensors import Tensors, buffers, cpu, in_kind, matrices, seeded, under
 from ltx.training.checkpoint import LAYOUT, joined
@@ -77,7 +77,11 @@ def run_seed(config: dict[str, Any], directory: str, seed: int, report: Report) 
 def compute(config: dict[str, Any], folder: SeedFolder, claim: Claim, report: Report) -> None:
     """Compute the missing levels of a seed whose folder is claimed."""
     try:
-        loop = LevelLoop(Spec.of(config), folder, report, claim.check)
+        spec = Spec.of(config)
+        run = folder.path.parent
+        if run.parent.name == "runs" and run.name != spec.key:
+            raise OSError(f"what {run.name} reads of data.path has changed since it was begun: that makes another run")
+        loop = LevelLoop(spec, folder, report, claim.check)
         for level in range(loop.method.last_level + 1):
             if loop.tensors(level) is None:
                 loop.compute(level)
@@ -92,19 +96,6 @@ class Computed:
     begin: State
     end: Trained
     columns: Columns
-
-
-class Log:
-    """The records of one level: appended to the seed's file as they come, and kept for the level's own file."""
-
-    def __init__(self, folder: SeedFolder, before: list[dict[str, Any]]):
-        self.seed, self.file = folder.seed, Records(folder)
-        self.rows = before  # without seconds: level files hold no times
-
-    def add(self, new: list[dict[str, Any]]) -> None:
-        """Take rows of the records."""
-        self.file.add({"seed": self.seed, **row} for row in new)
-        self.rows.extend({name: row[name] for name in RECORD} for row in new)
 
 
 class LevelLoop:

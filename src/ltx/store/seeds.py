@@ -259,3 +259,16 @@ def whole_level(path: Path, meta: Meta) -> None:
     records = meta.get("records")
     if not isinstance(records, list) or not all(isinstance(r, dict) and set(RECORD) <= set(r) for r in records):
         raise Damaged(f"{path} is no finished level: it has no records")
+
+
+class Log:
+    """The records of one level: appended to the seed's file as they come, and kept for the level's own file."""
+
+    def __init__(self, folder: SeedFolder, before: list[dict[str, Any]]):
+        self.seed, self.file = folder.seed, Records(folder)
+        self.rows = before  # without seconds: level files hold no times
+
+    def add(self, new: list[dict[str, Any]]) -> None:
+        """Take rows of the records."""
+        self.file.add({"seed": self.seed, **row} for row in new)
+        self.rows.extend({name: row[name] for name in RECORD} for row in new)
