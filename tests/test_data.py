@@ -238,7 +238,7 @@ def test_while_a_level_trains_few_validation_examples_are_looked_at_and_all_of_t
     assert [grid_size(*of) for of in sizes] == [180, 256, 600, 5_000]
     found = spec("data=canvas", "data.examples=200", "method=dense", *SMALL)
     ((tensors, meta),) = trained(found, tmp_path)
-    val, network = found.data.val, found.network()
+    val, network = found.data.val, found.network().requires_grad_(False)
     network.load_state_dict(under("end", tensors))
     last = [row["loss"] for row in meta["records"] if row["split"] == "val"][-1]
     losses = F.cross_entropy(network(val.x), val.y, reduction="none")

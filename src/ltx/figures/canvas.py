@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import pandas as pd
@@ -22,7 +21,7 @@ LINES = {"ticket": 0, "plain": 1, "annealed": 2, "dense": 3, "edge-popup": 4, "M
 
 def arms(fixed: dict[str, Any]) -> list[Arm]:
     """Return the arms: tickets over density, searches at a fixed kept count over width, and binary ones over width."""
-    found = [Arm("ticket", fixed["ticket"], {"panel": "ticket", "line": "ticket", "width": math.nan})]
+    found = [Arm("ticket", fixed["ticket"], {"panel": "ticket", "line": "ticket", "width": 0.5})]
 
     def add(panel: str, line: str, width: float, words: list[str]) -> None:
         name = f"{panel} {line} {width}"
@@ -91,7 +90,7 @@ def claims(table: pd.DataFrame, fixed: dict[str, Any]) -> dict[str, Claim]:
     stops = ticket.pivot(index="seed", columns="level", values="stop")
     best, inside = (nearest_level(ticket, fixed[name]) for name in ("best", "earliest"))
     earlier = [decide(said["early stop"], (stops[end] - stops[inside]).tolist()) for end in (0, stops.columns[-1])]
-    rest = table.dropna(subset="width")
+    rest = table[table["panel"] != "ticket"]
     over_width = rest.pivot(index="seed", columns=["panel", "line", "width"], values="test_accuracy")
     over_width = over_width.sort_index(axis=1)
     binary = over_width["binary"]
