@@ -56,6 +56,15 @@ class Data:
     which leaves .38 of it. noise: standard deviation of what is added to every point.
     shear: the line falls or rises by at most half of it from the first point to the last.
     length: points of an example. shuffle: bring the points into an order that is random and the same for all examples.
+
+    Test accuracy of dense networks, with Adam at 1.2e-3 and 1,500 batches of 60, mean over three seeds (chance is .1):
+
+        width        .25   .5    1     2     4
+        model=lenet  .577  .584  .620  .661  .673
+        model=mlp    .523  .572  .612  .640  .651
+
+    Standard deviations are up to .02, and .04 in the last cell. Published are .32 for logistic regression, which
+    reaches that here too, and .68 for a fully connected network.
     """
 
     split_seed: Annotated[int, Ge(0)]
