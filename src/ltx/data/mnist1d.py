@@ -114,12 +114,13 @@ class Data:
             """Draw uniform numbers (CHUNK, 1) from -size/2 to size/2."""
             return rng(purpose).integers(-ONE // 2, ONE // 2, (CHUNK, 1), endpoint=True) * round(ONE * size) // ONE
 
-        points = POINTS + self.padding[1]
-        padded = np.pad(np.tile(templates(), (CHUNK // len(CURVES), 1)), ((0, 0), (0, self.padding[1])))
-        lengths = POINTS + rng("padding").integers(*self.padding, CHUNK, endpoint=True)
+        shortest, longest = self.padding
+        points = POINTS + longest
+        padded = np.pad(np.tile(templates(), (CHUNK // len(CURVES), 1)), ((0, 0), (0, longest)))
+        lengths = POINTS + rng("padding").integers(shortest, longest, CHUNK, endpoint=True)
         signals = resampled(padded, lengths, points)
         signals = signals * (ONE + spread("scale", self.scale)) // ONE
-        # The curve reaches to the first of the zeros behind it.
+        # A curve reaches up to the first of the zeros behind it.
         is_curve = (lengths[:, None] - 1) * np.arange(points) < POINTS * (points - 1)
 
         moved = rng("translation").integers(0, self.translation, (CHUNK, 1), endpoint=True)
