@@ -264,7 +264,8 @@ TYPED: list[tuple[str, str]] = [
     ("run optim=rmsprop", "Known: adam, adamw, sgd"),
     (
         "run data=minst",
-        "did you mean 'mnist'? Known: canvas, cifar10, cifar100, digits, fashion_mnist, imagenet, images, mnist",
+        "did you mean 'mnist'? Known: canvas, cifar10, cifar100, digits, fashion_mnist, imagenet, images, mnist, "
+        "mnist1d",
     ),
     ("run method=", "method= is unknown"),
     ("run method=null", "method= is unknown"),
@@ -365,6 +366,17 @@ TYPED: list[tuple[str, str]] = [
     ("run data=canvas data.scale=[12]", "data.scale=[12]: should have at least 2 values."),
     ("run data=canvas data.contrast=[0,1]", "greater than 0"),
     ("run data=canvas data.noise=-1", "greater than or equal to 0"),
+    ("run data=mnist1d data.padding=[60,36]", "data.padding=[60,36] runs downwards; write data.padding=[36,60]"),
+    ("run data=mnist1d data.padding=[36]", "data.padding=[36]: should have at least 2 values."),
+    ("run data=mnist1d data.examples=499", "data.examples=499: should be greater than or equal to 500"),
+    ("run data=mnist1d data.scale=2.1", "data.scale=2.1: should be less than or equal to 2"),
+    ("run data=mnist1d data.translation=-1", "data.translation=-1: should be greater than or equal to 0"),
+    ("run data=mnist1d data.correlated_noise=-.1", "greater than or equal to 0"),
+    ("run data=mnist1d data.noise=much", "data.noise=much: should be a number"),
+    ("run data=mnist1d data.shear=-1", "data.shear=-1: should be greater than or equal to 0"),
+    ("run data=mnist1d data.length=1", "data.length=1: should be greater than or equal to 2"),
+    ("run data=mnist1d data.shuffle=1", "data.shuffle=1"),
+    ("run data=mnist1d model=conv2", "it needs images, of the shape channels x height x width"),
     ("run data=canvas data.examples=2.5", "data.examples=2.5: should be a whole number"),
     # files of weights
     (f"{START}god.safetensors", "is not there; did you mean 'good.safetensors'?"),

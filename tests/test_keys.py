@@ -96,6 +96,17 @@ IN_THE_KEY = {
         "data.fragments": "2",
         "data.noise": "11",
     },
+    ("data=mnist1d",): {
+        "data.examples": "4001",
+        "data.padding": "[36,61]",
+        "data.scale": "0.5",
+        "data.translation": "48",
+        "data.correlated_noise": "0.3",
+        "data.noise": "0.03",
+        "data.shear": "0.8",
+        "data.length": "41",
+        "data.shuffle": "true",
+    },
     ("data=cifar10",): {
         "data.hub": "someone/else",
         "data.revision": "main",

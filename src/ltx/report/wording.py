@@ -51,7 +51,7 @@ MODELS = {"lenet": "LeNet", "convnet": "ConvNet", "mlp": "MLP", "vgg_small": "VG
     for depth in depths
 }
 SHAPES = ("stages", "average", "hidden", "stem", "stem_channels", "blocks", "channels", "expansion")
-DATA = {"digits": "8×8 digits", "canvas": "canvas digits"}
+DATA = {"digits": "8×8 digits", "canvas": "canvas digits", "mnist1d": "MNIST-1D"}
 OPTIMISERS = {"adam": "Adam", "adamw": "AdamW", "sgd": "SGD"}
 VALUES = {
     "method": METHODS,
