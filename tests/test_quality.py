@@ -228,6 +228,22 @@ def test_a_network_that_is_always_wrong_is_told_nothing():
     assert float(inverse_temperature(-F.one_hot(y, 10).float().T[None], y)) == 0
 
 
+def test_a_step_that_leads_too_far_is_taken_back():
+    """One class stands out and is right half the time: plain Newton steps jump over the best ever further."""
+    y = torch.tensor([0, 1] * 20)
+    z = torch.zeros(1, 10, 40)
+    z[0, 0] = 1
+    assert float(inverse_temperature(z, y)) == pytest.approx(math.log(9), abs=1e-6)
+
+
+def test_what_is_added_to_all_logits_of_an_example_does_not_matter():
+    rng = generator("noise", 0, "added")
+    y = torch.from_numpy(rng.integers(10, size=200))
+    z = (torch.from_numpy(rng.standard_normal((200, 10))) + 2 * F.one_hot(y, 10)).float().T[None]
+    found = float(inverse_temperature(z, y))
+    assert found > 1 and float(inverse_temperature(z + 500, y)) == pytest.approx(found, rel=1e-4)
+
+
 def test_dead_masks_are_those_with_one_output_for_all_examples():
     weights, examples = normal({"fc1.weight": (2, 64), "out.weight": (10, 2)}), three_hundred()
     chosen = {"fc1.weight": torch.ones(4, 2, 64, dtype=torch.bool), "out.weight": torch.ones(4, 10, 2).bool()}
@@ -237,6 +253,14 @@ def test_dead_masks_are_those_with_one_output_for_all_examples():
     found = quality(weights, chosen, examples)
     assert found.dead.tolist() == [False, True, True, False] and found.dead_share == 0.5
     assert found.quality[found.dead].tolist() == [-math.log(10)] * 2
+
+
+def test_an_output_is_dead_where_the_same_for_all_examples_not_for_all_classes():
+    x, y = torch.rand(40, 2), torch.tensor([0, 1] * 20)
+    x[:, 0] = 1  # a pixel that no example differs in
+    weights = {"out.weight": torch.tensor([[1.0, 1.0], [2.0, 1.0]])}
+    chosen = torch.tensor([[[True, False], [True, False]], [[False, True], [False, True]]])
+    assert quality(weights, {"out.weight": chosen}, Examples(x, y, 20)).dead.tolist() == [True, False]
 
 
 def test_rescaling_a_hidden_unit_leaves_the_quality():

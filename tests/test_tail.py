@@ -138,11 +138,12 @@ def test_points_of_the_right_law_lie_on_the_diagonal():
     assert seen[-1] > 3 * wrong[-1]
 
 
-def test_the_gaussian_null_is_that_of_whole_gaussian_samples():
+@pytest.mark.parametrize("n, quantile", [(10_000, 0.95), (1000, 0.2)])
+def test_the_gaussian_null_is_that_of_whole_gaussian_samples(n: int, quantile: float):
     """Of any mean and standard deviation; only the null takes the short way to the highest values."""
-    draw = rng("whole")
-    whole = np.array([fit(5 * draw.standard_normal(10_000) - 2, 0.95).xi for _ in range(150)])
-    null = gaussian_null(10_000, 0.95, rng("null"), repeats=600)
+    draw = rng("whole", n)
+    whole = np.array([fit(5 * draw.standard_normal(n) - 2, quantile).xi for _ in range(150)])
+    null = gaussian_null(n, quantile, rng("null", n), repeats=600)
     spread = whole.std()
     assert null.xi == pytest.approx(whole.mean(), abs=4 * spread * math.sqrt(1 / 150 + 1 / 600))
     assert (null.high - null.low) / (4 * spread) == pytest.approx(1, abs=0.2)
