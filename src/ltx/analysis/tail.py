@@ -153,8 +153,8 @@ def log_likelihood(above: np.ndarray, xi: float, scale: float) -> float:
         return -n * math.log(scale) if scale >= above.max() else -math.inf
     if abs(xi) < 1e-9:
         return -n * math.log(scale) - float(above.sum()) / scale
-    reach = 1 + xi * above / scale
-    return -math.inf if reach.min() <= 0 else -n * math.log(scale) - (1 + 1 / xi) * float(np.log(reach).sum())
+    reach = xi * above / scale
+    return -math.inf if reach.min() <= -1 else -n * math.log(scale) - (1 + 1 / xi) * float(np.log1p(reach).sum())
 
 
 def profile(above: np.ndarray, xi: float) -> float:
@@ -186,7 +186,7 @@ def profile_interval(above: np.ndarray, xi: float, scale: float) -> tuple[float,
     """Return the xi on both sides of the best one whose profile likelihood is just not rejected at 5 % (Coles 2001).
 
     The lower end stops at -1, below which there is no likelihood. The theory asks for xi > -1/2 (Smith 1985). Simulated
-    samples below that are covered too: 97 % or more of 1000 excesses at xi = -3/4 and -1, 90 % of 100 at -3/4.
+    samples below that are covered nearly as well: at xi = -3/4, 93 % with 1000 excesses and 90 % with 100.
     """
     from scipy.optimize import brentq
 
