@@ -1,0 +1,209 @@
+"""The quality of many random masks of one bias-free ReLU network, batched over masks.
+
+The quality of a mask is minus the cross-entropy after one temperature per mask has been fitted on other examples.
+Accuracy has ties and a bound, and the raw cross-entropy would measure the scale of the logits alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ltx.streams import Streams
+from ltx.tensors import Tensors
+
+BLOCK = 10_000  # masks that are drawn from one generator
+NEWTON = 8  # steps to a temperature; three are visibly off for rare masks
+MEMORY = 2**21  # bytes of one layer's activations or weights, for all masks of a chunk: what a core's caches hold
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Examples x (N, inputs) in float32 with their labels y (N): the first `fitted` are for temperatures alone."""
+
+    x: Tensor
+    y: Tensor
+    fitted: int
+
+    @classmethod
+    def halves(cls, x: Tensor, y: Tensor) -> Examples:
+        """Flatten each example, and give the first half of them to the temperatures and the rest to the score."""
+        return cls(x.flatten(1).float(), y, len(y) // 2)
+
+
+@dataclass(frozen=True)
+class Quality:
+    """What each of many masks is worth, an array (masks) each.
+
+    quality: minus the mean cross-entropy, in nats, of the examples that are scored. inverse_temperature: what the
+    logits are multiplied by; zero where the fitted examples are best told nothing, and then the quality is
+    exactly -log(classes), an atom of ties. dead: the logits are the same for every example.
+    """
+
+    quality: np.ndarray
+    inverse_temperature: np.ndarray
+    dead: np.ndarray
+
+    @property
+    def dead_share(self) -> float:
+        """Return the share of masks whose output is constant."""
+        return float(self.dead.mean())
+
+
+def drawn(
+    shapes: Mapping[str, torch.Size], kept: Mapping[str, int], streams: Streams, block: int, at_once: int = BLOCK
+) -> Iterator[Tensors]:
+    """Yield the masks of a block, bool (at_once, *shape) by name, with exactly kept[name] weights kept in each layer.
+
+    Every subset of that size is equally likely: the places of the smallest of as many random numbers as the layer has
+    weights. A function of the mask stream, the block's number, the name and shape alone; `at_once` only cuts the block
+    into pieces. Raises ValueError for a count that a layer does not have.
+    """
+    for name, shape in shapes.items():
+        if not 0 <= kept[name] <= shape.numel():
+            raise ValueError(f"cannot keep {kept[name]} of {shape.numel()} weights of {name}")
+    rngs = {name: streams.generator("mask", "random masks", block, name, *shapes[name]) for name in shapes}
+    for start in range(0, BLOCK, at_once):
+        size = min(at_once, BLOCK - start)
+        yield {
+            name: torch.from_numpy(subsets(size, shape.numel(), kept[name], rngs[name])).reshape(size, *shape)
+            for name, shape in shapes.items()
+        }
+
+
+def subsets(size: int, n: int, k: int, rng: np.random.Generator) -> np.ndarray:
+    """Return `size` random subsets of exactly k of n, bool (size, n)."""
+    chosen = np.full((size, n), k == n)
+    if 0 < k < n:
+        np.put_along_axis(chosen, np.argpartition(rng.random((size, n)), k, axis=1)[:, :k], True, axis=1)
+    return chosen
+
+
+def quality_of_block(
+    weights: Mapping[str, Tensor],
+    kept: Mapping[str, int],
+    streams: Streams,
+    block: int,
+    examples: Examples,
+    at_once: int | None = None,
+) -> Quality:
+    """Return the quality of the 10,000 random masks of a block; see `drawn` and `quality`."""
+    shapes = {name: weight.shape for name, weight in weights.items()}
+    at_once = at_once or fitting(weights, examples)
+    return joined([quality(weights, mask, examples, at_once) for mask in drawn(shapes, kept, streams, block, at_once)])
+
+
+@torch.no_grad()
+def quality(
+    weights: Mapping[str, Tensor], masks: Mapping[str, Tensor], examples: Examples, at_once: int | None = None
+) -> Quality:
+    """Return the quality of masks, bool (masks, out, in) by name, of one network.
+
+    weights: the matrices (out, in) from the first layer to the last, with ReLU between them and no bias. at_once: masks
+    of a chunk, as many as memory bounds unless given. Raises ValueError for weights that do not follow on one another.
+    """
+    check_shapes(weights, masks, examples)
+    at_once = at_once or fitting(weights, examples)
+    count = len(next(iter(masks.values())))
+    parts = []
+    for start in range(0, count, at_once):
+        chunk = {name: mask[start : start + at_once] for name, mask in masks.items()}
+        parts.append(scored(logits(weights, chunk, examples.x), examples))
+    return joined(parts)
+
+
+def check_shapes(weights: Mapping[str, Tensor], masks: Mapping[str, Tensor], examples: Examples) -> None:
+    """Raise ValueError where a layer does not take what the one before it gives, or a mask has another shape."""
+    units = examples.x.shape[1]
+    for name, weight in weights.items():
+        if weight.ndim != 2 or weight.shape[1] != units:
+            raise ValueError(f"{name} is {tuple(weight.shape)}, and {units} numbers come in")
+        if masks[name].shape[1:] != weight.shape:
+            raise ValueError(f"the masks of {name} are {tuple(masks[name].shape[1:])}, not {tuple(weight.shape)}")
+        units = weight.shape[0]
+    if not 0 < examples.fitted < len(examples.y):
+        raise ValueError(f"{examples.fitted} of {len(examples.y)} examples for the temperature: both parts need some")
+
+
+def fitting(weights: Mapping[str, Tensor], examples: Examples) -> int:
+    """Return how many masks at once have activations and weights within MEMORY in every layer."""
+    largest = max(max(w.shape[0] * len(examples.y), w.numel()) for w in weights.values())
+    return max(1, MEMORY // (4 * largest))
+
+
+def logits(weights: Mapping[str, Tensor], masks: Mapping[str, Tensor], x: Tensor) -> Tensor:
+    """Return the logits (masks, classes, N) of examples x (N, inputs) under each mask.
+
+    Each layer's weights are divided by the square root of the density its mask has. A layer of which nothing is kept
+    gives zeros.
+    """
+    hidden = x.T
+    for place, (name, weight) in enumerate(weights.items()):
+        mask = masks[name]
+        count = mask.flatten(1).sum(1).clamp(min=1)
+        scale = (weight.numel() / count).sqrt().float()
+        effective = mask * weight.float() * scale[:, None, None]
+        if place:
+            hidden = torch.bmm(effective, hidden.relu_())
+        else:  # all masks see the same examples, so that the first layer is one product
+            hidden = (effective.flatten(0, 1) @ hidden).unflatten(0, mask.shape[:2])
+    return hidden
+
+
+def scored(z: Tensor, examples: Examples) -> Quality:
+    """Fit a temperature to the first examples of logits z (masks, classes, N), and score the rest with it."""
+    cut, classes = examples.fitted, z.shape[1]
+    dead = (z.amax(2) == z.amin(2)).all(1)
+    beta = inverse_temperature(z[..., :cut], examples.y[:cut])
+    found = torch.full_like(beta, -math.log(classes))
+    told = torch.nonzero(beta)[:, 0]
+    if len(told):
+        z, y = z[told, :, cut:] * beta[told, None, None].float(), examples.y[cut:]
+        right = z[:, y, torch.arange(len(y))]
+        found[told] = (right - z.logsumexp(1)).mean(1, dtype=torch.float64)
+    return Quality(found.numpy(), beta.numpy(), dead.numpy())
+
+
+def inverse_temperature(z: Tensor, y: Tensor) -> Tensor:
+    """Return the non-negative number (masks), float64, by which logits z (masks, classes, N) tell the labels y best.
+
+    The cross-entropy is convex in it. Where it does not fall at zero, zero is best. Elsewhere Newton's steps go from
+    zero, and halve the interval that holds the best number where a step would leave it.
+    """
+    right = z[:, y, torch.arange(len(y))]
+    slope = (z.mean(1) - right).mean(1, dtype=torch.float64)
+    result = torch.zeros_like(slope)
+    told = torch.nonzero(slope < 0)[:, 0]
+    if len(told) == 0:
+        return result
+    top = z[told].amax(1, keepdim=True)
+    z, right = z[told] - top, right[told] - top[:, 0]  # at most 0, so that no exponential overflows
+    beta, low, high = result[told], result[told], torch.full_like(result[told], math.inf)
+    for _ in range(NEWTON):
+        e = (z * beta[:, None, None].float()).exp_()
+        weighted = z * e
+        total, first = e.sum(1), weighted.sum(1)
+        mean = first / total
+        spread = (weighted * z).sum(1) / total - mean**2
+        slope = (mean - right).mean(1, dtype=torch.float64)
+        low, high = torch.where(slope < 0, beta, low), torch.where(slope < 0, high, beta)
+        stepped = beta - slope / spread.mean(1, dtype=torch.float64)
+        inside = (stepped > low) & (stepped < high)
+        middle = torch.where(high.isinf(), beta, (low + high) / 2)
+        beta = torch.where(inside, stepped, middle)
+    result[told] = beta
+    return result
+
+
+def joined(parts: list[Quality]) -> Quality:
+    """Return the qualities of several chunks of masks as those of one."""
+    return Quality(
+        np.concatenate([part.quality for part in parts]),
+        np.concatenate([part.inverse_temperature for part in parts]),
+        np.concatenate([part.dead for part in parts]),
+    )
