@@ -51,8 +51,8 @@ class Data:
         model=convnet (BatchNorm) optim.steps=1000, n = 1   .756        .893
         the same with channels [16,16] and no norm, n = 2   .461  .646  .756  .741  (n = 1 at width 2)
 
-    What is left out was not measured: Conv-2 at width 4 has 52 million weights. In the last row, at widths .5 and 1, the validation loss of three of the four
-    networks was still falling at the last step.
+    What is left out was not measured: Conv-2 at width 4 has 52 million weights. In the last row, at widths .5 and 1,
+    the validation loss of three of the four networks was still falling at the last step.
     """
 
     split_seed: Annotated[int, Ge(0)]
