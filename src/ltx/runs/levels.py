@@ -7,7 +7,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -91,11 +91,12 @@ def compute(config: dict[str, Any], folder: SeedFolder, claim: Claim, report: Re
 
 @dataclass(frozen=True)
 class Computed:
-    """A level before it is measured: where it began, what came out, and a method's further columns."""
+    """A level before it is measured: where it began, what came out, a method's further columns and what it sampled."""
 
     begin: State
     end: Trained
     columns: Columns
+    sample: Tensors = field(default_factory=dict)
 
 
 class LevelLoop:
@@ -174,7 +175,8 @@ class LevelLoop:
         rest = {name: tensor for name, tensor in values.items() if name not in weights}
         scores = self.ordered(under("score", found)) if part == "end" else {}
         step = meta["anchor_step"] if part == "anchor" else 0
-        return State(weights, rest, self.ordered(under("mask", found)), scores, step)
+        sample = under("sample", found) if part == "end" else {}
+        return State(weights, rest, self.ordered(under("mask", found)), scores, step, sample)
 
     def ordered(self, tensors: Tensors) -> Tensors:
         """Return masks or scores in the network's order, which decides ties; a file has them sorted by name."""
@@ -212,6 +214,7 @@ class LevelLoop:
             batch=Batches(self.data, self.spec.optim.batch, self.streams).at,
             loss=TASKS[self.data.task].loss,
             measure=self.measure.part,
+            data=self.data,
             trunk=None if self.trunk is None else self.trunk.ticket,
         )
 
@@ -242,7 +245,7 @@ class LevelLoop:
         anchor = {} if plan.level else previous.weights | previous.buffers
         end = self.measure.restated(end)
         trained = Trained(end.weights, end.buffers, end.scores, end.mask, {}, -1, anchor, seconds)
-        return Computed(previous, trained, columns)
+        return Computed(previous, trained, columns, end.sample)
 
     def trained(self, plan: Plan, context: Context, resume: Resume | None, log: Log) -> Computed:
         """Train the level and restate what its ticket needs."""
@@ -278,6 +281,7 @@ class LevelLoop:
                 "mask": mask,
                 "score": end.scores,
                 "anchor": end.anchor,
+                "sample": found.sample,
             }
         )
         records.sort(key=lambda record: (record["step"], record["split"]))
