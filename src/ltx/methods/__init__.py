@@ -192,7 +192,10 @@ class WithoutGradients(Protocol):
     def advance(
         self, level: int, previous: State, context: Context
     ) -> tuple[State, Mapping[str, float | int | str | None]]:
-        """Return the end of a level, made from the end of the one before, and further columns of its row."""
+        """Return the end of a level, made from the end of the one before, and further columns of its row.
+
+        At level 0 `previous` is the initialisation times the method's factor, with a mask of all.
+        """
 
 
 def layer(parameter: str) -> str:

@@ -238,7 +238,8 @@ class LevelLoop:
         previous, began = context.previous, time.monotonic()
         if not previous.mask:
             ones = {name: torch.ones_like(previous.weights[name], dtype=torch.bool) for name in self.prunable}
-            previous = replace(previous, mask=ones)
+            scaled = {name: previous.weights[name] * self.method.factor for name in self.prunable}
+            previous = replace(previous, weights=previous.weights | scaled, mask=ones)
         with self.seeded("start", plan.level):
             end, columns = method.advance(plan.level, previous, context)
         seconds = round(time.monotonic() - began, 3)
