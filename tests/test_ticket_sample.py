@@ -210,7 +210,7 @@ def test_of_large_parts_the_same_examples_are_taken_for_all_and_none_of_the_test
         (("model.norm=batch", "model.affine=false"), "has norms: model.norm=null does without"),
         (("model.bias=true",), "has some: model.bias=false does without"),
         (("model=own", "model.name=nets:Net"), "this network is another"),
-        (("data=own", "data.name=sets:Numbers"), "regression has none"),
+        (("data=table", "data.path=numbers.csv", "data.label=b", "data.task=regression"), "of regression have none"),
         (("method.density=.001",), "no weight of layer fc1, out.*allow_dead_layers=true"),
         (("method.exclude=['*']",), "leaves nothing to mask"),
     ],
@@ -222,10 +222,7 @@ def test_what_cannot_be_sampled_is_refused_in_one_paragraph_before_anything_is_w
         "from torch import nn\n\n\nclass Net(nn.Sequential):\n    def __init__(self):\n"
         "        super().__init__(nn.Flatten(), nn.Linear(64, 10, bias=False))\n"
     )
-    Path("sets.py").write_text(
-        "import numpy as np\n\n\ndef Numbers():\n"
-        "    x = np.random.default_rng(0).normal(size=(300, 4)).astype('float32')\n    return x, x[:, :1]\n"
-    )
+    Path("numbers.csv").write_text("a,b\n" + "".join(f"{i / 7},{i / 3}\n" for i in range(300)))
     own = [word for word in NET if "hidden" not in word or not any("model=" in other for other in words)]
     result = ltx("run", *own, *words)
     assert result.code == 2 and not root.exists(), result.out

@@ -123,7 +123,10 @@ def check_network(layout: Layout) -> None:
     if not isinstance(layout.network, mlp.Model):
         raise ValueError(f"{only}, and this network is another: {ways}")
     if layout.task != "classification":
-        raise ValueError(f"a ticket's quality is minus the cross-entropy of classes, and {layout.task} has none")
+        raise ValueError(
+            f"a ticket's quality is minus the cross-entropy of classes, and data of {layout.task} have none; take data "
+            "with classes"
+        )
     if any(norm is not None for _, norm in layout.network.blocks):
         raise ValueError(f"{only}, and this one has norms: model.norm=null does without")
     if layout.biases:
