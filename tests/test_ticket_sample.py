@@ -25,6 +25,7 @@ from ltx.data.splits import Dataset, Memory
 from ltx.errors import BadInput
 from ltx.methods import ticket_sample
 from ltx.report.run_picture import draw
+from ltx.runs.levels import LevelLoop
 from ltx.store.folders import RunFolder
 from ltx.store.rows import Row
 from ltx.tensors import Tensors, under
@@ -188,18 +189,22 @@ def test_an_untrained_control_on_a_block_is_its_best_ticket(ltx: Ltx, root: Path
         assert mine[name].tolist() == below[name].tolist(), name
 
 
-def test_of_large_parts_the_same_examples_are_taken_for_all_and_none_of_the_test_part() -> None:
+def test_of_large_parts_the_same_examples_are_taken_for_all_seeds_and_none_of_the_test_part(tmp_path: Path) -> None:
     def part(first: int, count: int) -> Memory:
         return Memory(torch.arange(first, first + count).reshape(count, 1, 1, 1), torch.arange(count) % 10)
 
-    data = Dataset(part(10_000, 5_000), part(1_000, 900), part(0, 100), 10)
-    found = ticket_sample.examples(data)
+    def taken(seed: int) -> Examples:
+        folder = RunFolder(tmp_path).seed(seed)
+        loop = LevelLoop(spec(*NET), folder, lambda kind, value: None, lambda: None)
+        loop.data = Dataset(part(10_000, 5_000), part(1_000, 900), part(0, 100), 10)
+        return ticket_sample.examples(loop.context(0))
+
+    found = taken(0)
     val, train = found.x[: found.fitted, 0].tolist(), found.x[found.fitted :, 0].tolist()
     assert len({*val}) == 256 and len({*train}) == 2_000 and found.x.shape == (2_256, 1)
     assert min(val) >= 1_000 and max(val) < 1_900 and min(train) >= 10_000
     assert [v % 10 for v in (*val, *train)] == found.y.tolist()
-    again = ticket_sample.examples(Dataset(data.train, data.val, data.test, 10))
-    assert torch.equal(again.x, found.x)
+    assert torch.equal(taken(1).x, found.x)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,6 @@ from typing import ClassVar, Literal, Protocol, runtime_checkable
 import numpy as np
 from torch import Tensor, nn
 
-from ltx.data.splits import Dataset, TaskName
 from ltx.errors import nearest
 from ltx.streams import Streams
 from ltx.tensors import Tensors, matrices, norms
@@ -81,10 +80,10 @@ class Layout:
     others: list[str]
     network: nn.Module
     fields: frozenset[str] = frozenset()
-    task: TaskName = "classification"
+    task: str = "classification"
 
     @classmethod
-    def of(cls, network: nn.Module, prunable: list[str], fields: Iterable[str], task: TaskName) -> Layout:
+    def of(cls, network: nn.Module, prunable: list[str], fields: Iterable[str], task: str) -> Layout:
         """Return the layout of a network whose parameters `prunable` the method prunes, on data of a task."""
         matrix, norm = matrices(network), norms(network)
         layers = {name.rpartition(".")[0] for name in matrix}
@@ -107,7 +106,7 @@ class Context:
     network: a scratch module for torch.func.functional_call. batch(i): a training batch.
     loss(weights, batch): the task's loss of the network's outputs on a batch, logits divided by a temperature.
     measure(state, part): loss and accuracy of a state on `train` or `val`.
-    data: the data set itself, for what a loss on its parts does not tell.
+    examples(part, most): x and y of `train` or `val`, a fixed random subset where there are more than `most`.
     trunk(level): the anchor of the run this one stands on, with the mask and the ranks of one of its levels.
     """
 
@@ -121,7 +120,7 @@ class Context:
     batch: Callable[[int], tuple[Tensor, Tensor]]
     loss: Callable[[Tensor, Tensor], Tensor]
     measure: Callable[[State, str], tuple[float, float]]
-    data: Dataset
+    examples: Callable[[str, int], tuple[Tensor, Tensor]]
     trunk: Callable[[int], State] | None = None
 
 

@@ -10,15 +10,15 @@ from typing import Annotated, ClassVar
 import numpy as np
 import torch
 from annotated_types import Ge
+from torch import nn
 
 from ltx.analysis.quality import Examples, Quality, drawn, fitting, joined, quality
-from ltx.data.splits import Dataset, some
 from ltx.methods import Context, Layout, Plan, State, dense, nothing_left, without
 from ltx.methods.counts import Density, check_alive, shapes
-from ltx.models import mlp
 from ltx.tensors import Tensors
 
 FITTED = 256  # examples that a temperature is fitted to, at most: it is one number, and each costs eight passes
+SCORED = 2_000  # examples that a quality is the mean of, at most
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Method(dense.Method):
     def advance(
         self, level: int, previous: State, context: Context
     ) -> tuple[State, Mapping[str, float | int | str | None]]:
-        weights, seen = context.init.weights, examples(context.data)
+        weights, seen = context.init.weights, examples(context)
         whole = {name: weight.numel() for name, weight in weights.items()}
         kept = whole | self.kept({name: weights[name] for name in context.prunable})
         best = float(previous.sample["best"]) if level else -math.inf
@@ -88,7 +88,7 @@ class Method(dense.Method):
             "best": torch.tensor([best], dtype=torch.float64),
         }
         end = replace(previous, weights=weights | effective, mask=mask, sample=sample)
-        return end, {"best": best, **columns_of(block, context.data.classes)}
+        return end, {"best": best, **columns_of(block, len(list(weights.values())[-1]))}
 
 
 def columns_of(block: Quality, classes: int) -> dict[str, float]:
@@ -104,30 +104,28 @@ def columns_of(block: Quality, classes: int) -> dict[str, float]:
     }
 
 
-def examples(data: Dataset) -> Examples:
+def examples(context: Context) -> Examples:
     """Return the examples that tell a quality, the same for all seeds and blocks.
 
     Temperatures are fitted to the validation part and scored on the training part: nothing is trained, so that the
     training part is as new to the network as any other and the largest there is, and the best of very many masks is
     the less a matter of the examples it was chosen by. The test part chooses nothing.
     """
-    fitted, scored = some(data.val, FITTED, "temperature"), data.measured
-    x, y = torch.cat([fitted.x, scored.x]), torch.cat([fitted.y, scored.y])
-    return Examples(x.flatten(1).float(), y, len(fitted))
+    (x, y), (more_x, more_y) = context.examples("val", FITTED), context.examples("train", SCORED)
+    return Examples(torch.cat([x, more_x]).flatten(1).float(), torch.cat([y, more_y]), len(y))
 
 
 def check_network(layout: Layout) -> None:
     """Raise ValueError for anything but a bias-free ReLU network of fully connected layers that tells classes apart."""
-    ways = "model=lenet, or model=mlp model.norm=null, with model.bias=false"
     only = "many masks at once are computed for plain fully connected ReLU networks alone"
-    if not isinstance(layout.network, mlp.Model):
-        raise ValueError(f"{only}, and this network is another: {ways}")
+    if not getattr(layout.network, "fully_connected", False):
+        raise ValueError(f"{only}, and this network is another: model=lenet or model=mlp")
     if layout.task != "classification":
         raise ValueError(
             f"a ticket's quality is minus the cross-entropy of classes, and data of {layout.task} have none; take data "
             "with classes"
         )
-    if any(norm is not None for _, norm in layout.network.blocks):
+    if not all(isinstance(part, nn.Linear) for part in layout.network.children()):
         raise ValueError(f"{only}, and this one has norms: model.norm=null does without")
     if layout.biases:
         raise ValueError(f"{only}, without biases, and this one has some: model.bias=false does without")

@@ -17,6 +17,7 @@ import torch
 from ltx.config.spec import Spec
 from ltx.config.trunk import Standing, seed_of
 from ltx.data.batches import Batches
+from ltx.data.splits import Example, some
 from ltx.errors import BadInput
 from ltx.launch.signals import interrupted
 from ltx.masks import count
@@ -214,9 +215,14 @@ class LevelLoop:
             batch=Batches(self.data, self.spec.optim.batch, self.streams).at,
             loss=TASKS[self.data.task].loss,
             measure=self.measure.part,
-            data=self.data,
+            examples=self.examples,
             trunk=None if self.trunk is None else self.trunk.ticket,
         )
+
+    def examples(self, part: str, most: int) -> Example:
+        """Return at most so many examples of the training or validation part, the same for all seeds."""
+        split = some({"train": self.data.train, "val": self.data.val}[part], most, "examples")
+        return split.x, split.y
 
     def redrawn(self) -> Tensors:
         """Draw the model's initialisation another time, never from a file, at the scale of the trunk's method."""
