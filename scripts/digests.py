@@ -58,6 +58,7 @@ RUNS = {
     "biprop, binary activations": ["method=biprop", "model=convnet", "model.activation=sign", SEARCH],
     "supermask": ["method=supermask", "model=convnet", SEARCH],
     "gem_miner": ["method=gem_miner", SEARCH],
+    "ticket_sample": ["method=ticket_sample", "method.levels=1"],
     "at_init, random": ["method=at_init", "method.criterion=random"],
     "at_init, erk": ["method=at_init", "method.criterion=erk"],
     "at_init, snip": ["method=at_init", "method.criterion=snip", "model=convnet"],

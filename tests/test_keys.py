@@ -167,6 +167,11 @@ IN_THE_KEY = {
         "method.temperature": "1",
         "method.exclude": "[]",
     },
+    ("method=ticket_sample",): {
+        "method.density": "0.3",
+        "method.exclude": "[output]",
+        "method.allow_dead_layers": "true",
+    },
     ("method=dense",): {},
     ("method=control", "trunk={method:imp}"): {
         "method.kind": "shuffle",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +22,7 @@ from ltx.store.files import Damaged, read_yaml, unpack
 from ltx.store.find import few
 from ltx.store.folders import RunFolder
 from ltx.store.rows import columns_of
-from ltx.store.seeds import belongs
+from ltx.store.seeds import SeedFolder, belongs
 from ltx.store.sweeps import Record, SweepFolder, find_sweep, sweeps, table_columns, table_rows
 
 if TYPE_CHECKING:
@@ -89,6 +89,27 @@ class Run:
 
         return pd.DataFrame([row for folder in RunFolder(self.path).seeds() for row in folder.records()])
 
+    def samples(self, seed: int | None = None) -> pd.DataFrame:
+        """Return what method=ticket_sample measured of one seed, the first one unless told: a row per mask, as drawn.
+
+        level: the block of the mask. quality: in nats, to the bit. dead: the network's output is constant. Raises
+        BadInput where there is none.
+        """
+        import pandas as pd
+
+        from ltx.tensors import under
+
+        folder = seed_folder(RunFolder(self.path), seed)
+        parts = []
+        for level in folder.levels():
+            sample = under("sample", level_file(folder, level, folder.identity)[0])
+            if "quality" in sample:
+                columns = {name: sample[name].numpy() for name in ("quality", "dead")}
+                parts.append(pd.DataFrame({"level": level, **columns}))
+        if not parts:
+            raise BadInput(f"{self.path} has no samples of seed {folder.seed}; runs of method=ticket_sample have them.")
+        return pd.concat(parts, ignore_index=True)
+
     def ticket(self, seed: int | None = None, level: int | None = None) -> Ticket:
         """Return the ticket of a seed and level, the first seed and its last finished level unless told.
 
@@ -98,28 +119,41 @@ class Run:
         from ltx.tensors import all_laid_out, cpu, under
 
         run = RunFolder(self.path)
-        if seed is None:
-            seed = next((folder.seed for folder in run.seeds()), 0)
-        folder = run.seed(seed)
+        folder = seed_folder(run, seed)
         finished = folder.levels()
         chosen = finished[-1] if level is None and finished else level or 0
         if chosen not in finished:
             there = ", ".join(f"{f.path.name}/level_{n:02d}" for f in run.seeds() for n in f.levels())
-            raise BadInput(f"{self.path} has no finished level {chosen} of seed {seed}. There are: {there or 'none'}.")
+            raise BadInput(
+                f"{self.path} has no finished level {chosen} of seed {folder.seed}. There are: {there or 'none'}."
+            )
         config = self.path / "config.yaml"
         check_trusted(self.config, self.trust, (), config, f"ltx.open_run({str(self.path)!r}, trust=True)")
         spec = Spec.of(copy.deepcopy(self.config))
-        path = folder.level_path(chosen)
-        try:
-            tensors, meta = unpack(path)
-            belongs(path, meta, {**spec.identity(seed), "level": chosen})
-        except Damaged as error:
-            raise BadInput(f"{error}; running the same command again computes it anew.") from error
+        tensors, meta = level_file(folder, chosen, spec.identity(folder.seed))
         end, mask, score = under("end", tensors), under("mask", tensors), under("score", tensors)
         like = dict(spec.network(device="meta").named_parameters())
         own, scores, gate = (all_laid_out(found, like) for found in ({name: end[name] for name in like}, score, mask))
         weights = cpu(spec.method.effective(own, scores, gate))  # as they lay in training, which orders a layer's sums
         return Ticket(spec, weights, mask, under("begin", tensors), end, score, meta["row"]["density"])
+
+
+def seed_folder(run: RunFolder, seed: int | None) -> SeedFolder:
+    """Return the folder of a seed; None means the first that there is."""
+    if seed is None:
+        seed = next((folder.seed for folder in run.seeds()), 0)
+    return run.seed(seed)
+
+
+def level_file(folder: SeedFolder, level: int, identity: Mapping[str, Any]) -> tuple[Tensors, dict[str, Any]]:
+    """Return the tensors of a finished level and what it says of itself. Raises BadInput where it is damaged."""
+    path = folder.level_path(level)
+    try:
+        tensors, meta = unpack(path)
+        belongs(path, meta, {**identity, "level": level})
+    except Damaged as error:
+        raise BadInput(f"{error}; running the same command again computes it anew.") from error
+    return tensors, meta
 
 
 def open_run(path: str | Path, trust: bool = False) -> Run:

@@ -78,7 +78,7 @@ def check(spec: Parts) -> None:
             unknown = [name for name in names if name not in matrices]
             if unknown:
                 raise BadInput(f"the method would prune {unknown[0]}{nearest(unknown[0], matrices)}")
-            spec.method.check(Layout.of(network, names, spec.config["model"]), spec.optim.steps)
+            spec.method.check(Layout.of(network, names, spec.config["model"], spec.facts.task), spec.optim.steps)
         except ValueError as error:
             raise BadInput(f"{str(error).rstrip('.')}.") from error
         for level in {0, spec.method.last_level}:

@@ -22,7 +22,8 @@ class State:
     """One network at one moment: all parameters, buffers, scores (of a search) and the mask.
 
     `mask` holds exactly the prunable parameters, bool. Tensors are on the CPU and never changed in place.
-    `step` is the absolute step the state stands at.
+    `step` is the absolute step the state stands at. `sample` is what a method without gradients found out at a level
+    beside the network, by names of its own; the level's file keeps it.
     """
 
     weights: Tensors
@@ -30,6 +31,7 @@ class State:
     mask: Tensors
     scores: Tensors = field(default_factory=dict)
     step: int = 0
+    sample: Tensors = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -68,24 +70,28 @@ class Layout:
     """The parameters of a network: those the method prunes by name, and the names of what is no matrix.
 
     biases: beside matrices. norms: of normalisation layers, their biases included. others: embeddings and the like.
-    fields: what the config of the model may set, so that a remedy names nothing that is not there.
+    network: the module itself, on `meta`. fields: what the config of the model may set, so that a remedy names nothing
+    that is not there. task: what the data ask for.
     """
 
     prunable: Tensors
     biases: list[str]
     norms: list[str]
     others: list[str]
+    network: nn.Module
     fields: frozenset[str] = frozenset()
+    task: str = "classification"
 
     @classmethod
-    def of(cls, network: nn.Module, prunable: list[str], fields: Iterable[str]) -> Layout:
-        """Return the layout of a network whose parameters `prunable` the method prunes."""
+    def of(cls, network: nn.Module, prunable: list[str], fields: Iterable[str], task: str) -> Layout:
+        """Return the layout of a network whose parameters `prunable` the method prunes, on data of a task."""
         matrix, norm = matrices(network), norms(network)
         layers = {name.rpartition(".")[0] for name in matrix}
         rest = [name for name, _ in network.named_parameters() if name not in {*matrix, *norm}]
         biases = [name for name in rest if name.rpartition(".")[0] in layers]
         others = [name for name in rest if name not in biases]
-        return cls({name: network.get_parameter(name) for name in prunable}, biases, norm, others, frozenset(fields))
+        masked: Tensors = {name: network.get_parameter(name) for name in prunable}
+        return cls(masked, biases, norm, others, network, frozenset(fields), task)
 
 
 @dataclass(frozen=True)
@@ -100,6 +106,7 @@ class Context:
     network: a scratch module for torch.func.functional_call. batch(i): a training batch.
     loss(weights, batch): the task's loss of the network's outputs on a batch, logits divided by a temperature.
     measure(state, part): loss and accuracy of a state on `train` or `val`.
+    examples(part, most): x and y of `train` or `val`, a fixed random subset where there are more than `most`.
     trunk(level): the anchor of the run this one stands on, with the mask and the ranks of one of its levels.
     """
 
@@ -113,6 +120,7 @@ class Context:
     batch: Callable[[int], tuple[Tensor, Tensor]]
     loss: Callable[[Tensor, Tensor], Tensor]
     measure: Callable[[State, str], tuple[float, float]]
+    examples: Callable[[str, int], tuple[Tensor, Tensor]]
     trunk: Callable[[int], State] | None = None
 
 
@@ -183,7 +191,10 @@ class WithoutGradients(Protocol):
     def advance(
         self, level: int, previous: State, context: Context
     ) -> tuple[State, Mapping[str, float | int | str | None]]:
-        """Return the end of a level, made from the end of the one before, and further columns of its row."""
+        """Return the end of a level, made from the end of the one before, and further columns of its row.
+
+        At level 0 `previous` is the initialisation times the method's factor, with a mask of all.
+        """
 
 
 def layer(parameter: str) -> str:

@@ -14,6 +14,9 @@ from ltx.models import Activation, activate, batch_norm, check_activation, units
 class Model(nn.Module):
     """Map images (N, *input_shape) to logits (N, classes) through fc1 .. fcD and out, [norm] and ReLU between them."""
 
+    # Says that its matrices follow on one another in their order, so that `analysis.quality` can compute what it does.
+    fully_connected = True
+
     def __init__(
         self,
         input_shape: tuple[int, ...],

@@ -1,4 +1,4 @@
-"""The picture of a run: test accuracy above, early stops below, against density."""
+"""The picture of a run: test accuracy above, early stops below, against density or what else its levels differ in."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from ltx.report.style import (
     density_axis,
     dodged,
     look,
+    number_axis,
     page,
     reference,
     spread,
@@ -27,35 +28,47 @@ from ltx.report.wording import seeds
 from ltx.store.rows import Row, by_level
 
 HEIGHT = 1.75  # inches of each panel
+LAST, STOPPED = ("test_accuracy", "last step"), ("early_stop_test_accuracy", "early stop")
+UNTRAINED = ("test_accuracy", "not trained")
 
 
 def draw(rows: Sequence[Row], title: str, training: str, score: tuple[str, float]) -> Figure:
     """Draw a run's rows: both accuracies with the dense level as reference, and the step of each early stop.
 
+    What was not trained has one accuracy and no early stop. Levels of one density stand side by side by their numbers.
     score: what the columns call accuracy, and the least it can be.
     """
-    figure, panels = page(2, HEIGHT, sharex=True)
-    groups = list(by_level(rows).values())
-    accuracies(panels[0, 0], groups, *score)
-    censored = early_stops(panels[1, 0], groups)
-    density_axis(panels[1, 0], [100 * group[0].density for group in groups])
+    groups, trained = list(by_level(rows).values()), any(row.step for row in rows)
+    figure, panels = page(2 if trained else 1, HEIGHT, sharex=True)
+    places = [100 * group[0].density for group in groups]
+    if not trained and len(groups) > 1 and len(set(places)) == 1:
+        places = [group[0].level for group in groups]
+        number_axis(panels[0, 0], places, "level", even=True)
+    else:
+        density_axis(panels[-1, 0], places)
+    accuracies(panels[0, 0], groups, places, [LAST, STOPPED] if trained else [UNTRAINED], *score)
+    censored = trained and early_stops(panels[1, 0], groups)
     caption = [seeds(len(group) for group in groups)]
     if censored:
         caption.append("Censored: the validation loss still fell at the last step; such a level has no mean.")
     return complete(figure, title, " ".join([*caption, training]))
 
 
-def accuracies(axes: Axes, groups: Sequence[Sequence[Row]], name: str, least: float) -> None:
-    """Draw the accuracy of the last step and of the early stop at every level, and the dense level across."""
-    densities = [100 * group[0].density for group in groups]
+def accuracies(
+    axes: Axes,
+    groups: Sequence[Sequence[Row]],
+    places: Sequence[float],
+    curves: Sequence[tuple[str, str]],
+    name: str,
+    least: float,
+) -> None:
+    """Draw one or two accuracies of every level at its place, each a column with its label, and a dense one across."""
     handles: list[Any] = []
-    for index, (column, label) in enumerate(
-        (("test_accuracy", "last step"), ("early_stop_test_accuracy", "early stop"))
-    ):
+    for index, (column, label) in enumerate(curves):
         ys = [interval([getattr(row, column) for row in group], least, 1) for group in groups]
-        handles.append(curve(axes, densities, ys, label, index, spread(index, 2, 2.4)))
-        if index == 0 and densities[0] == 100 and len(groups) > 1:
-            handles.append(reference(axes, ys[0], "dense, last step"))
+        handles.append(curve(axes, places, ys, label, index, spread(index, len(curves), 2.4)))
+        if index == 0 and groups[0][0].density == 1 and len(groups) > 1:
+            handles.append(reference(axes, ys[0], f"dense, {label}"))
     within(axes, least, 1)
     axes.set_ylabel(name)
     legend_above(axes, handles)

@@ -66,9 +66,13 @@ def level_cells(group: Sequence[Row], digits: int, bounds: bool) -> dict[str, st
     if "draws_test_accuracy" in group[0].extra:
         draws = [float(r.extra["draws_test_accuracy"] or 0) for r in group]
         cells["of 10 draws"] = interval_text(of_scores(draws), digits)
+    if "best" in group[0].extra:
+        best = [float(r.extra["best"] or 0) for r in group]
+        cells["best quality"] = interval_text(interval(best, -math.inf, 0), digits)
     if "trained" in group[0].extra:
         cells["trained"] = f"{group[0].extra['trained']:,}"
-    cells["early stop"] = early_stop_text(group, bounds)
+    if any(r.step for r in group):
+        cells["early stop"] = early_stop_text(group, bounds)
     cells["n"] = str(len(group))
     return cells
 
@@ -101,7 +105,7 @@ def table(rows: Sequence[Row], title: str, room: int = 80) -> Table:
     notes = [interval_words(counts, [min(r.val_accuracy, r.test_accuracy) for r in rows])]
     if "trained" in lines[0]:
         notes.append("trained: parameters of norms beside the scores")
-    if any(row.early_stop_step is None for row in rows):
+    if "early stop" in lines[0] and any(row.early_stop_step is None for row in rows):
         notes.append("(k/n) censored: validation loss still falling at the last step")
     notes.append(f"density = kept / {first.prunable:,} prunable")
     if "total" not in lines[0]:

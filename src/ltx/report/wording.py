@@ -18,6 +18,7 @@ METHODS = {
     "supermask": "supermask",
     "gem_miner": "Gem-Miner",
     "at_init": "pruned at initialisation",
+    "ticket_sample": "sampled",
     "control": "control",
 }
 CRITERIA = {

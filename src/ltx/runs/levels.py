@@ -7,7 +7,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import torch
 from ltx.config.spec import Spec
 from ltx.config.trunk import Standing, seed_of
 from ltx.data.batches import Batches
+from ltx.data.splits import Example, some
 from ltx.errors import BadInput
 from ltx.launch.signals import interrupted
 from ltx.masks import count
@@ -91,11 +92,12 @@ def compute(config: dict[str, Any], folder: SeedFolder, claim: Claim, report: Re
 
 @dataclass(frozen=True)
 class Computed:
-    """A level before it is measured: where it began, what came out, and a method's further columns."""
+    """A level before it is measured: where it began, what came out, a method's further columns and what it sampled."""
 
     begin: State
     end: Trained
     columns: Columns
+    sample: Tensors = field(default_factory=dict)
 
 
 class LevelLoop:
@@ -174,7 +176,8 @@ class LevelLoop:
         rest = {name: tensor for name, tensor in values.items() if name not in weights}
         scores = self.ordered(under("score", found)) if part == "end" else {}
         step = meta["anchor_step"] if part == "anchor" else 0
-        return State(weights, rest, self.ordered(under("mask", found)), scores, step)
+        sample = under("sample", found) if part == "end" else {}
+        return State(weights, rest, self.ordered(under("mask", found)), scores, step, sample)
 
     def ordered(self, tensors: Tensors) -> Tensors:
         """Return masks or scores in the network's order, which decides ties; a file has them sorted by name."""
@@ -212,8 +215,14 @@ class LevelLoop:
             batch=Batches(self.data, self.spec.optim.batch, self.streams).at,
             loss=TASKS[self.data.task].loss,
             measure=self.measure.part,
+            examples=self.examples,
             trunk=None if self.trunk is None else self.trunk.ticket,
         )
+
+    def examples(self, part: str, most: int) -> Example:
+        """Return at most so many examples of the training or validation part, the same for all seeds."""
+        split = some({"train": self.data.train, "val": self.data.val}[part], most, "examples")
+        return split.x, split.y
 
     def redrawn(self) -> Tensors:
         """Draw the model's initialisation another time, never from a file, at the scale of the trunk's method."""
@@ -235,14 +244,15 @@ class LevelLoop:
         previous, began = context.previous, time.monotonic()
         if not previous.mask:
             ones = {name: torch.ones_like(previous.weights[name], dtype=torch.bool) for name in self.prunable}
-            previous = replace(previous, mask=ones)
+            scaled = {name: previous.weights[name] * self.method.factor for name in self.prunable}
+            previous = replace(previous, weights=previous.weights | scaled, mask=ones)
         with self.seeded("start", plan.level):
             end, columns = method.advance(plan.level, previous, context)
         seconds = round(time.monotonic() - began, 3)
         anchor = {} if plan.level else previous.weights | previous.buffers
         end = self.measure.restated(end)
         trained = Trained(end.weights, end.buffers, end.scores, end.mask, {}, -1, anchor, seconds)
-        return Computed(previous, trained, columns)
+        return Computed(previous, trained, columns, end.sample)
 
     def trained(self, plan: Plan, context: Context, resume: Resume | None, log: Log) -> Computed:
         """Train the level and restate what its ticket needs."""
@@ -278,6 +288,7 @@ class LevelLoop:
                 "mask": mask,
                 "score": end.scores,
                 "anchor": end.anchor,
+                "sample": found.sample,
             }
         )
         records.sort(key=lambda record: (record["step"], record["split"]))

@@ -1,0 +1,131 @@
+"""How good random tickets are: blocks of random masks of the network as it was drawn, and the best of them so far."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Annotated, ClassVar
+
+import numpy as np
+import torch
+from annotated_types import Ge
+from torch import nn
+
+from ltx.analysis.quality import Examples, Quality, drawn, fitting, joined, quality
+from ltx.methods import Context, Layout, Plan, State, dense, nothing_left, without
+from ltx.methods.counts import Density, check_alive, shapes
+from ltx.tensors import Tensors
+
+FITTED = 256  # examples that a temperature is fitted to, at most: it is one number, and each costs eight passes
+SCORED = 2_000  # examples that a quality is the mean of, at most
+
+
+@dataclass(frozen=True)
+class Method(dense.Method):
+    """Draw masks that keep exactly round(density * n) of each layer, and measure the quality of each.
+
+    A level is a block of 10,000 masks. Its mask is the best of this and all earlier blocks; the qualities of the block
+    stand beside it as `sample/quality`, with `sample/dead` where the network's output is constant.
+    density: kept, of each layer; the weights are multiplied by 1/sqrt(density), which keeps their variance.
+    levels: the last block.
+    exclude: layers kept whole, at their random weights.
+    allow_dead_layers: go on where the density rounds a layer to no weight at all.
+    """
+
+    extents: ClassVar[frozenset[str]] = frozenset({"levels"})
+
+    density: Density
+    levels: Annotated[int, Ge(0)]
+    exclude: list[str]
+    allow_dead_layers: bool
+
+    @property
+    def last_level(self) -> int:
+        return self.levels
+
+    @property
+    def factor(self) -> float:
+        return 1 / math.sqrt(self.density)
+
+    def prunable(self, matrices: list[str]) -> list[str]:
+        return without(self.exclude, matrices)
+
+    def check(self, layout: Layout, steps: int) -> None:
+        if not layout.prunable:
+            raise ValueError(nothing_left(self.exclude, "mask"))
+        check_network(layout)
+        check_alive(self.kept(layout.prunable), self.density, self.allow_dead_layers)
+
+    def kept(self, tensors: Tensors) -> dict[str, int]:
+        """Return how many weights each of these layers keeps."""
+        return {name: round(self.density * shape.numel()) for name, shape in shapes(tensors).items()}
+
+    def plan(self, level: int, steps: int, trunk: Plan | None) -> Plan:
+        return Plan(level, parent=max(0, level - 1), first=0, last=0, anchor=None if level else 0)
+
+    def advance(
+        self, level: int, previous: State, context: Context
+    ) -> tuple[State, Mapping[str, float | int | str | None]]:
+        weights, seen = context.init.weights, examples(context)
+        whole = {name: weight.numel() for name, weight in weights.items()}
+        kept = whole | self.kept({name: weights[name] for name in context.prunable})
+        best = float(previous.sample["best"]) if level else -math.inf
+        mask = {name: previous.mask[name] for name in context.prunable}
+        parts, at_once = [], fitting(weights, seen)
+        for masks in drawn(shapes(weights), kept, context.streams, level, at_once):
+            found = quality(weights, masks, seen, at_once)
+            parts.append(found)
+            place = int(found.quality.argmax())
+            if found.quality[place] > best:
+                best = float(found.quality[place])
+                mask = {name: masks[name][place].clone() for name in context.prunable}
+        block = joined(parts)
+        effective = {name: weights[name] * self.factor * mask[name] for name in context.prunable}
+        sample = {
+            "quality": torch.from_numpy(block.quality),
+            "dead": torch.from_numpy(block.dead),
+            "best": torch.tensor([best], dtype=torch.float64),
+        }
+        end = replace(previous, weights=weights | effective, mask=mask, sample=sample)
+        return end, {"best": best, **columns_of(block, len(list(weights.values())[-1]))}
+
+
+def columns_of(block: Quality, classes: int) -> dict[str, float]:
+    """Return what a row says of a block: mean and sd of all its qualities, and the shares that know nothing.
+
+    dead: masks whose output is constant. atom: masks whose best temperature leaves all classes alike, -log(classes).
+    """
+    return {
+        "block_mean": float(block.quality.mean()),
+        "block_sd": float(block.quality.std(ddof=1)),
+        "dead": block.dead_share,
+        "atom": float(np.mean(block.quality == -math.log(classes))),
+    }
+
+
+def examples(context: Context) -> Examples:
+    """Return the examples that tell a quality, the same for all seeds and blocks.
+
+    Temperatures are fitted to the validation part and scored on the training part: nothing is trained, so that the
+    training part is as new to the network as any other and the largest there is, and the best of very many masks is
+    the less a matter of the examples it was chosen by. The test part chooses nothing.
+    """
+    (x, y), (more_x, more_y) = context.examples("val", FITTED), context.examples("train", SCORED)
+    return Examples(torch.cat([x, more_x]).flatten(1).float(), torch.cat([y, more_y]), len(y))
+
+
+def check_network(layout: Layout) -> None:
+    """Raise ValueError for anything but a bias-free ReLU network of fully connected layers that tells classes apart."""
+    only = "many masks at once are computed for plain fully connected ReLU networks alone"
+    if not getattr(layout.network, "fully_connected", False):
+        raise ValueError(f"{only}, and this network is another: model=lenet or model=mlp")
+    if layout.task != "classification":
+        raise ValueError(
+            f"a ticket's quality is minus the cross-entropy of classes, and data of {layout.task} have none; take data "
+            "with classes"
+        )
+    if not all(isinstance(part, nn.Linear) for part in layout.network.children()):
+        raise ValueError(f"{only}, and this one has norms: model.norm=null does without")
+    if layout.biases:
+        raise ValueError(f"{only}, without biases, and this one has some: model.bias=false does without")
