@@ -214,7 +214,7 @@ def test_of_large_parts_the_same_examples_are_taken_for_all_seeds_and_none_of_th
         (("model=mlp", "model.norm=batch"), "has norms: model.norm=null does without"),
         (("model.norm=batch", "model.affine=false"), "has norms: model.norm=null does without"),
         (("model.bias=true",), "has some: model.bias=false does without"),
-        (("model=own", "model.name=nets:Net"), "this network is another"),
+        (("model=own", "model.name=bare_linear:Net"), "this network is another"),
         (("data=table", "data.path=numbers.csv", "data.label=b", "data.task=regression"), "of regression have none"),
         (("method.density=.001",), "no weight of layer fc1, out.*allow_dead_layers=true"),
         (("method.exclude=['*']",), "leaves nothing to mask"),
@@ -223,7 +223,7 @@ def test_of_large_parts_the_same_examples_are_taken_for_all_seeds_and_none_of_th
 def test_what_cannot_be_sampled_is_refused_in_one_paragraph_before_anything_is_written(
     words: tuple[str, ...], said: str, ltx: Ltx, root: Path
 ) -> None:
-    Path("nets.py").write_text(
+    Path("bare_linear.py").write_text(
         "from torch import nn\n\n\nclass Net(nn.Sequential):\n    def __init__(self):\n"
         "        super().__init__(nn.Flatten(), nn.Linear(64, 10, bias=False))\n"
     )
