@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,12 @@ import pytest
 import torch
 from torch import Tensor
 
+import ltx.runs.levels as ltx_levels
 from ltx.config.compose import compose
 from ltx.config.spec import Spec
 from ltx.methods import Context, State
-from ltx.runs.levels import run_seed
-from ltx.store.files import unpack
+from ltx.runs.worker import run_seed
+from ltx.store.files import header, unpack
 from ltx.streams import Streams
 from ltx.tensors import Tensors
 from ltx.training.task import TASKS
@@ -75,3 +77,19 @@ def counts(tensors: Mapping[str, Tensor]) -> dict[str, int]:
 def gates(mask: Mapping[str, Tensor]) -> Tensors:
     """Return a mask as the numbers that weights are multiplied by."""
     return {name: keep.float() for name, keep in mask.items()}
+
+
+@contextmanager
+def checkpoints() -> Iterator[dict[int, bytes]]:
+    """Collect the checkpoints of what is trained in this process, by step."""
+    found: dict[int, bytes] = {}
+    commit = ltx_levels.commit
+
+    def kept(path: Path, content: bytes, **options: Any) -> object:
+        if path.name.startswith("partial"):
+            found[header(path, content)[0]["step"]] = content
+        return commit(path, content, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ltx_levels, "commit", kept)
+        yield found

@@ -11,7 +11,7 @@ from helpers import SMALL, File, counts, same
 from ltx.config.compose import compose
 from ltx.config.spec import Spec
 from ltx.methods.biprop import binarised
-from ltx.runs.levels import run_seed
+from ltx.runs.worker import run_seed
 from ltx.store.files import unpack
 from ltx.store.folders import RunFolder
 from ltx.tensors import cpu, matrices, under

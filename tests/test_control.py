@@ -13,7 +13,7 @@ from ltx.config.compose import compose
 from ltx.config.spec import Spec
 from ltx.data import Dataset
 from ltx.errors import BadInput
-from ltx.runs.levels import run_seed
+from ltx.runs.worker import run_seed
 from ltx.store.folders import RunFolder
 from ltx.tensors import under
 from ltx.training.evaluate import calibration, reestimate

@@ -152,7 +152,7 @@ def test_a_seed_that_another_process_tried_in_vain_meanwhile_fails_here_too_and_
         return found
 
     monkeypatch.setattr("ltx.store.claims.Claim.holder", holder)
-    monkeypatch.setattr(ltx_levels, "run_seed", None)
+    monkeypatch.setattr("ltx.runs.worker.run_seed", None)
     result = ltx("run", *words)
     assert result.code == 3 and "it was no number there" in result.err
     assert "waiting for process 4242 on elsewhere" in result.out

@@ -205,7 +205,7 @@ def test_every_figure_is_made_small_and_redrawn_without_a_run(
     rows = list(csv.reader(place.with_suffix(".csv").open()))
     assert len(rows) > 2
     before = {path: path.read_bytes() for path in (root / "figures").iterdir() if path.suffix != ".pdf"}
-    monkeypatch.setattr("ltx.runs.levels.run_seed", None)
+    monkeypatch.setattr("ltx.runs.worker.run_seed", None)
     assert ltx(*words).code == 0
     assert {path: path.read_bytes() for path in before} == before
 

@@ -15,6 +15,7 @@ from PIL import Image
 from standins import names, table
 
 from ltx.api import load_data
+from ltx.data import decode
 from ltx.data.batches import Batches
 from ltx.data.encoded import DRAWS, TRIES, Encoded, View, box
 from ltx.streams import Streams
@@ -83,18 +84,17 @@ def test_an_image_is_evaluated_by_its_centre_as_in_a_reference(place: Path) -> N
 
 def test_a_trained_image_is_a_box_of_it_resized_and_mirrored_half_of_the_time() -> None:
     pixels = np.random.default_rng(0).integers(0, 255, (30, 50, 3), dtype="uint8")
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG")
+    picture = Image.fromarray(pixels)
     draws = np.full(DRAWS, 0.5)
     draws[:4] = 1.0 - 1e-9, 0.5, 0.0, 0.0  # the whole area, square: 39 x 39 do not fit into 50 x 30
     draws[4:8] = 0.0, 0.5, 0.999, 0.0  # the least area, square, at the bottom left
     side = round(math.sqrt(0.08 * 30 * 50))
     for mirror in (0.2, 0.8):
         draws[-1] = mirror
-        found = View(side, side, 0.08, True)(file.getvalue(), draws)
+        found = View(side, side, 0.08, True)(picture, draws)
         expected = pixels[30 - side :, :side].transpose(2, 0, 1)  # no resizing: the box has the side that is asked for
         assert np.array_equal(found, expected[:, :, ::-1] if mirror < 0.5 else expected)
-    assert np.array_equal(View(side, side, 0.08, False)(file.getvalue(), np.r_[draws[:-1], 0.2]), expected)
+    assert np.array_equal(View(side, side, 0.08, False)(picture, np.r_[draws[:-1], 0.2]), expected)
 
 
 def test_boxes_have_uniform_areas_and_ratios_within_bounds_and_lie_inside() -> None:
@@ -155,7 +155,7 @@ def test_parquet_files_hold_the_same_images_and_labels_that_are_secret_are_no_pa
     view = View(16, 20, 0.08, True)
     assert isinstance(data.test, Encoded)
     assert np.array_equal(data.test.images.encoded(0, 1)[0], files[0])
-    assert torch.equal(data.test[(3, None)], torch.from_numpy(view(files[3], None)))
+    assert torch.equal(data.test[(3, None)], torch.from_numpy(view(decode.image(files[3], 3), None)))
 
 
 def test_a_file_that_cannot_be_decoded_is_named_and_ends_the_run(ltx: Callable, root: Path, tmp_path: Path) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +9,17 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from helpers import File, same, trained
+from helpers import File, checkpoints, same, trained
 from safetensors.torch import load
 from torch import Tensor, nn
 
 import ltx
-import ltx.runs.levels as ltx_levels
 from ltx.config.compose import compose
 from ltx.config.names import CONF
 from ltx.config.spec import Spec
 from ltx.masks import keep_top, prune, shuffle, straight_through, top
 from ltx.methods import State
 from ltx.methods.biprop import binarised
-from ltx.store.files import header
 from ltx.tensors import Tensors, all_laid_out, under
 from ltx.training.checkpoint import moments, set_moments
 from ltx.training.evaluate import evaluate
@@ -172,22 +168,6 @@ CASES = [
     if (network == "convnet" or "channels_last" not in form)
     and not (method in SEARCHES and "bf16-true" in form)  # which is refused
 ]
-
-
-@contextmanager
-def checkpoints() -> Iterator[dict[int, bytes]]:
-    """Collect the checkpoints of what is trained, by step."""
-    found: dict[int, bytes] = {}
-    commit = ltx_levels.commit
-
-    def kept(path: Path, content: bytes, **options: Any) -> object:
-        if path.name.startswith("partial"):
-            found[header(path, content)[0]["step"]] = content
-        return commit(path, content, **options)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ltx_levels, "commit", kept)
-        yield found
 
 
 def state_of(spec: Spec, file: File) -> State:

@@ -12,7 +12,7 @@ from torch import nn
 from ltx.config.compose import compose
 from ltx.config.spec import Spec
 from ltx.errors import BadInput
-from ltx.runs.levels import run_seed
+from ltx.runs.worker import run_seed
 from ltx.store.files import unpack
 from ltx.tensors import under
 

@@ -16,6 +16,7 @@ import pytest
 from conftest import LONG, TINY, call, levels, only, results, soon, tree, under_way
 
 import ltx.runs.levels as ltx_levels
+import ltx.runs.worker as ltx_worker
 from ltx.store.files import unpack
 
 
@@ -152,8 +153,8 @@ def test_two_processes_share_the_seeds_of_one_run_and_name_each_other(ltx, root,
     assert call("run", *words, "trainer.checkpoint_seconds=60", root=tmp_path / "alone") == 0
     process = start(root, *words, "workers=0")
     soon(lambda: list(root.glob("runs/*/seed_000/partial.safetensors")))
-    trained, run_seed = [], ltx_levels.run_seed
-    monkeypatch.setattr(ltx_levels, "run_seed", lambda *given: (trained.append(given[2]), run_seed(*given)))
+    trained, run_seed = [], ltx_worker.run_seed
+    monkeypatch.setattr(ltx_worker, "run_seed", lambda *given: (trained.append(given[2]), run_seed(*given)))
     refused = ltx("run", *words, "seeds=1", "wait=false")
     assert refused.code == 3 and f"in use by process {process.pid} on " in refused.err and "wait=true" in refused.err
     second = ltx("run", *words)

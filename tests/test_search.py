@@ -23,7 +23,7 @@ from ltx.masks import straight_through
 from ltx.methods import State
 from ltx.methods.biprop import binarised
 from ltx.models import activate
-from ltx.runs.levels import run_seed
+from ltx.runs.worker import run_seed
 from ltx.store.files import unpack
 from ltx.streams import Streams
 from ltx.tensors import Tensors, under

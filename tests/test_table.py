@@ -14,7 +14,7 @@ from helpers import spec
 from ltx.api import load_data
 from ltx.config.compose import compose
 from ltx.config.loading import content, facts, load
-from ltx.runs.levels import run_seed
+from ltx.runs.worker import run_seed
 
 WORDS = ("run", "method=dense", "data=own", "optim.steps=3", "optim.batch=10", "seeds=1", "model.hidden=[4]")
 

@@ -24,7 +24,7 @@ from ltx.config.weights import PICKLES, header
 from ltx.config.words import text
 from ltx.errors import BadInput
 from ltx.methods import control
-from ltx.runs.levels import run_seed
+from ltx.runs.worker import run_seed
 from ltx.store.files import unpack
 from ltx.streams import Streams
 from ltx.tensors import Tensors, matrices, under

@@ -62,12 +62,6 @@ def array(image: Image.Image) -> Pixels:
     return found[None] if found.ndim == 2 else np.ascontiguousarray(found.transpose(2, 0, 1))
 
 
-def pixels(encoded: bytes | str, size: int | None, channels: int | None) -> Pixels:
-    """Return one image as uint8 (C, H, W), of `size` cut to a square around its centre. Raises what `image` raises."""
-    found = image(encoded, channels)
-    return array(found if size is None else centre(shorter(found, size), size))
-
-
 def shorter(image: Image.Image, size: int) -> Image.Image:
     """Return an image whose shorter side was made `size` pixels, bilinearly."""
     scale = size / min(image.size)
@@ -81,13 +75,8 @@ def centre(image: Image.Image, side: int) -> Image.Image:
     return image.crop((left, top, left + side, top + side))
 
 
-def named(images: Images, index: int, decoding: Callable[[bytes | str], Pixels]) -> Pixels:
-    """Return one image, decoded by a function. Raises BadInput naming it where that fails."""
-    return named_all(images, index, index + 1, decoding)[0]
-
-
-def named_all(images: Images, start: int, stop: int, decoding: Callable[[bytes | str], Pixels]) -> list[Pixels]:
-    """Return some images, decoded by a function. Raises BadInput naming the first that cannot be."""
+def loaded(images: Images, start: int, stop: int, channels: int | None) -> list[Image.Image]:
+    """Return some images, of `channels` if that is given. Raises BadInput naming the first that cannot be decoded."""
     found = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -96,7 +85,7 @@ def named_all(images: Images, start: int, stop: int, decoding: Callable[[bytes |
             if encoded is None:
                 raise BadInput(f"{images.name(index)} holds no image.")
             try:
-                found.append(decoding(encoded))
+                found.append(image(encoded, channels))
             except MemoryError:
                 raise
             except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError, struct.error and its own
@@ -105,11 +94,15 @@ def named_all(images: Images, start: int, stop: int, decoding: Callable[[bytes |
 
 
 def decoded(images: Images, start: int, stop: int, source: Source, shape: tuple[int, ...] | None) -> Pixels:
-    """Return some images, uint8 (n, C, H, W). Raises BadInput naming the first that is faulty or of another shape."""
-    found = named_all(images, start, stop, lambda encoded: pixels(encoded, source.size, source.channels))
-    for index, one in enumerate(found, start):
-        if shape is not None and one.shape != shape:
-            raise BadInput(f"{images.name(index)} {unlike(one.shape, shape, source)}")
+    """Return some images, uint8 (n, C, H, W), of `source.size` cut to a square around their centre.
+
+    Raises BadInput naming the first that is faulty or of another shape.
+    """
+    found, size = [], source.size
+    for index, one in enumerate(loaded(images, start, stop, source.channels), start):
+        found.append(array(one if size is None else centre(shorter(one, size), size)))
+        if shape is not None and found[-1].shape != shape:
+            raise BadInput(f"{images.name(index)} {unlike(found[-1].shape, shape, source)}")
     return np.stack(found)
 
 

@@ -41,9 +41,8 @@ class View:
     area: float
     flip: bool
 
-    def __call__(self, encoded: bytes | str, draws: Draws | None) -> np.ndarray[Any, Any]:
-        """Return an encoded image as uint8 (3, side, side); `draws` are DRAWS uniform numbers, None to evaluate."""
-        image = decode.image(encoded, 3)
+    def __call__(self, image: Image.Image, draws: Draws | None) -> np.ndarray[Any, Any]:
+        """Return an RGB image as uint8 (3, side, side); `draws` are DRAWS uniform numbers, None to evaluate."""
         if draws is None:
             return decode.array(decode.centre(decode.shorter(image, self.resize), self.side))
         at = box(image.width, image.height, draws[:-1].reshape(TRIES, 4), self.area)
@@ -101,10 +100,10 @@ class Encoded:
         """Decode the image of a row of the source, as bytes; an error that names it where it cannot be."""
         row, draws = asked
         try:
-            found = decode.named(self.images, row, lambda encoded: self.view(encoded, draws))
+            (image,) = decode.loaded(self.images, row, row + 1, 3)
         except BadInput as error:  # errors travel between processes as values
             return error
-        return torch.from_numpy(found)
+        return torch.from_numpy(self.view(image, draws))
 
     def take(self, indices: Tensor | slice, rng: np.random.Generator | None = None) -> Example:
         wanted = torch.arange(len(self))[indices.cpu() if isinstance(indices, Tensor) else indices]

@@ -26,7 +26,7 @@ from ltx.store.files import process_lives
 CONTEXT = multiprocessing.get_context("forkserver")
 FOLDER = "ltx-fork-server-"
 HIDING = threading.Lock()
-PRELOAD = ["ltx.runs.levels", "ltx.methods.imp", "ltx.models.mlp", "ltx.data.digits"]
+PRELOAD = ["ltx.runs.worker", "ltx.methods.imp", "ltx.models.mlp", "ltx.data.digits"]
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,15 +1,12 @@
-"""The levels of one seed, in a worker: what is on disk is adopted, what is not is computed and committed."""
+"""The levels of one seed: what is on disk is adopted, what is not is computed and committed."""
 
 from __future__ import annotations
 
-import json
 import time
-import traceback
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,12 +16,10 @@ from ltx.config.trunk import Standing, seed_of
 from ltx.data.batches import Batches
 from ltx.data.splits import Example, some
 from ltx.errors import BadInput
-from ltx.launch.signals import interrupted
 from ltx.masks import count
 from ltx.methods import Context, Plan, State, WithoutGradients, layer
 from ltx.runs.checks import pick_device
 from ltx.runs.costs import Costs
-from ltx.store.claims import Claim, Lost
 from ltx.store.files import commit, pack
 from ltx.store.folders import RunFolder
 from ltx.store.rows import Row, Value
@@ -36,58 +31,9 @@ from ltx.training.fit import Hooks, Resume, Setup, Trained, train
 from ltx.training.leaves import trained_beside
 from ltx.training.measure import Measure
 from ltx.training.task import TASKS
-from ltx.training.watch import Diverged
 
 Report = Callable[[str, Any], None]
 Columns = Mapping[str, Value]
-
-
-def run_seed(config: dict[str, Any], directory: str, seed: int, report: Report) -> None:
-    """Claim a seed's folder and compute the levels that are not there yet, in order, each committed when it ends.
-
-    Reports ("progress", (level, step, loss)), ("level", row), ("diverged", failure), and ("held", None) where another
-    process has the claim or took it over. A failure that would happen again is kept in the seed's folder; an OSError
-    (disk full, say) is not, nor one that a library put in the place of an interrupt.
-    """
-    torch.set_num_threads(config["threads"])
-    folder = RunFolder(Path(directory)).seed(seed)
-    claim = Claim(folder.claim_path)
-    if not claim.attempt():
-        report("held", None)
-        return
-    try:
-        folder.mend()
-        folder.forget_failure()
-        compute(config, folder, claim, report)
-    except Lost:
-        report("held", None)
-    except Diverged as error:
-        failure = {"kind": "diverged", "level": error.level, "step": error.step, "reason": str(error)}
-        commit(folder.failure_path, json.dumps(failure).encode())
-        report("diverged", failure)
-    except Exception as error:  # whatever it is, it is kept beside the seed's files and raised again below
-        if not isinstance(error, OSError) and not interrupted():
-            reason = f"{type(error).__name__}: {error}"
-            failure = {"kind": "raised", "reason": reason, "traceback": traceback.format_exc()}
-            commit(folder.failure_path, json.dumps(failure).encode())
-        raise
-    finally:
-        claim.release()
-
-
-def compute(config: dict[str, Any], folder: SeedFolder, claim: Claim, report: Report) -> None:
-    """Compute the missing levels of a seed whose folder is claimed."""
-    try:
-        spec = Spec.of(config)
-        run = folder.path.parent
-        if run.parent.name == "runs" and run.name != spec.key:
-            raise OSError(f"what {run.name} reads of data.path has changed since it was begun: that makes another run")
-        loop = LevelLoop(spec, folder, report, claim.check)
-        for level in range(loop.method.last_level + 1):
-            if loop.tensors(level) is None:
-                loop.compute(level)
-    except SystemExit as stopped:
-        raise RuntimeError(f"the point called exit({stopped.code})") from stopped
 
 
 @dataclass(frozen=True)

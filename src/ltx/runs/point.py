@@ -129,7 +129,7 @@ class Point:
             if seed.state == "missing" and self.trunk_ready(number) and self.free(number, seed):
                 seed.state = "running"
                 arguments = (self.spec.config, str(self.folder.path.absolute()), number)
-                return launch.Job(f"{self.spec.key} seed {number}", "ltx.runs.levels:run_seed", arguments), number
+                return launch.Job(f"{self.spec.key} seed {number}", "ltx.runs.worker:run_seed", arguments), number
         return None
 
     def trunk_ready(self, number: int) -> bool:
