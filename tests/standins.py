@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from ltx.config.names import CONF
+from ltx.data.images import Data
 from ltx.store.files import read_yaml
 
 Format = Literal["parquet", "file", "flat", "folder", "saved"]
@@ -110,3 +111,10 @@ def table(name: str, images: list[bytes], labels: Array) -> Any:
     features = {image: {"_type": "Image"}, label: {"names": names(name), "_type": "ClassLabel"}}
     found = pyarrow.table({image: pyarrow.array(rows, kind), label: pyarrow.array(labels, pyarrow.int64())})
     return found.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+
+
+def data(path: Path | None, name: str = "cifar10", **fields: Any) -> Data:
+    """Return a data set of a yaml with other values."""
+    node = read_yaml(CONF / "data" / f"{name}.yaml")
+    del node["name"]
+    return Data(**{**node, "path": None if path is None else str(path), **fields})

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from conftest import Result
 from PIL import Image
-from standins import drawn, encoded, names, table, write_images
-from test_images import SMALL, data
+from standins import data, drawn, encoded, names, table, write_images
+from test_images import SMALL
 
 from ltx.data import decode
 

@@ -1,4 +1,4 @@
-"""Images of the Hub and of files: read in every format, kept decoded, normalised and split, part of a run's key."""
+"""Images of the Hub and of files: read in every format, kept decoded, split, part of a run's key."""
 
 from __future__ import annotations
 
@@ -14,17 +14,13 @@ import numpy as np
 import pytest
 import torch
 from conftest import Result, results
-from helpers import STREAMS, spec
+from helpers import spec
 from PIL import Image
-from standins import drawn, encoded, names, table, write_images
+from standins import data, drawn, encoded, names, table, write_images
 
 from ltx.config import flat, loading
-from ltx.config.names import CONF
 from ltx.data import cache, decode, sources
-from ltx.data.batches import Batches
-from ltx.data.images import Data
 from ltx.errors import BadInput, Failed
-from ltx.store.files import read_yaml
 
 Ltx = Callable[..., Result]
 FORMATS = ("parquet", "flat", "folder", "saved")
@@ -51,13 +47,6 @@ def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def never(*_: Any, **__: Any) -> Any:
     pytest.fail("the source was read again")
-
-
-def data(path: Path | None, name: str = "cifar10", **fields: Any) -> Data:
-    """Return a data set of a yaml with other values."""
-    node = read_yaml(CONF / "data" / f"{name}.yaml")
-    del node["name"]
-    return Data(**{**node, "path": None if path is None else str(path), **fields})
 
 
 def rows(pixels: np.ndarray, labels: np.ndarray) -> list[bytes]:
@@ -266,66 +255,6 @@ def test_processes_decode_what_one_does_and_name_what_is_faulty(tmp_path, kept, 
     with pytest.raises(Failed, match=r"was killed \(exit -9\)"):
         data(path, "images").load()
     assert not [*kept.glob(".*")]
-
-
-def test_pixels_are_normalised_by_the_channel_when_they_are_taken(tmp_path):
-    path = write_images(tmp_path / "set", "cifar10", 40, 20, "folder")
-    found = data(path)
-    train, (_, chosen) = found.load().train, found.parts()["train"]
-    mean, sd = (np.array(values, "float32").reshape(3, 1, 1) for values in (found.mean, found.sd))
-    expected = torch.from_numpy((found.prepared.pixels("train")[chosen.numpy()] / np.float32(255) - mean) / sd)
-    torch.testing.assert_close(train.x, expected, rtol=1e-6, atol=1e-6)
-    assert train.x.dtype == torch.float32 and train.pixels.dtype == torch.uint8
-    some = torch.tensor([5, 0, 5])
-    assert torch.equal(train.take(some)[0], train.x[some]) and torch.equal(train.take(some)[1], train.y[some])
-    assert torch.equal(torch.cat([x for x, _ in train.chunks(16)]), train.x)
-    assert torch.equal(train.part(some).x, train.x[some]) and torch.equal(train.part(some).y, train.y[some])
-    assert torch.equal(next(train.ahead([some]))[0], train.x[some])
-    moved = train.to("meta")
-    assert moved.pixels.device.type == "meta" and moved.pixels.dtype == torch.uint8 and len(moved.pixels) == len(train)
-    assert train.to("cpu") is train, "what is mapped stays mapped"
-    assert found.load().train.digest() == train.digest() != train.labelled(1 - train.y).digest()
-
-
-def test_the_moments_are_those_of_the_examples_that_train(tmp_path):
-    path = write_images(tmp_path / "set", "images", 60, 20, "folder")
-    found = data(path, "images")
-    loaded, (_, chosen) = found.load(), found.parts()["train"]
-    pixels = found.prepared.pixels("train")[chosen.numpy()] / 255
-    np.testing.assert_allclose(loaded.train.mean, pixels.mean((0, 2, 3)), rtol=1e-6)
-    np.testing.assert_allclose(loaded.train.sd, pixels.std((0, 2, 3)), rtol=1e-6)
-    assert loaded.train.x.mean((0, 2, 3)).abs().max() < 1e-5 and torch.equal(loaded.test.mean, loaded.train.mean)
-
-
-def test_training_images_are_shifted_into_black_flipped_and_cut_out_in_that_order(tmp_path):
-    path = write_images(tmp_path / "set", "images", 60, 20, "folder")
-    found = data(path, "images", shift=3, flip=True, cutout=5).load()
-    x, side = found.train.x[:30], 16
-    got = found.augment(x, np.random.default_rng(7))
-    rng = np.random.default_rng(7)
-    down, right = rng.integers(0, 7, (2, 30))
-    mirrored, (top, left) = rng.integers(0, 2, 30), (rng.integers(0, side, 30), rng.integers(0, side, 30))
-    black = (-found.train.mean / found.train.sd).reshape(3, 1, 1)
-    for i in range(30):
-        padded = black.expand(3, side + 6, side + 6).clone()
-        padded[:, 3:-3, 3:-3] = x[i]
-        expected = padded[:, down[i] : down[i] + side, right[i] : right[i] + side]
-        expected = expected.flip(2) if mirrored[i] else expected
-        rows_of, columns = (slice(max(0, at[i] - 2), at[i] + 3) for at in (top, left))
-        expected = expected.clone()
-        expected[:, rows_of, columns] = 0
-        assert torch.equal(got[i], expected), i
-    assert torch.equal(found.augment(x, np.random.default_rng(7)), got), "it hangs on the generator alone"
-    assert data(path, "images").load().augment is None
-    assert 0 < int(mirrored.sum()) < 30
-
-
-def test_the_batches_from_a_step_on_are_those_of_who_began_at_the_first(tmp_path):
-    path = write_images(tmp_path / "set", "images", 40, 20, "folder")
-    loaded = data(path, "images", shift=2, flip=True, cutout=4).load()
-    whole, resumed = ([*Batches(loaded, 16, STREAMS).stream(first, 9)] for first in (0, 5))
-    assert all(torch.equal(a, b) and torch.equal(y, z) for (a, y), (b, z) in zip(whole[5:], resumed, strict=True))
-    assert not torch.equal(whole[0][0], loaded.train.take(Batches(loaded, 16, STREAMS).indices(0, 1)[0])[0])
 
 
 def test_the_path_of_images_is_not_in_a_runs_key_and_what_they_show_is(tmp_path):
