@@ -117,7 +117,18 @@ def test_a_mask_keeps_exactly_k_for_every_n_and_k():
     for n in range(1, 14):
         for k in range(n + 1):
             chosen = subsets(50, n, k, rng)
-            assert chosen.shape == (50, n) and chosen.dtype == bool and (chosen.sum(1) == k).all()
+            assert chosen.shape == (50, n) and chosen.dtype == torch.bool and (chosen.sum(1) == k).all()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_cuda_device_draws_the_same_masks_and_finds_nearly_the_same_qualities():
+    weights, examples = normal(SHAPES), three_hundred()
+    kept = {name: weight.numel() // 2 for name, weight in weights.items()}
+    (here,), (there,) = (drawn(of(SHAPES), kept, STREAMS, 0, BLOCK, device) for device in ("cpu", "cuda"))
+    assert all(torch.equal(here[name], there[name].cpu()) for name in here)
+    on_cpu = quality(weights, here, examples)
+    on_cuda = quality({name: weight.cuda() for name, weight in weights.items()}, there, examples.to("cuda"))
+    assert np.abs(on_cpu.quality - on_cuda.quality).max() < 1e-4
 
 
 def test_each_layer_keeps_its_own_count_in_every_mask_of_a_block():

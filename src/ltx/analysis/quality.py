@@ -19,7 +19,9 @@ from ltx.tensors import Tensors
 
 BLOCK = 10_000  # masks that are drawn from one generator
 NEWTON = 8  # steps to a temperature; three are visibly off for rare masks
-MEMORY = 2**21  # bytes of one layer's activations or weights, for all masks of a chunk: what a core's caches hold
+# Bytes of one layer's activations or weights, for all masks of a chunk: what a core's caches hold, and elsewhere enough
+# to keep an accelerator busy.
+MEMORY, ELSEWHERE = 2**21, 2**30
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,10 @@ class Examples:
     x: Tensor
     y: Tensor
     fitted: int
+
+    def to(self, device: str) -> Examples:
+        """Return the examples on a device."""
+        return Examples(self.x.to(device), self.y.to(device), self.fitted)
 
     @classmethod
     def halves(cls, x: Tensor, y: Tensor) -> Examples:
@@ -56,13 +62,18 @@ class Quality:
 
 
 def drawn(
-    shapes: Mapping[str, torch.Size], kept: Mapping[str, int], streams: Streams, block: int, at_once: int = BLOCK
+    shapes: Mapping[str, torch.Size],
+    kept: Mapping[str, int],
+    streams: Streams,
+    block: int,
+    at_once: int = BLOCK,
+    device: torch.device | str = "cpu",
 ) -> Iterator[Tensors]:
     """Yield the masks of a block, bool (at_once, *shape) by name, with exactly kept[name] weights kept in each layer.
 
     Every subset of that size is equally likely: the places of the smallest of as many random numbers as the layer has
     weights. A function of the mask stream, the block's number, the name and shape alone; `at_once` only cuts the block
-    into pieces. Raises ValueError for a count that a layer does not have.
+    into pieces, and `device` is where they are wanted. Raises ValueError for a count that a layer does not have.
     """
     for name, shape in shapes.items():
         if not 0 <= kept[name] <= shape.numel():
@@ -71,17 +82,22 @@ def drawn(
     for start in range(0, BLOCK, at_once):
         size = min(at_once, BLOCK - start)
         yield {
-            name: torch.from_numpy(subsets(size, shape.numel(), kept[name], rngs[name])).reshape(size, *shape)
+            name: subsets(size, shape.numel(), kept[name], rngs[name], device).reshape(size, *shape)
             for name, shape in shapes.items()
         }
 
 
-def subsets(size: int, n: int, k: int, rng: np.random.Generator) -> np.ndarray:
-    """Return `size` random subsets of exactly k of n, bool (size, n)."""
-    chosen = np.full((size, n), k == n)
-    if 0 < k < n:
-        np.put_along_axis(chosen, np.argpartition(rng.random((size, n)), k, axis=1)[:, :k], True, axis=1)
-    return chosen
+def subsets(size: int, n: int, k: int, rng: np.random.Generator, device: torch.device | str = "cpu") -> Tensor:
+    """Return `size` random subsets of exactly k of n, bool (size, n), the same on every device."""
+    if k in (0, n):
+        return torch.full((size, n), k == n, device=device)
+    numbers = rng.random((size, n))
+    if torch.device(device).type == "cpu":
+        chosen = np.zeros((size, n), dtype=bool)
+        np.put_along_axis(chosen, np.argpartition(numbers, k, axis=1)[:, :k], True, axis=1)
+        return torch.from_numpy(chosen)
+    places = torch.from_numpy(numbers).to(device).topk(k, dim=1, largest=False, sorted=False).indices
+    return torch.zeros(size, n, dtype=torch.bool, device=device).scatter_(1, places, True)
 
 
 def quality_of_block(
@@ -95,7 +111,8 @@ def quality_of_block(
     """Return the quality of the 10,000 random masks of a block; see `drawn` and `quality`."""
     shapes = {name: weight.shape for name, weight in weights.items()}
     at_once = at_once or fitting(weights, examples)
-    return joined([quality(weights, mask, examples, at_once) for mask in drawn(shapes, kept, streams, block, at_once)])
+    blocks = drawn(shapes, kept, streams, block, at_once, examples.x.device)
+    return joined([quality(weights, mask, examples, at_once) for mask in blocks])
 
 
 @torch.no_grad()
@@ -104,8 +121,9 @@ def quality(
 ) -> Quality:
     """Return the quality of masks, bool (masks, out, in) by name, of one network.
 
-    weights: the matrices (out, in) from the first layer to the last, with ReLU between them and no bias. at_once: masks
-    of a chunk, as many as memory bounds unless given. Raises ValueError for weights that do not follow on one another.
+    weights: the matrices (out, in) from the first layer to the last, with ReLU between them and no bias, on the device
+    of masks and examples. at_once: masks of a chunk, as many as memory bounds unless given. Raises ValueError for
+    weights that do not follow on one another.
     """
     check_shapes(weights, masks, examples)
     at_once = at_once or fitting(weights, examples)
@@ -133,7 +151,8 @@ def check_shapes(weights: Mapping[str, Tensor], masks: Mapping[str, Tensor], exa
 def fitting(weights: Mapping[str, Tensor], examples: Examples) -> int:
     """Return how many masks at once have activations and weights within MEMORY in every layer."""
     largest = max(max(w.shape[0] * len(examples.y), w.numel()) for w in weights.values())
-    return max(1, MEMORY // (4 * largest))
+    memory = MEMORY if examples.x.device.type == "cpu" else ELSEWHERE
+    return max(1, memory // (4 * largest))
 
 
 def logits(weights: Mapping[str, Tensor], masks: Mapping[str, Tensor], x: Tensor) -> Tensor:
@@ -164,9 +183,9 @@ def scored(z: Tensor, examples: Examples) -> Quality:
     told = torch.nonzero(beta)[:, 0]
     if len(told):
         z, y = z[told, :, cut:] * beta[told, None, None].float(), examples.y[cut:]
-        right = z[:, y, torch.arange(len(y))]
+        right = z[:, y, torch.arange(len(y), device=y.device)]
         found[told] = (right - z.logsumexp(1)).mean(1, dtype=torch.float64)
-    return Quality(found.numpy(), beta.numpy(), dead.numpy())
+    return Quality(found.cpu().numpy(), beta.cpu().numpy(), dead.cpu().numpy())
 
 
 def inverse_temperature(z: Tensor, y: Tensor) -> Tensor:
@@ -175,7 +194,7 @@ def inverse_temperature(z: Tensor, y: Tensor) -> Tensor:
     The cross-entropy is convex in it. Where it does not fall at zero, zero is best. Elsewhere Newton's steps go from
     zero, and halve the interval that holds the best number where a step would leave it.
     """
-    right = z[:, y, torch.arange(len(y))]
+    right = z[:, y, torch.arange(len(y), device=y.device)]
     slope = (z.mean(1) - right).mean(1, dtype=torch.float64)
     result = torch.zeros_like(slope)
     told = torch.nonzero(slope < 0)[:, 0]

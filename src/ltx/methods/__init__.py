@@ -107,6 +107,7 @@ class Context:
     loss(weights, batch): the task's loss of the network's outputs on a batch, logits divided by a temperature.
     measure(state, part): loss and accuracy of a state on `train` or `val`.
     examples(part, most): x and y of `train` or `val`, a fixed random subset where there are more than `most`.
+    device: where computing is asked for; all tensors here are on the CPU.
     trunk(level): the anchor of the run this one stands on, with the mask and the ranks of one of its levels.
     """
 
@@ -121,6 +122,7 @@ class Context:
     loss: Callable[[Tensor, Tensor], Tensor]
     measure: Callable[[State, str], tuple[float, float]]
     examples: Callable[[str, int], tuple[Tensor, Tensor]]
+    device: str = "cpu"
     trunk: Callable[[int], State] | None = None
 
 

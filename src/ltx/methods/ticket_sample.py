@@ -67,20 +67,22 @@ class Method(dense.Method):
     def advance(
         self, level: int, previous: State, context: Context
     ) -> tuple[State, Mapping[str, float | int | str | None]]:
-        weights, seen = context.init.weights, examples(context)
+        seen = examples(context).to(context.device)
+        weights = {name: weight.to(context.device) for name, weight in context.init.weights.items()}
         whole = {name: weight.numel() for name, weight in weights.items()}
         kept = whole | self.kept({name: weights[name] for name in context.prunable})
         best = float(previous.sample["best"]) if level else -math.inf
         mask = {name: previous.mask[name] for name in context.prunable}
         parts, at_once = [], fitting(weights, seen)
-        for masks in drawn(shapes(weights), kept, context.streams, level, at_once):
+        for masks in drawn(shapes(weights), kept, context.streams, level, at_once, context.device):
             found = quality(weights, masks, seen, at_once)
             parts.append(found)
             place = int(found.quality.argmax())
             if found.quality[place] > best:
                 best = float(found.quality[place])
-                mask = {name: masks[name][place].clone() for name in context.prunable}
+                mask = {name: masks[name][place].cpu().clone() for name in context.prunable}
         block = joined(parts)
+        weights = context.init.weights
         effective = {name: weights[name] * self.factor * mask[name] for name in context.prunable}
         sample = {
             "quality": torch.from_numpy(block.quality),

@@ -162,6 +162,7 @@ class LevelLoop:
             loss=TASKS[self.data.task].loss,
             measure=self.measure.part,
             examples=self.examples,
+            device=self.measure.device,
             trunk=None if self.trunk is None else self.trunk.ticket,
         )
 

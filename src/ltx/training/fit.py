@@ -276,7 +276,8 @@ def train(setup: Setup, device: str, options: dict[str, Any], resume: Resume | N
 
 def trainer(device: str, precision: Any, deterministic: bool) -> lightning.Trainer:
     """Return a quiet Trainer of one device: records, checkpoints and progress are ours."""
-    for name in ("utilities.rank_zero", "trainer.connectors.signal_connector"):  # tips, and "Received SIGTERM"
+    # Tips, "Received SIGTERM", and which CUDA devices a worker sees.
+    for name in ("utilities.rank_zero", "trainer.connectors.signal_connector", "accelerators.cuda"):
         logging.getLogger(f"lightning.pytorch.{name}").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")
     kind, _, number = device.partition(":")
