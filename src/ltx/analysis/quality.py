@@ -19,6 +19,7 @@ from ltx.tensors import Tensors
 
 BLOCK = 10_000  # masks that are drawn from one generator
 NEWTON = 8  # steps to a temperature; three are visibly off for rare masks
+SETTLED = 1e-4  # a step that is shorter, in shares of the number, is the last one: the next would be its square
 MEMORY = 2**21  # bytes of one layer's activations or weights, for all masks of a chunk: what a core's caches hold
 
 
@@ -112,7 +113,7 @@ def quality(
     count = len(next(iter(masks.values())))
     parts = []
     for start in range(0, count, at_once):
-        chunk = {name: mask[start : start + at_once] for name, mask in masks.items()}
+        chunk = {name: mask[start : start + at_once].to(examples.x.device) for name, mask in masks.items()}
         parts.append(scored(logits(weights, chunk, examples.x), examples))
     return joined(parts)
 
@@ -157,25 +158,32 @@ def logits(weights: Mapping[str, Tensor], masks: Mapping[str, Tensor], x: Tensor
 
 def scored(z: Tensor, examples: Examples) -> Quality:
     """Fit a temperature to the first examples of logits z (masks, classes, N), and score the rest with it."""
-    cut, classes = examples.fitted, z.shape[1]
+    cut = examples.fitted
     dead = (z.amax(2) == z.amin(2)).all(1)
     beta = inverse_temperature(z[..., :cut], examples.y[:cut])
-    found = torch.full_like(beta, -math.log(classes))
+    found = score(z[..., cut:], examples.y[cut:], beta)
+    return Quality(found.cpu().numpy(), beta.cpu().numpy(), dead.cpu().numpy())
+
+
+def score(z: Tensor, y: Tensor, beta: Tensor) -> Tensor:
+    """Return minus the mean cross-entropy (masks), float64, of logits z (masks, classes, N) times beta (masks)."""
+    found = torch.full_like(beta, -math.log(z.shape[1]))
     told = torch.nonzero(beta)[:, 0]
     if len(told):
-        z, y = z[told, :, cut:] * beta[told, None, None].float(), examples.y[cut:]
-        right = z[:, y, torch.arange(len(y))]
+        z = z[told] * beta[told, None, None].float()
+        right = z[:, y, torch.arange(len(y), device=y.device)]
         found[told] = (right - z.logsumexp(1)).mean(1, dtype=torch.float64)
-    return Quality(found.numpy(), beta.numpy(), dead.numpy())
+    return found
 
 
-def inverse_temperature(z: Tensor, y: Tensor) -> Tensor:
+def inverse_temperature(z: Tensor, y: Tensor, start: Tensor | None = None) -> Tensor:
     """Return the non-negative number (masks), float64, by which logits z (masks, classes, N) tell the labels y best.
 
     The cross-entropy is convex in it. Where it does not fall at zero, zero is best. Elsewhere Newton's steps go from
-    zero, and halve the interval that holds the best number where a step would leave it.
+    zero, and halve the interval that holds the best number where a step would leave it. start (masks): numbers that are
+    near the best, from which fewer steps lead to the same ones.
     """
-    right = z[:, y, torch.arange(len(y))]
+    right = z[:, y, torch.arange(len(y), device=y.device)]
     slope = (z.mean(1) - right).mean(1, dtype=torch.float64)
     result = torch.zeros_like(slope)
     told = torch.nonzero(slope < 0)[:, 0]
@@ -183,8 +191,9 @@ def inverse_temperature(z: Tensor, y: Tensor) -> Tensor:
         return result
     top = z[told].amax(1, keepdim=True)
     z, right = z[told] - top, right[told] - top[:, 0]  # at most 0, so that no exponential overflows
-    beta, low, high = result[told], result[told], torch.full_like(result[told], math.inf)
-    for _ in range(NEWTON):
+    low = result[told]
+    beta, high = (low if start is None else start[told]), torch.full_like(low, math.inf)
+    for _ in range(NEWTON if start is None else 2 * NEWTON):
         e = (z * beta[:, None, None].float()).exp_()
         weighted = z * e
         total, first = e.sum(1), weighted.sum(1)
@@ -195,7 +204,9 @@ def inverse_temperature(z: Tensor, y: Tensor) -> Tensor:
         stepped = beta - slope / spread.mean(1, dtype=torch.float64)
         inside = (stepped > low) & (stepped < high)
         middle = torch.where(high.isinf(), beta, (low + high) / 2)
-        beta = torch.where(inside, stepped, middle)
+        before, beta = beta, torch.where(inside, stepped, middle)
+        if start is not None and bool(((beta - before).abs() <= SETTLED * beta).all()):
+            break
     result[told] = beta
     return result
 
