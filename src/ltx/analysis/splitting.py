@@ -100,7 +100,8 @@ def advance(
     """
     threshold = threshold_for(state.pilot.quality, keep)
     size, best, mask = len(state.pilot), -math.inf, {}
-    swaps = Swaps(state.swapped, sweeps, level * sweeps)
+    # A file has the layers sorted by name: their turns are those of the network's order.
+    swaps = Swaps({name: state.swapped[name] for name in weights}, sweeps, level * sweeps)
     shares, moved = [], []
     for population, draws in ((state.pilot, pilot), (state.second, second)):
         survivors = np.flatnonzero(population.quality >= threshold)

@@ -61,6 +61,11 @@ class Method(dense.Method):
         """Return how many weights each of these layers keeps."""
         return {name: round(self.density * shape.numel()) for name, shape in shapes(tensors).items()}
 
+    def kept_of_all(self, weights: Tensors, prunable: list[str]) -> dict[str, int]:
+        """Return how many weights every layer keeps, those that are not prunable all of theirs."""
+        whole = {name: weight.numel() for name, weight in weights.items()}
+        return whole | self.kept({name: weights[name] for name in prunable})
+
     def plan(self, level: int, steps: int, trunk: Plan | None) -> Plan:
         return Plan(level, parent=max(0, level - 1), first=0, last=0, anchor=None if level else 0)
 
@@ -68,8 +73,7 @@ class Method(dense.Method):
         self, level: int, previous: State, context: Context
     ) -> tuple[State, Mapping[str, float | int | str | None]]:
         weights, seen = context.init.weights, examples(context)
-        whole = {name: weight.numel() for name, weight in weights.items()}
-        kept = whole | self.kept({name: weights[name] for name in context.prunable})
+        kept = self.kept_of_all(weights, context.prunable)
         best = float(previous.sample["best"]) if level else -math.inf
         mask = {name: previous.mask[name] for name in context.prunable}
         parts, at_once = [], fitting(weights, seen)
@@ -81,14 +85,18 @@ class Method(dense.Method):
                 best = float(found.quality[place])
                 mask = {name: masks[name][place].clone() for name in context.prunable}
         block = joined(parts)
-        effective = {name: weights[name] * self.factor * mask[name] for name in context.prunable}
         sample = {
             "quality": torch.from_numpy(block.quality),
             "dead": torch.from_numpy(block.dead),
             "best": torch.tensor([best], dtype=torch.float64),
         }
-        end = replace(previous, weights=weights | effective, mask=mask, sample=sample)
-        return end, {"best": best, **columns_of(block, len(list(weights.values())[-1]))}
+        columns = {"best": best, **columns_of(block, len(list(weights.values())[-1]))}
+        return self.end(weights, mask, previous, sample), columns
+
+    def end(self, weights: Tensors, mask: Tensors, previous: State, sample: Tensors) -> State:
+        """Return the end of a level whose ticket is a mask of the prunable layers, over the initial weights."""
+        effective = {name: weights[name] * self.factor * keep for name, keep in mask.items()}
+        return replace(previous, weights=weights | effective, mask=mask, sample=sample)
 
 
 def columns_of(block: Quality, classes: int) -> dict[str, float]:
@@ -104,14 +112,14 @@ def columns_of(block: Quality, classes: int) -> dict[str, float]:
     }
 
 
-def examples(context: Context) -> Examples:
-    """Return the examples that tell a quality, the same for all seeds and blocks.
+def examples(context: Context, most: int = SCORED) -> Examples:
+    """Return the examples that tell a quality, the same for all seeds and blocks, at most `most` of them scored.
 
     Temperatures are fitted to the validation part and scored on the training part: nothing is trained, so that the
     training part is as new to the network as any other and the largest there is, and the best of very many masks is
     the less a matter of the examples it was chosen by. The test part chooses nothing.
     """
-    (x, y), (more_x, more_y) = context.examples("val", FITTED), context.examples("train", SCORED)
+    (x, y), (more_x, more_y) = context.examples("val", FITTED), context.examples("train", most)
     return Examples(torch.cat([x, more_x]).flatten(1).float(), torch.cat([y, more_y]), len(y))
 
 
