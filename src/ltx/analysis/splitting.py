@@ -10,19 +10,17 @@ an unbiased estimate of P (Cerou & Guyader 2007; Au & Beck 2001; Kahn & Harris 1
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from ltx.analysis.quality import Examples
 from ltx.analysis.swaps import Draws, Moved, Population, Swaps, first, move
 from ltx.tensors import Tensors
 
-# Qualities are sums of float32 numbers and differ in their 8th place with the order of the sums: what is nearer is tied.
-RESOLUTION = 1e-6
+RESOLUTION = 1e-6  # qualities that are nearer are tied: sums of float32 numbers differ that little with their order
 ACCEPTED = 0.25  # the share of swaps that should be taken
 
 
@@ -79,8 +77,8 @@ def begin(
     apart = {name: kept[name] * (1 - kept[name] / weight.numel()) for name, weight in weights.items()}
     if not any(apart.values()):
         raise ValueError("every layer keeps all of its weights or none, so that there is a single mask and no tail")
-    populations = (first(weights, kept, examples, size, draws) for draws in (pilot, second))
-    return Splitting(*populations, 0.0, 0.0, 0.0, {name: math.ceil(count) for name, count in apart.items()})
+    ahead, counted = (first(weights, kept, examples, size, draws) for draws in (pilot, second))
+    return Splitting(ahead, counted, 0.0, 0.0, 0.0, {name: math.ceil(count) for name, count in apart.items()})
 
 
 def advance(
@@ -163,9 +161,9 @@ def threshold_for(values: np.ndarray, keep: float) -> float:
         value = higher[0] if len(higher) else ordered[-1]
     if value - ordered[0] <= RESOLUTION:
         raise Tied(
-            f"all {len(ordered)} masks of the pilot have the quality {value:.6g}, so that no threshold parts better from "
-            "worse ones. Where this is minus the logarithm of the number of classes, none of them tells the classes "
-            "apart: keep more weights, widen the network, or take more masks"
+            f"all {len(ordered)} masks of the pilot have the quality {value:.6g}, so that no threshold parts better "
+            "from worse ones. Where this is minus the logarithm of the number of classes, none of them tells the "
+            "classes apart: keep more weights, widen the network, or take more masks"
         )
     return float(value - RESOLUTION / 2)
 

@@ -140,9 +140,9 @@ def move(
 ) -> Moved:
     """Propose a swap to every mask in each sweep, and take those whose quality is at least the threshold.
 
-    The weights of a mask are shuffled first, the kept ones and the pruned ones. A proposal exchanges as many in a row of
-    each, from places that are drawn: exchanging places of a random order is symmetric. at_once: masks of a chunk, as
-    many as memory bounds unless given; what is drawn does not depend on it.
+    The kept weights of a mask are shuffled first, and so are the pruned ones. A proposal exchanges some in a row of the
+    ones with as many in a row of the others, from places that are drawn: exchanging places of a random order is
+    symmetric. at_once: masks of a chunk, as many as memory bounds unless given; what is drawn does not depend on it.
     """
     shapes = {name: weight.shape for name, weight in weights.items()}
     at_once = at_once or fitting(weights, examples)
@@ -150,7 +150,7 @@ def move(
     rngs = {(name, part): draws(part, name) for name in weights for part in ("kept", "pruned")}
     size = len(population)
     places = draws("places").random((swaps.sweeps, 2, size))
-    accepted = {name: 0 for name in dict.fromkeys(layers)}
+    accepted = dict.fromkeys(layers, 0)
     replaced = dict.fromkeys(accepted, 0.0)
     ends, qualities, betas, best, mask = [], [], [], -math.inf, {}
     for start in range(0, size, at_once):
@@ -231,7 +231,8 @@ class Chunk:
         before = self.before
         if name == self.input:
             if 2 * count * SPARSE < values.numel():
-                before = self.changed(torch.cat([taken_out, put_in], 1), torch.cat([-values[taken_out], values[put_in]], 1))
+                by = torch.cat([-values[taken_out], values[put_in]], 1)
+                before = self.changed(torch.cat([taken_out, put_in], 1), by)
             else:
                 before = self.through_input(effective)
         found, beta = self.judged(before, {**self.effective, name: effective})

@@ -52,7 +52,7 @@ class Method(ticket_sample.Method):
         kept = self.kept(layout.prunable)
         if not any(0 < k < layout.prunable[name].numel() for name, k in kept.items()):
             raise ValueError(
-                f"method.density={self.density} keeps every weight of every layer that is masked or none, so that there "
+                f"method.density={self.density} keeps all weights or none of every layer that is masked, so that there "
                 "is a single mask; 0.5 leaves the most masks"
             )
 
@@ -134,6 +134,6 @@ def unpacked(sample: Tensors) -> Splitting:
         masks = {part.removeprefix("masks/"): bits for part, bits in own.items() if part.startswith("masks/")}
         return Population(masks, own["quality"], own["inverse_temperature"], own["roots"])
 
-    numbers = (float(sample[name]) for name in ("log10_p", "pilot_log10_p", "variance"))
+    log10_p, pilot_log10_p, variance = (float(sample[name]) for name in ("log10_p", "pilot_log10_p", "variance"))
     swapped = {name: int(count) for name, count in under("swapped", sample).items()}
-    return Splitting(population("pilot"), population("second"), *numbers, swapped)
+    return Splitting(population("pilot"), population("second"), log10_p, pilot_log10_p, variance, swapped)
