@@ -19,7 +19,7 @@ from ltx.tensors import Tensors
 
 BLOCK = 10_000  # masks that are drawn from one generator
 NEWTON = 8  # steps to a temperature; three are visibly off for rare masks
-SETTLED = 1e-4  # a step that is shorter, in shares of the number, is the last one: the next would be its square
+SETTLED = 1e-10  # nats, twice what a step promises to gain: from there on rounding, and no longer the slope, leads
 MEMORY = 2**21  # bytes of one layer's activations or weights, for all masks of a chunk: what a core's caches hold
 
 
@@ -170,7 +170,7 @@ def score(z: Tensor, y: Tensor, beta: Tensor) -> Tensor:
     found = torch.full_like(beta, -math.log(z.shape[1]))
     told = torch.nonzero(beta)[:, 0]
     if len(told):
-        z = z[told] * beta[told, None, None].float()
+        z = (z if len(told) == len(z) else z[told]) * beta[told, None, None].float()
         right = z[:, y, torch.arange(len(y), device=y.device)]
         found[told] = (right - z.logsumexp(1)).mean(1, dtype=torch.float64)
     return found
@@ -201,11 +201,13 @@ def inverse_temperature(z: Tensor, y: Tensor, start: Tensor | None = None) -> Te
         spread = (weighted * z).sum(1) / total - mean**2
         slope = (mean - right).mean(1, dtype=torch.float64)
         low, high = torch.where(slope < 0, beta, low), torch.where(slope < 0, high, beta)
-        stepped = beta - slope / spread.mean(1, dtype=torch.float64)
-        inside = (stepped > low) & (stepped < high)
+        curvature = spread.mean(1, dtype=torch.float64)
+        stepped = beta - slope / curvature
+        inside, settled = (stepped > low) & (stepped < high), slope**2 <= SETTLED * curvature
         middle = torch.where(high.isinf(), beta, (low + high) / 2)
-        before, beta = beta, torch.where(inside, stepped, middle)
-        if start is not None and bool(((beta - before).abs() <= SETTLED * beta).all()):
+        # At the best number rounding may put a step outside: halving the interval would lead away from it.
+        beta = torch.where(inside | settled, stepped, middle)
+        if start is not None and bool(settled.all()):
             break
     result[told] = beta
     return result

@@ -19,7 +19,7 @@ from ltx.analysis.quality import Examples, fitting, inverse_temperature, logits,
 from ltx.tensors import Tensors
 
 Draws = Callable[..., np.random.Generator]  # the generator of a purpose, which one or more words name
-SPARSE = 12  # times as fast as a product of whole matrices is, a weight, adding the effects of single weights
+SPARSE = 12  # where fewer weights than one in so many change, adding their effects beats a product of whole matrices
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ def first(
 
 
 @torch.no_grad()
-def tested(weights: Mapping[str, Tensor], population: Population, x: Tensor, y: Tensor) -> np.ndarray:
+def quality_elsewhere(weights: Mapping[str, Tensor], population: Population, x: Tensor, y: Tensor) -> np.ndarray:
     """Return the quality (N) of each mask on other examples, at the temperature that it has."""
     shapes = {name: weight.shape for name, weight in weights.items()}
     at_once = fitting(weights, Examples(x, y, 1))
@@ -184,7 +184,12 @@ def move(
 
 
 class Chunk:
-    """Some masks while they move, with what the first layer gives and the places of their kept and pruned weights."""
+    """Some masks while they move, with what goes into each layer and comes out of it, and where their weights are.
+
+    inputs, outputs: of each layer, (masks, units, N), the inputs after the ReLU and the outputs before it; into the
+    first layer go the examples (units, N), the same for all masks. order: of each layer, the kept and the pruned
+    weights (masks, n) in random order.
+    """
 
     @torch.no_grad()
     def __init__(
@@ -196,11 +201,12 @@ class Chunk:
         examples: Examples,
         rngs: Mapping[tuple[str, str], np.random.Generator],
     ):
-        self.weights, self.examples = weights, examples
-        self.input, *self.later = weights
-        self.device, self.x = examples.x.device, examples.x.T.contiguous()
+        self.names, self.shapes = [*weights], {name: weight.shape for name, weight in weights.items()}
+        self.examples, self.device = examples, examples.x.device
         self.quality, self.beta = quality.copy(), torch.from_numpy(beta).to(self.device)
-        self.order, self.scaled, self.effective = {}, {}, {}
+        self.order: dict[tuple[str, str], np.ndarray] = {}
+        self.scaled: Tensors = {}
+        self.effective: Tensors = {}
         for name, weight in weights.items():
             flat = masks[name].flatten(1).numpy()
             count = int(flat[0].sum())
@@ -209,11 +215,27 @@ class Chunk:
                 self.order[name, part] = rngs[name, part].permuted(found, axis=1)
             self.scaled[name] = weight.float() * math.sqrt(weight.numel() / max(count, 1))
             self.effective[name] = masks[name].to(self.device) * self.scaled[name]
-        self.before = self.through_input(self.effective[self.input])
+        first = self.names[0]
+        self.inputs = {first: examples.x.T.contiguous()}
+        self.outputs = {first: self.product(first, self.effective[first])}
+        inputs, outputs = self.after(first, self.outputs[first])
+        self.inputs |= inputs
+        self.outputs |= outputs
 
-    def through_input(self, effective: Tensor) -> Tensor:
-        """Return what the first layer gives (masks, units, N), before the ReLU."""
-        return (effective.flatten(0, 1) @ self.x).unflatten(0, effective.shape[:2])
+    def product(self, name: str, effective: Tensor) -> Tensor:
+        """Return what comes out of a layer with these weights (masks, out, in)."""
+        x = self.inputs[name]
+        if x.ndim == 2:  # all masks see the same examples, so that the first layer is one product
+            return (effective.flatten(0, 1) @ x).unflatten(0, effective.shape[:2])
+        return torch.bmm(effective, x)
+
+    def after(self, name: str, output: Tensor) -> tuple[Tensors, Tensors]:
+        """Return what goes into the layers after one, and what comes out of them, once `output` comes out of that."""
+        inputs, outputs = {}, {}
+        for later in self.names[self.names.index(name) + 1 :]:
+            inputs[later] = output.relu()
+            outputs[later] = output = torch.bmm(self.effective[later], inputs[later])
+        return inputs, outputs
 
     @torch.no_grad()
     def sweep(self, name: str, count: int, threshold: float, places: np.ndarray) -> np.ndarray:
@@ -222,62 +244,63 @@ class Chunk:
         places (2, masks): where the kept and the pruned ones begin, as shares of how many there are.
         """
         parts = ("kept", "pruned")
-        runs = [rows_of(self.order[name, part], at, count) for part, at in zip(parts, places, strict=True)]
+        runs = [in_a_row(self.order[name, part], at, count) for part, at in zip(parts, places, strict=True)]
         out, into = (np.take_along_axis(self.order[name, p], run, 1) for p, run in zip(parts, runs, strict=True))
-        taken_out, put_in = (torch.from_numpy(places).to(self.device) for places in (out, into))
+        taken_out, put_in = (torch.from_numpy(weights).to(self.device) for weights in (out, into))
         values = self.scaled[name].flatten()
         effective = self.effective[name].flatten(1).scatter(1, taken_out, 0.0)
         effective = effective.scatter_(1, put_in, values[put_in]).view_as(self.effective[name])
-        before = self.before
-        if name == self.input:
-            if 2 * count * SPARSE < values.numel():
-                by = torch.cat([-values[taken_out], values[put_in]], 1)
-                before = self.changed(torch.cat([taken_out, put_in], 1), by)
-            else:
-                before = self.through_input(effective)
-        found, beta = self.judged(before, {**self.effective, name: effective})
+        if 2 * count * SPARSE < values.numel():
+            by = torch.cat([-values[taken_out], values[put_in]], 1)
+            output = self.changed(name, torch.cat([taken_out, put_in], 1), by)
+        else:
+            output = self.product(name, effective)
+        inputs, outputs = self.after(name, output)
+        outputs[name] = output
+        found, beta = self.judged(outputs[self.names[-1]])
         taken = found >= threshold
         chosen = torch.from_numpy(taken).to(self.device)
         self.quality = np.where(taken, found, self.quality)
         self.beta = torch.where(chosen, beta, self.beta)
-        self.effective[name][chosen] = effective[chosen]
-        if name == self.input:
-            self.before[chosen] = before[chosen]
+        for present, new in ((self.inputs, inputs), (self.outputs, outputs), (self.effective, {name: effective})):
+            for layer, tensor in new.items():
+                present[layer][chosen] = tensor[chosen]
         for part, run, other in zip(parts, runs, (into, out), strict=True):
             order = self.order[name, part][taken]
             np.put_along_axis(order, run[taken], other[taken], 1)
             self.order[name, part][taken] = order
         return taken
 
-    def changed(self, where: Tensor, by: Tensor) -> Tensor:
-        """Return what the first layer gives once the weights at `where` (masks, n), counted through it, change."""
-        masks, units, inputs = self.effective[self.input].shape
-        rows = where // inputs + units * torch.arange(masks, device=self.device)[:, None]
-        index = torch.stack([rows.flatten(), (where % inputs).flatten()])
-        change = torch.sparse_coo_tensor(index, by.flatten(), (masks * units, inputs), check_invariants=False)
-        return torch.sparse.addmm(self.before.flatten(0, 1), change, self.x).view_as(self.before)
+    def changed(self, name: str, where: Tensor, by: Tensor) -> Tensor:
+        """Return what comes out of a layer once the weights at `where` (masks, n), counted through it, change `by`."""
+        x, (units, width) = self.inputs[name], self.shapes[name]
+        masks = torch.arange(len(where), device=self.device)[:, None]
+        rows, columns = where // width + units * masks, where % width
+        if x.ndim == 3:  # each mask has inputs of its own, which stand below one another
+            columns, x = columns + width * masks, x.flatten(0, 1)
+        index, shape = torch.stack([rows.flatten(), columns.flatten()]), (units * len(where), len(x))
+        change = torch.sparse_coo_tensor(index, by.flatten(), shape, check_invariants=False)
+        return torch.sparse.addmm(self.outputs[name].flatten(0, 1), change, x).view_as(self.outputs[name])
 
-    def judged(self, before: Tensor, effective: Mapping[str, Tensor]) -> tuple[np.ndarray, Tensor]:
-        """Return the qualities of what the first layer gives, and the temperatures, found from the present ones."""
-        z, cut, y = before, self.examples.fitted, self.examples.y
-        for name in self.later:
-            z = torch.bmm(effective[name], z.relu())
+    def judged(self, z: Tensor) -> tuple[np.ndarray, Tensor]:
+        """Return the qualities of logits (masks, classes, N), and the temperatures, found from the present ones."""
+        cut, y = self.examples.fitted, self.examples.y
         beta = inverse_temperature(z[..., :cut], y[:cut], self.beta)
         return score(z[..., cut:], y[cut:], beta).cpu().numpy(), beta
 
     def masks(self, name: str) -> Tensor:
         """Return the present masks of a layer, bool (masks, *shape)."""
-        kept, shape = self.order[name, "kept"], self.weights[name].shape
+        kept, shape = self.order[name, "kept"], self.shapes[name]
         flat = np.zeros((len(kept), shape.numel()), dtype=bool)
         np.put_along_axis(flat, kept, True, 1)
         return torch.from_numpy(flat).reshape(len(kept), *shape)
 
     def mask(self, place: int) -> Tensors:
         """Return one present mask by layer."""
-        return {name: self.masks(name)[place] for name in self.weights}
+        return {name: self.masks(name)[place] for name in self.names}
 
 
-def rows_of(order: np.ndarray, at: np.ndarray, count: int) -> np.ndarray:
+def in_a_row(order: np.ndarray, at: np.ndarray, count: int) -> np.ndarray:
     """Return `count` places in a row (masks, count) of each of the orders (masks, n), from a share of it on.
 
     What runs over the end goes on at the beginning.

@@ -12,7 +12,7 @@ import torch
 from annotated_types import Ge, Gt, Lt
 
 from ltx.analysis.splitting import Level, Splitting, advance, begin
-from ltx.analysis.swaps import Draws, Population, tested
+from ltx.analysis.swaps import Draws, Population, quality_elsewhere
 from ltx.methods import Context, Layout, State, ticket_sample
 from ltx.methods.ticket_sample import SCORED, examples
 from ltx.tensors import Tensors, under
@@ -74,7 +74,7 @@ class Method(ticket_sample.Method):
         if level and float(previous.sample["best"]) >= best:
             best, mask = float(previous.sample["best"]), {name: previous.mask[name] for name in context.prunable}
         x, y = context.examples("test", SCORED)
-        on_test = tested(weights, state.second, x.flatten(1).float(), y)
+        on_test = quality_elsewhere(weights, state.second, x.flatten(1).float(), y)
         columns = columns_of(found, self.masks) | {"best": best, "test_quality": mean_of(on_test)}
         return self.end(weights, mask, previous, packed(state, best)), columns
 
