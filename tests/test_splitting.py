@@ -229,14 +229,13 @@ def test_the_count_of_the_second_population_is_unbiased_and_its_interval_holds_t
     weights, examples = tiny()
     logs, pilots, sds = [], [], []
     for repeat in range(50):
-        last = levels_of(repeat, weights, KEPT, examples, 5, 24, 4)[-1]
+        last = levels_of(repeat, weights, KEPT, examples, 5, 32, 5)[-1]
         true = math.log10((truth() >= last.threshold).mean())
         logs.append(last.log10_p - true)
         pilots.append(last.pilot_log10_p - true)
         sds.append(last.sd)
     ratio, pilot = 10 ** np.array(logs), 10 ** np.array(pilots)
     assert abs(ratio.mean() - 1) < 2.5 * ratio.std(ddof=1) / math.sqrt(50)
-    print(ratio.mean(), ratio.std()/50**.5, pilot.mean(), np.std(logs), np.mean(sds))
     assert pilot.mean() > 1.1
     groups = [combine(logs[i::10], sds[i::10]) for i in range(10)]
     assert sum(group.low <= 0 <= group.high for group in groups) >= 9

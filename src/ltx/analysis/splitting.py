@@ -163,7 +163,8 @@ def threshold_for(values: np.ndarray, keep: float) -> float:
         raise Tied(
             f"all {len(ordered)} masks of the pilot have the quality {value:.6g}, so that no threshold parts better "
             "from worse ones. Where this is minus the logarithm of the number of classes, none of them tells the "
-            "classes apart: keep more weights, widen the network, or take more masks"
+            "classes apart: keep more weights, widen the network, or take more masks. Elsewhere they are copies of one "
+            "mask: more sweeps move them apart"
         )
     return float(value - RESOLUTION / 2)
 
