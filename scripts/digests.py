@@ -59,6 +59,7 @@ RUNS = {
     "supermask": ["method=supermask", "model=convnet", SEARCH],
     "gem_miner": ["method=gem_miner", SEARCH],
     "ticket_sample": ["method=ticket_sample", "method.levels=1"],
+    "ticket_split": ["method=ticket_split", "method.levels=2", "method.masks=16"],
     "at_init, random": ["method=at_init", "method.criterion=random"],
     "at_init, erk": ["method=at_init", "method.criterion=erk"],
     "at_init, snip": ["method=at_init", "method.criterion=snip", "model=convnet"],

@@ -172,6 +172,15 @@ IN_THE_KEY = {
         "method.exclude": "[output]",
         "method.allow_dead_layers": "true",
     },
+    ("method=ticket_split",): {
+        "method.density": "0.3",
+        "method.masks": "64",
+        "method.keep": "0.3",
+        "method.sweeps": "20",
+        "method.examples": "500",
+        "method.exclude": "[output]",
+        "method.allow_dead_layers": "true",
+    },
     ("method=dense",): {},
     ("method=control", "trunk={method:imp}"): {
         "method.kind": "shuffle",

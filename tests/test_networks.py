@@ -293,8 +293,8 @@ def tiny(name: str, method: str = "dense", **changed: Any) -> Spec:
     return Spec.of({**base(name), "method": content("method", method) | changed})
 
 
-# A control needs a trunk, and ticket_sample takes no kernels: tests/test_ticket_sample.py.
-ELSEWHERE = ("control", "ticket_sample")
+# A control needs a trunk, and what is sampled takes no kernels: tests/test_ticket_sample.py, test_ticket_split.py.
+ELSEWHERE = ("control", "ticket_sample", "ticket_split")
 METHODS = sorted(path.stem for path in Path(CONF, "method").glob("*.yaml") if path.stem not in ELSEWHERE)
 
 

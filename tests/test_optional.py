@@ -101,7 +101,7 @@ REFUSED = [
     (["?method.levels"], "not key=value"),
     (
         ["-m", "method=imp,dense", "method.levels=2"],
-        "control and imp and ticket_sample have it: write ?method.levels=2 to set it where it exists.",
+        "control, imp and 2 others have it: write ?method.levels=2 to set it where it exists.",
     ),
     (["optim.momentum=.9"], "sgd has it: write ?optim.momentum=0.9"),
 ]

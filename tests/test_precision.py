@@ -28,8 +28,8 @@ from ltx.training.form import Form
 from ltx.training.leaves import Leaves
 from ltx.training.task import TASKS
 
-# A control needs a trunk, and ticket_sample has no steps to be resumed at.
-ELSEWHERE = ("control", "ticket_sample")
+# A control needs a trunk, and what is sampled has no steps to be resumed at.
+ELSEWHERE = ("control", "ticket_sample", "ticket_split")
 METHODS = sorted(path.stem for path in (CONF / "method").glob("*.yaml") if path.stem not in ELSEWHERE)
 NETWORKS = {
     "lenet": ("model.hidden=[12,8]",),

@@ -115,8 +115,8 @@ def test_a_ticket_of_one_task_is_a_start_on_another_and_imp_rewinds_to_it(ltx: L
     assert all(torch.equal(again[name], begin[name] * mask.get(name, 1)) for name in begin)
 
 
-# A control needs a trunk, and ticket_sample takes no norms: tests/test_ticket_sample.py.
-ELSEWHERE = ("control", "ticket_sample")
+# A control needs a trunk, and what is sampled takes no norms: tests/test_ticket_sample.py, test_ticket_split.py.
+ELSEWHERE = ("control", "ticket_sample", "ticket_split")
 METHODS = sorted(path.stem for path in Path(CONF, "method").glob("*.yaml") if path.stem not in ELSEWHERE)
 
 

@@ -19,6 +19,7 @@ from ltx.tensors import Tensors
 
 BLOCK = 10_000  # masks that are drawn from one generator
 NEWTON = 8  # steps to a temperature; three are visibly off for rare masks
+SETTLED = 1e-10  # nats, twice what a step promises to gain: from there on rounding, and no longer the slope, leads
 # Bytes of one layer's activations or weights, for all masks of a chunk: what a core's caches hold, and elsewhere enough
 # to keep an accelerator busy.
 MEMORY, ELSEWHERE = 2**21, 2**30
@@ -130,7 +131,7 @@ def quality(
     count = len(next(iter(masks.values())))
     parts = []
     for start in range(0, count, at_once):
-        chunk = {name: mask[start : start + at_once] for name, mask in masks.items()}
+        chunk = {name: mask[start : start + at_once].to(examples.x.device) for name, mask in masks.items()}
         parts.append(scored(logits(weights, chunk, examples.x), examples))
     return joined(parts)
 
@@ -176,23 +177,30 @@ def logits(weights: Mapping[str, Tensor], masks: Mapping[str, Tensor], x: Tensor
 
 def scored(z: Tensor, examples: Examples) -> Quality:
     """Fit a temperature to the first examples of logits z (masks, classes, N), and score the rest with it."""
-    cut, classes = examples.fitted, z.shape[1]
+    cut = examples.fitted
     dead = (z.amax(2) == z.amin(2)).all(1)
     beta = inverse_temperature(z[..., :cut], examples.y[:cut])
-    found = torch.full_like(beta, -math.log(classes))
-    told = torch.nonzero(beta)[:, 0]
-    if len(told):
-        z, y = z[told, :, cut:] * beta[told, None, None].float(), examples.y[cut:]
-        right = z[:, y, torch.arange(len(y), device=y.device)]
-        found[told] = (right - z.logsumexp(1)).mean(1, dtype=torch.float64)
+    found = score(z[..., cut:], examples.y[cut:], beta)
     return Quality(found.cpu().numpy(), beta.cpu().numpy(), dead.cpu().numpy())
 
 
-def inverse_temperature(z: Tensor, y: Tensor) -> Tensor:
+def score(z: Tensor, y: Tensor, beta: Tensor) -> Tensor:
+    """Return minus the mean cross-entropy (masks), float64, of logits z (masks, classes, N) times beta (masks)."""
+    found = torch.full_like(beta, -math.log(z.shape[1]))
+    told = torch.nonzero(beta)[:, 0]
+    if len(told):
+        z = (z if len(told) == len(z) else z[told]) * beta[told, None, None].float()
+        right = z[:, y, torch.arange(len(y), device=y.device)]
+        found[told] = (right - z.logsumexp(1)).mean(1, dtype=torch.float64)
+    return found
+
+
+def inverse_temperature(z: Tensor, y: Tensor, start: Tensor | None = None) -> Tensor:
     """Return the non-negative number (masks), float64, by which logits z (masks, classes, N) tell the labels y best.
 
     The cross-entropy is convex in it. Where it does not fall at zero, zero is best. Elsewhere Newton's steps go from
-    zero, and halve the interval that holds the best number where a step would leave it.
+    zero, and halve the interval that holds the best number where a step would leave it. start (masks): numbers that are
+    near the best, from which fewer steps lead to the same ones.
     """
     right = z[:, y, torch.arange(len(y), device=y.device)]
     slope = (z.mean(1) - right).mean(1, dtype=torch.float64)
@@ -202,8 +210,9 @@ def inverse_temperature(z: Tensor, y: Tensor) -> Tensor:
         return result
     top = z[told].amax(1, keepdim=True)
     z, right = z[told] - top, right[told] - top[:, 0]  # at most 0, so that no exponential overflows
-    beta, low, high = result[told], result[told], torch.full_like(result[told], math.inf)
-    for _ in range(NEWTON):
+    low = result[told]
+    beta, high = (low if start is None else start[told]), torch.full_like(low, math.inf)
+    for _ in range(NEWTON if start is None else 2 * NEWTON):
         e = (z * beta[:, None, None].float()).exp_()
         weighted = z * e
         total, first = e.sum(1), weighted.sum(1)
@@ -211,10 +220,14 @@ def inverse_temperature(z: Tensor, y: Tensor) -> Tensor:
         spread = (weighted * z).sum(1) / total - mean**2
         slope = (mean - right).mean(1, dtype=torch.float64)
         low, high = torch.where(slope < 0, beta, low), torch.where(slope < 0, high, beta)
-        stepped = beta - slope / spread.mean(1, dtype=torch.float64)
-        inside = (stepped > low) & (stepped < high)
+        curvature = spread.mean(1, dtype=torch.float64)
+        stepped = beta - slope / curvature
+        inside, settled = (stepped > low) & (stepped < high), slope**2 <= SETTLED * curvature
         middle = torch.where(high.isinf(), beta, (low + high) / 2)
-        beta = torch.where(inside, stepped, middle)
+        # At the best number rounding may put a step outside: halving the interval would lead away from it.
+        beta = torch.where(inside | settled, stepped, middle)
+        if start is not None and bool(settled.all()):
+            break
     result[told] = beta
     return result
 

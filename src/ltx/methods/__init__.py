@@ -106,7 +106,8 @@ class Context:
     network: a scratch module for torch.func.functional_call. batch(i): a training batch.
     loss(weights, batch): the task's loss of the network's outputs on a batch, logits divided by a temperature.
     measure(state, part): loss and accuracy of a state on `train` or `val`.
-    examples(part, most): x and y of `train` or `val`, a fixed random subset where there are more than `most`.
+    examples(part, most): x and y of `train`, `val` or `test`, a fixed random subset where there are more than `most`.
+        What is measured on `test` may only be reported: it chooses nothing.
     device: where computing is asked for; all tensors here are on the CPU.
     trunk(level): the anchor of the run this one stands on, with the mask and the ranks of one of its levels.
     """

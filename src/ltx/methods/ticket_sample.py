@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar
 
 import numpy as np
 import torch
 from annotated_types import Ge
-from torch import nn
+from torch import Tensor, nn
 
 from ltx.analysis.quality import Examples, Quality, drawn, fitting, joined, quality
 from ltx.methods import Context, Layout, Plan, State, dense, nothing_left, without
@@ -29,6 +29,7 @@ class Method(dense.Method):
     stand beside it as `sample/quality`, with `sample/dead` where the network's output is constant.
     density: kept, of each layer; the weights are multiplied by 1/sqrt(density), which keeps their variance.
     levels: the last block.
+    examples: how many are scored at most; null for 2,000.
     exclude: layers kept whole, at their random weights.
     allow_dead_layers: go on where the density rounds a layer to no weight at all.
     """
@@ -37,6 +38,7 @@ class Method(dense.Method):
 
     density: Density
     levels: Annotated[int, Ge(0)]
+    examples: Annotated[int, Ge(1)] | None
     exclude: list[str]
     allow_dead_layers: bool
 
@@ -61,16 +63,20 @@ class Method(dense.Method):
         """Return how many weights each of these layers keeps."""
         return {name: round(self.density * shape.numel()) for name, shape in shapes(tensors).items()}
 
+    def kept_of_all(self, weights: Tensors, prunable: list[str]) -> dict[str, int]:
+        """Return how many weights every layer keeps, those that are not prunable all of theirs."""
+        whole = {name: weight.numel() for name, weight in weights.items()}
+        return whole | self.kept({name: weights[name] for name in prunable})
+
     def plan(self, level: int, steps: int, trunk: Plan | None) -> Plan:
         return Plan(level, parent=max(0, level - 1), first=0, last=0, anchor=None if level else 0)
 
     def advance(
         self, level: int, previous: State, context: Context
     ) -> tuple[State, Mapping[str, float | int | str | None]]:
-        seen = examples(context).to(context.device)
+        seen = examples(context.examples, self.examples or SCORED).to(context.device)
         weights = {name: weight.to(context.device) for name, weight in context.init.weights.items()}
-        whole = {name: weight.numel() for name, weight in weights.items()}
-        kept = whole | self.kept({name: weights[name] for name in context.prunable})
+        kept = self.kept_of_all(weights, context.prunable)
         best = float(previous.sample["best"]) if level else -math.inf
         mask = {name: previous.mask[name] for name in context.prunable}
         parts, at_once = [], fitting(weights, seen)
@@ -82,15 +88,18 @@ class Method(dense.Method):
                 best = float(found.quality[place])
                 mask = {name: masks[name][place].cpu().clone() for name in context.prunable}
         block = joined(parts)
-        weights = context.init.weights
-        effective = {name: weights[name] * self.factor * mask[name] for name in context.prunable}
         sample = {
             "quality": torch.from_numpy(block.quality),
             "dead": torch.from_numpy(block.dead),
             "best": torch.tensor([best], dtype=torch.float64),
         }
-        end = replace(previous, weights=weights | effective, mask=mask, sample=sample)
-        return end, {"best": best, **columns_of(block, len(list(weights.values())[-1]))}
+        columns = {"best": best, **columns_of(block, len(list(weights.values())[-1]))}
+        return self.end(context.init.weights, mask, previous, sample), columns
+
+    def end(self, weights: Tensors, mask: Tensors, previous: State, sample: Tensors) -> State:
+        """Return the end of a level whose ticket is a mask of the prunable layers, over the initial weights."""
+        effective = {name: weights[name] * self.factor * keep for name, keep in mask.items()}
+        return replace(previous, weights=weights | effective, mask=mask, sample=sample)
 
 
 def columns_of(block: Quality, classes: int) -> dict[str, float]:
@@ -106,14 +115,15 @@ def columns_of(block: Quality, classes: int) -> dict[str, float]:
     }
 
 
-def examples(context: Context) -> Examples:
-    """Return the examples that tell a quality, the same for all seeds and blocks.
+def examples(part: Callable[[str, int], tuple[Tensor, Tensor]], most: int = SCORED) -> Examples:
+    """Return the examples that tell a quality, the same for all seeds and blocks, at most `most` of them scored.
 
+    part(name, most): x and y of `train` or `val`, see `Context.examples`.
     Temperatures are fitted to the validation part and scored on the training part: nothing is trained, so that the
     training part is as new to the network as any other and the largest there is, and the best of very many masks is
     the less a matter of the examples it was chosen by. The test part chooses nothing.
     """
-    (x, y), (more_x, more_y) = context.examples("val", FITTED), context.examples("train", SCORED)
+    (x, y), (more_x, more_y) = part("val", FITTED), part("train", most)
     return Examples(torch.cat([x, more_x]).flatten(1).float(), torch.cat([y, more_y]), len(y))
 
 

@@ -19,6 +19,7 @@ METHODS = {
     "gem_miner": "Gem-Miner",
     "at_init": "pruned at initialisation",
     "ticket_sample": "sampled",
+    "ticket_split": "split",
     "control": "control",
 }
 CRITERIA = {

@@ -167,8 +167,8 @@ class LevelLoop:
         )
 
     def examples(self, part: str, most: int) -> Example:
-        """Return at most so many examples of the training or validation part, the same for all seeds."""
-        split = some({"train": self.data.train, "val": self.data.val}[part], most, "examples")
+        """Return at most so many examples of a part, the same for all seeds; of the test part only to report them."""
+        split = some({"train": self.data.train, "val": self.data.val, "test": self.data.test}[part], most, "examples")
         return split.x, split.y
 
     def redrawn(self) -> Tensors:
