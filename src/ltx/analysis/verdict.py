@@ -8,14 +8,16 @@ random masks lie, is the square of a signal: a Gaussian signal looks at least ex
 longer than that is long. Where half of the masks or more lie exactly there, the laws are cut at the same share, for
 the cut alone lowers s. With the 95 % interval of the mean s over inits (Student's t, at least three inits):
 
-- short: the interval lies above the exponential law's s, and reaches or exceeds the Gaussian's.
+- short: the interval lies above the exponential law's s, and reaches the Gaussian's within .02, or exceeds it.
 - exponential class: it reaches the span from the squared Gaussian's s to the exponential law's and not the
   Gaussian's, and is no wider than half the way from the squared Gaussian's to the Gaussian's: tails that are of neither
   class would often show a wider one.
-- long: it lies below the squared Gaussian's, and the xi of the sampled masks, where there is one, lies above what
-  squared Gaussian samples of the same size show.
+- long: it lies more than .02 below the squared Gaussian's, and the xi of the sampled masks, where there is one, lies
+  above what squared Gaussian samples of the same size show.
 - undecided: anything else, with the reason. That is also where xi lies above those samples' band and s says that the
   tail is not long: the evidence contradicts itself.
+
+The .02 is how far s of a curve that is known at the levels of splitting alone can be off, whatever the inits.
 
 All widths. Their common word, where at least two widths are decided, at least half of all are, and these agree. The
 second test asks how the losses of trained seeds spread: in a long tail the luck of a seed stays as the network widens,
@@ -49,6 +51,7 @@ SHORT, EXPONENTIAL, LONG, UNDECIDED, ENSEMBLING = "short", "exponential class", 
 TOP, DEEP = 1e-3, 1e-12  # the depths between which s is measured
 SHALLOWEST = 1e-6  # where the curves end before this, s is not told
 LEAST_INITS = 3
+OFF = 0.02  # by which s can be off, because P is known at the levels of splitting alone
 
 
 @dataclass(frozen=True)
@@ -153,13 +156,13 @@ def judge(s: Interval, known: References) -> tuple[str, str]:
     room = (known.gaussian - known.squared) / 2
     if s.n < LEAST_INITS or math.isnan(s.low):
         return UNDECIDED, f"{s.n} inits are too few for an interval: at least {LEAST_INITS}"
-    if s.high < known.squared:
+    if s.high < known.squared - OFF:
         return LONG, "the tail is longer than that of a squared Gaussian"
     if s.low > known.exponential:
-        if s.high >= known.gaussian:
+        if s.high >= known.gaussian - OFF:
             return SHORT, "the tail is shorter than an exponential one, and no longer than a Gaussian's"
         return UNDECIDED, "the tail lies between exponential and Gaussian, and is neither"
-    if s.high < known.gaussian and s.high - s.low <= room:
+    if s.high < known.gaussian - OFF and s.high - s.low <= room:
         return EXPONENTIAL, "the tail is about as long as an exponential one or a squared Gaussian's"
     return UNDECIDED, f"the inits differ too much: s from {s.low:.2f} to {s.high:.2f}"
 
@@ -200,11 +203,14 @@ def unfit(curves: Sequence[Curve], atoms: Sequence[float], log_top: float, log_d
     if not curves:
         return "there is no curve of P far below what sampling reaches"
     if log_deep > math.log(SHALLOWEST):
-        return f"not deep enough: a curve ends at P = 1e{log_deep / math.log(10):.1f}, and s needs {SHALLOWEST:.0e}"
+        ends, needs = log_deep / math.log(10), math.log10(SHALLOWEST)
+        return f"not deep enough: a curve ends at P = 1e{ends:.1f}, and s needs 1e{needs:.0f}"
     if any(curve.log_p[0] < log_top for curve in curves):
-        return f"a curve begins below P = {TOP:.0e}, where s is measured from"
+        return f"a curve begins below P = 1e{math.log10(TOP):.0f}, where s is measured from"
+    if any(math.isnan(atom) for atom in atoms):
+        return "the share of masks that know nothing is not known; sampled masks tell it"
     if any(math.log1p(-atom) <= log_top for atom in atoms):
-        return f"of an init all but {TOP:.0e} of the masks know nothing"
+        return "of an init nearly all masks know nothing"
     return ""
 
 
