@@ -9,7 +9,7 @@ from rich.table import Table
 
 from ltx.analysis.intervals import Interval
 from ltx.analysis.tail import Null
-from ltx.analysis.verdict import TOP, UNDECIDED, Evidence
+from ltx.analysis.verdict import TOP, UNDECIDED, Evidence, Shape
 from ltx.report.grid import Line, fitting, grid, without
 from ltx.report.tail_runs import model_words
 from ltx.report.tails import Question, Width
@@ -156,15 +156,12 @@ def evidence_line(line: Evidence) -> Line:
 
 def sentences(found: Question) -> Iterator[str]:
     """Yield what a question's answer is in words: each width, what is wrong, and the verdict."""
+    alike: dict[str, list[Width]] = {}
     for width in found.widths:
-        shape = width.shape
-        depth = f" between P = 1e{math.log10(TOP):.0f} and 1e{shape.log10_deep:.1f}" if shape.s.n else ""
-        yield f"width {width.point.width:g}: {shape.word}{depth}: {shape.reason}."
-        if shape.units_differ:
-            yield (
-                f"  In the unit of the signal it would be {shape.signal_word}: a word depends on the unit, and the "
-                "bits do not."
-            )
+        alike.setdefault(of_one(width.shape), []).append(width)
+    for sentence, widths in alike.items():
+        names = ", ".join(f"{width.point.width:g}" for width in widths)
+        yield f"width{'s' * (len(widths) > 1)} {names}: {sentence}"
     for flag in found.notes:
         yield f"note: {flag}."
     if not found.tests:
@@ -172,6 +169,13 @@ def sentences(found: Question) -> Iterator[str]:
     verdict = found.verdict
     own = f" (by the tails alone: {verdict.tails})" if verdict.tails not in (verdict.word, UNDECIDED) else ""
     yield f"verdict: {verdict.word}{own}: {verdict.reason}."
+
+
+def of_one(shape: Shape) -> str:
+    """Return what one width is in words."""
+    depth = f" between P = 1e{math.log10(TOP):.0f} and 1e{shape.log10_deep:.0f}" if shape.s.n else ""
+    other = f" In the signal's unit it would be {shape.signal_word}: words depend on the unit, bits do not."
+    return f"{shape.word}{depth}: {shape.reason}.{other if shape.units_differ else ''}"
 
 
 def heading(found: Question) -> str:
