@@ -19,7 +19,7 @@ import ltx as package
 from ltx.analysis import laws, tail
 from ltx.analysis import quality as analysis
 from ltx.analysis.returns import log2_choose
-from ltx.report.tail_runs import Init
+from ltx.report.tail_runs import Init, Repeat, Settings
 from ltx.store.files import pack, yaml_text
 from ltx.store.folders import RunFolder
 from ltx.store.rows import Row
@@ -56,8 +56,8 @@ def plant(
     config["method"] = {"name": method, "density": density, "exclude": []}
     if method == "ticket_split":
         config["method"] |= {"masks": 128, "keep": 0.5, "sweeps": 10}
-    for key, value in changed.items():
-        group, _, name = key.partition("__")
+    for key_of, value in changed.items():
+        group, _, name = key_of.partition("__")
         config[group] = {**config[group], name: value} if name else value
     key = f"{method}-mlp-digits-w{width:g}-{len([*(root / 'runs').glob('*')]):08x}"
     folder = root / "runs" / key
@@ -328,6 +328,19 @@ def test_runs_that_are_unfinished_or_died_out_or_are_damaged_are_named(ltx: Ltx,
     assert answers(ltx)["questions"][0]["widths"][0]["masks"] == 36_000 and tree(root) == before
 
 
+def test_repeats_of_other_settings_or_with_fewer_levels_do_not_cut_the_others_off(ltx: Ltx, root: Path) -> None:
+    law, init = laws.gaussian, {"init": 0, "mask": None}
+    rows = {seed: split_rows(law, np.random.default_rng(seed), 0.3) for seed in range(3)}
+    plant(root, "ticket_split", 1.0, rows, streams=init)
+    [alone] = answers(ltx)["questions"]
+    few = {7: split_rows(law, np.random.default_rng(7), 0.3, depth=5)}
+    plant(root, "ticket_split", 1.0, few, streams=init)
+    plant(root, "ticket_split", 1.0, few, streams=init, method__masks=64)
+    [found] = answers(ltx)["questions"]
+    assert found["widths"][0]["repeats"] == [3, 3] and found["widths"][0]["log10_p"] == alone["widths"][0]["log10_p"]
+    assert "width 1: 2 repeats of splitting do not count" in " ".join(found["flags"]) and not alone["flags"]
+
+
 def test_what_names_code_outside_ltx_is_left_out(ltx: Ltx, root: Path) -> None:
     plant_sample(root, 1.0, laws.gaussian, data__name="mymodule:Data")
     result = ltx("tail")
@@ -357,7 +370,7 @@ def an_init(rows: Sequence[tuple[float, float]], keep: float = 0.5) -> Init:
     from ltx.analysis.curves import Curve
 
     q, p = zip(*rows, strict=True)
-    return Init(NOTHING, repeats={0: Curve.of(q, p, q[0])}, keep=keep)
+    return Init(NOTHING, split_runs=[Repeat(0, Settings(128, keep, 10), 2, Curve.of(q, p, q[0]))])
 
 
 def test_without_sampled_masks_the_atom_is_what_the_first_threshold_leaves_below() -> None:

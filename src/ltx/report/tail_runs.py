@@ -15,6 +15,7 @@ import numpy as np
 
 from ltx.analysis.curves import Curve, Spread, averaged, sampled, spread
 from ltx.analysis.returns import log2_choose
+from ltx.analysis.verdict import DEEP
 from ltx.config import flat
 from ltx.config.loading import facts
 from ltx.config.names import own_names
@@ -39,6 +40,25 @@ LEAST_MASKS = 1_000  # sampled ones, for a curve of theirs
 Base = tuple[tuple[str, str], ...]  # what two runs have in common whose widths are compared
 
 
+@dataclass(frozen=True)
+class Settings:
+    """How splitting was done; repeats of different settings are not mixed."""
+
+    masks: int
+    keep: float
+    sweeps: int
+
+
+@dataclass(frozen=True)
+class Repeat:
+    """One run of splitting from one stream of masks: its curve, and how many levels it has."""
+
+    stream: int
+    settings: Settings
+    levels: int
+    curve: Curve
+
+
 @dataclass
 class Init:
     """One initialisation at one width: the qualities of sampled masks, and the curves of repeats of splitting.
@@ -49,9 +69,7 @@ class Init:
     nothing: float
     blocks: dict[object, list[np.ndarray]] = field(default_factory=dict)  # by the stream of the masks
     dead: int = 0
-    repeats: dict[object, Curve] = field(default_factory=dict)
-    masks: int = 128
-    keep: float = 0.5
+    split_runs: list[Repeat] = field(default_factory=list)
 
     @cached_property
     def qualities(self) -> np.ndarray:
@@ -59,11 +77,29 @@ class Init:
         return np.concatenate([block for blocks in self.blocks.values() for block in blocks] or [np.empty(0)])
 
     @cached_property
+    def repeats(self) -> list[Repeat]:
+        """The repeats that count: of one setting, those that have all of its levels, one for each stream of masks.
+
+        Of several settings the one that reaches deepest counts, down to 1e-12, and then the one with most repeats. A
+        repeat that is not finished says nothing of where it will end, and would only cut the others off; one that died
+        out is finished.
+        """
+        groups: dict[Settings, dict[int, Repeat]] = {}
+        for one in sorted(self.split_runs, key=lambda one: one.levels):
+            groups.setdefault(one.settings, {})[one.stream] = one
+        finished = []
+        for group in groups.values():
+            last = max(one.levels for one in group.values())
+            finished.append([one for one in group.values() if one.levels == last])
+        floor = math.log(DEEP)
+        return min(finished, key=lambda own: (max(floor, *(r.curve.deepest for r in own)), -len(own)), default=[])
+
+    @cached_property
     def split(self) -> Curve | None:
         """The mean of the curves by splitting, with the median of all masks; None where there is none."""
         if not self.repeats:
             return None
-        found = averaged([*self.repeats.values()])
+        found = averaged([one.curve for one in self.repeats])
         if len(self.qualities) >= LEAST_MASKS:
             median = float(np.median(self.qualities))
         else:  # splitting begins where half of the masks are, or above the atom where that holds more
@@ -84,10 +120,10 @@ class Init:
         """
         if len(self.qualities) >= LEAST_MASKS:
             return float(np.mean(self.qualities == self.nothing))
-        if self.keep < 0.5 or not self.repeats:
+        if not self.repeats or self.repeats[0].settings.keep < 0.5:
             return math.nan
-        first = math.exp(averaged([*self.repeats.values()]).log_p[0])
-        return 1 - first if first < 0.8 * self.keep else 0.0
+        first = math.exp(averaged([one.curve for one in self.repeats]).log_p[0])
+        return 1 - first if first < 0.8 * self.repeats[0].settings.keep else 0.0
 
     def log_p_at(self, quality: float) -> float:
         """Return ln P at a quality by splitting, else by sampled masks; nan where neither reaches it."""
@@ -101,7 +137,10 @@ class Init:
 
     def spread(self) -> Spread | None:
         """Return how far the repeats of splitting lie apart."""
-        return spread([*self.repeats.values()], self.masks, self.keep)
+        if not self.repeats:
+            return None
+        settings = self.repeats[0].settings
+        return spread([one.curve for one in self.repeats], settings.masks, settings.keep)
 
 
 @dataclass
@@ -169,10 +208,11 @@ def add(found: dict[Base, Network], entry: Entry) -> None:
         if method["name"] == SAMPLE and stream not in own.blocks:
             add_blocks(own, seed, stream)
         elif method["name"] == SPLIT:
-            own.masks, own.keep = int(method["masks"]), float(method["keep"])
-            curve = split_curve(seed.rows(), f"{entry.key}, seed {seed.seed}")
+            rows = seed.rows()
+            curve = split_curve(rows, f"{entry.key}, seed {seed.seed}")
             if curve is not None:
-                own.repeats[stream, own.masks, own.keep, method.get("sweeps")] = curve
+                settings = Settings(int(method["masks"]), float(method["keep"]), int(method["sweeps"]))
+                own.split_runs.append(Repeat(stream, settings, len(rows), curve))
 
 
 def level(folder: SeedFolder, number: int) -> Tensors | None:

@@ -141,6 +141,9 @@ def of_point(point: Point, classes: int, asked: float | None) -> Width:
     width.flags += flags
     if curves and len(curves) < len(inits):
         width.flags.append(f"{len(inits) - len(curves)} of {len(inits)} inits have no curve")
+    more = sum(len(init.split_runs) - len(init.repeats) for init in inits.values())
+    if more:
+        width.flags.append(f"{more} repeats of splitting do not count: they have fewer levels, or other settings")
     for number, init in inits.items():
         found = init.spread()
         if found is not None and not found.agree:
