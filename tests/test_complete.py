@@ -38,6 +38,8 @@ from ltx.store.sweeps import Record, SweepFolder
         ("ltx status sort=a", ["sort=accuracy", "sort=age"]),
         ("ltx status m", ["method=", "model="]),
         ("ltx status --c", ["--columns="]),
+        ("ltx tail q", ["quantile="]),
+        ("ltx tail m", ["method=", "model="]),
         ("ltx run of=", ["of=imp-lenet-digits-w1-00000000"]),
     ],
 )

@@ -3,7 +3,7 @@
 The excesses of nearly any law over a high threshold approach a generalised Pareto law (Balkema & de Haan 1974; Pickands
 1975), P(excess > y) = (1 + xi y / scale)^(-1/xi). xi > 0 is a long tail, xi = 0 an exponential one, and xi < 0 a
 bounded one. A Gaussian has xi = 0 in the limit and looks bounded at any threshold that can be sampled: compare with
-`gaussian_null`, never with zero.
+`gaussian_null`, never with zero, and qualities with `squared_gaussian_null` too.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
+from ltx.analysis.laws import Law, gaussian, squared_gaussian
 
 LEAST = 100  # excesses that a fit demands
 DISTINCT = 0.9  # share of the excesses that may not be ties
@@ -42,7 +44,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Null:
-    """The estimates of xi of Gaussian samples: their mean, and the middle 95 % of them, in `repeats` samples."""
+    """The estimates of xi of samples of a known law: their mean, and the middle 95 % of them, in `repeats` samples."""
 
     xi: float
     low: float
@@ -239,17 +241,33 @@ def gaussian_null(n: int, quantile: float, rng: np.random.Generator, repeats: in
     """Return the xi that Gaussian samples of n values show over a quantile.
 
     Mean and standard deviation do not matter, for neither shifting nor stretching a sample changes its xi; so this is
-    the null of the Gaussian that matches any sample of n. Only the values over the threshold are drawn, as the smallest
-    of n uniform tail probabilities (Renyi 1953).
+    the null of the Gaussian that matches any sample of n.
     """
-    from scipy.special import ndtri
+    return null(gaussian, n, quantile, rng, repeats)
 
+
+def squared_gaussian_null(
+    n: int, quantile: float, rng: np.random.Generator, repeats: int = 200, atom: float = 0.0
+) -> Null:
+    """Return the xi that n squared Gaussian values show over a quantile, a share `atom` of them worth nothing.
+
+    Near -log(classes) a quality is the square of a signal, so that this and not the Gaussian is the null of qualities
+    whose signal is Gaussian; see `laws.squared_gaussian`.
+    """
+    return null(squared_gaussian(atom), n, quantile, rng, repeats)
+
+
+def null(law: Law, n: int, quantile: float, rng: np.random.Generator, repeats: int = 200) -> Null:
+    """Return the xi that samples of n values of a law show over a quantile.
+
+    Only the values over the threshold are drawn, as the smallest of n uniform tail probabilities (Renyi 1953).
+    """
     count = counted(n, quantile)
     found = np.empty(repeats)
     for i in range(repeats):
         steps = np.cumsum(rng.standard_exponential(count + 1))
         tail = steps / (steps[-1] + rng.standard_gamma(n - count))
-        top = -ndtri(tail)
+        top = law(np.log(tail))
         found[i] = maximum_likelihood(top[:-1] - top[-1])[0]
     low, high = np.quantile(found, [0.025, 0.975])
     return Null(float(found.mean()), float(low), float(high), repeats)

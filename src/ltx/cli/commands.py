@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from ltx.cli.look import diff, options, output_root, show, status
+from ltx.cli.tail import tail
 from ltx.cli.training import figure, run
 from ltx.errors import BadInput, nearest
 
@@ -54,4 +55,4 @@ def complete(arguments: list[str]) -> int:
 
 
 COMMANDS = {"run": run, "figure": figure, "list": list_names, "status": status, "show": show, "diff": diff}
-COMMANDS |= {"complete": complete}
+COMMANDS |= {"tail": tail, "complete": complete}

@@ -26,6 +26,7 @@ _ltx() {
 }
 complete -o default -F _ltx ltx
 """
+TAIL = ("--json", "root=", "quantile=")
 STATUS = ("--json", "--columns=", "root=")
 FLAGS = ("-m", "--dry-run", "--full", "--cfg", "--resolve", "--config-dir", "--help")
 SIMPLE = {"show": ["root="], "diff": ["--json", "root="]}
@@ -44,6 +45,8 @@ def complete(line: str, commands: tuple[str, ...], groups: tuple[str, ...], root
         return matching(last, [*STATUS, *STATES, *run_keys(root), *(f"{key}=" for key in (*GROUPS, "width", "sort"))])
     if command == "status" and last.startswith("sort="):
         return matching(last, [f"sort={key}" for key in SORTS])
+    if command == "tail" and not ("." in last or "=" in last):
+        return matching(last, [*TAIL, *(f"{key}=" for key in (*GROUPS, "width"))])
     if command == "list":
         return matching(last, [*groups, "width=", "data="])
     figures = [name.replace("_", "-") for name in choices("figure", [])] if command == "figure" else []

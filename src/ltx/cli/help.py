@@ -45,6 +45,14 @@ ltx diff RUN RUN [--json] [root=DIR]
 
 Prints in what two runs differ: the values of their configs, and their accuracies at comparable levels with the
 difference seed by seed and its 95 % interval.""",
+    "tail": """\
+ltx tail [KEY=VALUE...] [quantile=Q] [--json] [root=DIR]
+
+Tells whether tickets are short- or long-tailed as networks widen: for each data set and network, at equal density and
+at equal kept count, from the runs of method=ticket_sample and method=ticket_split, and from the losses of 30 seeds and
+more of dense, imp and edge_popup runs. For each width the tail of sampled masks, the shape of log P, and the bits that
+common qualities need; then the verdict with its evidence. KEY=VALUE choose runs as for `ltx status`, quantile= is the
+threshold over which the tail is fitted, --json prints one object for a program.""",
     "complete": """\
 eval "$(ltx complete)"
 
