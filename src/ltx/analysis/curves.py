@@ -136,3 +136,30 @@ def spread(repeats: Sequence[Curve], masks: int, keep: float) -> Spread | None:
     furthest = math.sqrt(2) * -float(ndtri(0.025 / (n * (n - 1) / 2)))
     tens = math.log(10)
     return Spread(float(np.mean(logs)) / tens, (max(logs) - min(logs)) / tens, 2 * furthest * sd / tens, n)
+
+
+def power(curve: Curve, top: float = 1e-3) -> float:
+    """Return the power of quality - median by which -ln P grows from P = `top` down to the deepest point."""
+    above, deepest = curve.quality_at(math.log(top)) - curve.median, curve.quality[-1] - curve.median
+    if not 0 < above < deepest:
+        raise ValueError(f"the curve does not reach from P = {top:g} to a smaller one above its median")
+    return math.log(curve.deepest / math.log(top)) / math.log(deepest / above)
+
+
+def continued(curve: Curve, quality: float) -> float:
+    """Return ln P at a quality, beyond the deepest point by an extrapolation: as if -ln P went on as the same power.
+
+    See `power`. No mask beyond the deepest point was seen, and nothing says that the tail goes on like that.
+    """
+    if quality <= curve.quality[-1]:
+        return curve.log_p_at(quality)
+    deepest = curve.quality[-1] - curve.median
+    return curve.deepest * float((quality - curve.median) / deepest) ** power(curve)
+
+
+def reached_by(curve: Curve, log_p: float) -> float:
+    """Return the quality of a given ln P, beyond the deepest point by the extrapolation of `continued`."""
+    if log_p >= curve.deepest:
+        return curve.quality_at(log_p)
+    deepest = float(curve.quality[-1]) - curve.median
+    return curve.median + deepest * (log_p / curve.deepest) ** (1 / power(curve))
