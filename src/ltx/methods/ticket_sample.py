@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar
 import numpy as np
 import torch
 from annotated_types import Ge
-from torch import nn
+from torch import Tensor, nn
 
 from ltx.analysis.quality import Examples, Quality, drawn, fitting, joined, quality
 from ltx.methods import Context, Layout, Plan, State, dense, nothing_left, without
@@ -119,7 +119,12 @@ def examples(context: Context, most: int = SCORED) -> Examples:
     training part is as new to the network as any other and the largest there is, and the best of very many masks is
     the less a matter of the examples it was chosen by. The test part chooses nothing.
     """
-    (x, y), (more_x, more_y) = context.examples("val", FITTED), context.examples("train", most)
+    return examples_of(context.examples("val", FITTED), context.examples("train", most))
+
+
+def examples_of(fitted: tuple[Tensor, Tensor], scored: tuple[Tensor, Tensor]) -> Examples:
+    """Return the examples that temperatures are fitted to and those that are scored, x and y each, as one."""
+    (x, y), (more_x, more_y) = fitted, scored
     return Examples(torch.cat([x, more_x]).flatten(1).float(), torch.cat([y, more_y]), len(y))
 
 
