@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -34,6 +35,7 @@ SMALL = {
     "multi-prize": ("optim.steps=4", "seeds=1"),
     "sanity": ("optim.steps=42", "seeds=1"),
     "canvas": ("optim.steps=4", "seeds=1", "data.examples=200"),
+    "tail-validation": ("seeds=1",),
     "rewinding": ("method.levels=1", "optim.steps=210", "seeds=1", "width=.05", "optim.batch=2"),
 }
 
@@ -47,6 +49,27 @@ FEWER: dict[str, dict[str, Any]] = {  # arms of the grids, those among them that
     "canvas": {
         "ticket": ["method=imp", "method.levels=8", "width=0.5"],
         "kept": {"count": 30463, "of": {0.25: 60925, 1: 266200}, "words": ["method=edge_popup"]},
+    },
+    "tail-validation": {
+        "networks": {
+            "exhaustive": {
+                "words": ["model.hidden=[2]", "method.exclude=[input]", "method.density=.2"],
+                "split": ["method.masks=16", "method.levels=2", "method.sweeps=2", "seeds=40"],
+            },
+            **{
+                name: {
+                    "words": [*words, "model.hidden=[4]"],
+                    "split": [
+                        "method.masks=16",
+                        "method.levels=6",
+                        "method.sweeps=4",
+                        "seeds=10",
+                    ],
+                    "direct": ["method.levels=0", "seeds=4"],
+                }
+                for name, words in (("digits", []), ("mnist1d", ["data=mnist1d", "data.examples=400"]))
+            },
+        }
     },
     "edge-popup": {"densities": [0.02, 0.2, 0.5, 0.98], "widths": [0.05, 0.25, 2], "kept_widths": [0.25, 1]},
 }
@@ -235,6 +258,8 @@ def finished(name: str) -> Store:
 def test_the_facts_of_an_arm_decide_its_rows_and_its_name_does_not(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if name == "rewinding":
         monkeypatch.setattr(module(name), "measure", lambda spec, copy, seed, level: int(copy.key[-8:], 16))
+    if name == "tail-validation":
+        monkeypatch.setattr(module(name), "known", lambda spec, direct: np.arange(20_000.0))
     store = finished(name)
     renamed = [replace(done, arm=replace(done.arm, name=f"arm {i}")) for i, done in enumerate(store.arms)]
     table = module(name).rows(store)

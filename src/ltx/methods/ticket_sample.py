@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar
 
@@ -74,7 +74,7 @@ class Method(dense.Method):
     def advance(
         self, level: int, previous: State, context: Context
     ) -> tuple[State, Mapping[str, float | int | str | None]]:
-        seen = examples(context.examples, self.examples or SCORED).to(context.device)
+        seen = examples(context, self.examples or SCORED).to(context.device)
         weights = {name: weight.to(context.device) for name, weight in context.init.weights.items()}
         kept = self.kept_of_all(weights, context.prunable)
         best = float(previous.sample["best"]) if level else -math.inf
@@ -115,15 +115,19 @@ def columns_of(block: Quality, classes: int) -> dict[str, float]:
     }
 
 
-def examples(part: Callable[[str, int], tuple[Tensor, Tensor]], most: int = SCORED) -> Examples:
+def examples(context: Context, most: int = SCORED) -> Examples:
     """Return the examples that tell a quality, the same for all seeds and blocks, at most `most` of them scored.
 
-    part(name, most): x and y of `train` or `val`, see `Context.examples`.
     Temperatures are fitted to the validation part and scored on the training part: nothing is trained, so that the
     training part is as new to the network as any other and the largest there is, and the best of very many masks is
     the less a matter of the examples it was chosen by. The test part chooses nothing.
     """
-    (x, y), (more_x, more_y) = part("val", FITTED), part("train", most)
+    return examples_of(context.examples("val", FITTED), context.examples("train", most))
+
+
+def examples_of(fitted: tuple[Tensor, Tensor], scored: tuple[Tensor, Tensor]) -> Examples:
+    """Return the examples that temperatures are fitted to and those that are scored, x and y each, as one."""
+    (x, y), (more_x, more_y) = fitted, scored
     return Examples(torch.cat([x, more_x]).flatten(1).float(), torch.cat([y, more_y]), len(y))
 
 

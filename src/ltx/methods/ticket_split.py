@@ -58,7 +58,7 @@ class Method(ticket_sample.Method):
     def advance(
         self, level: int, previous: State, context: Context
     ) -> tuple[State, Mapping[str, float | int | str | None]]:
-        weights, seen = context.init.weights, examples(context.examples, self.examples or SCORED)
+        weights, seen = context.init.weights, examples(context, self.examples or SCORED)
 
         def draws(population: str) -> Draws:
             return lambda *purpose: context.streams.generator("mask", "splitting", population, level, *purpose)

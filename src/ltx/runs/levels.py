@@ -14,7 +14,7 @@ import torch
 from ltx.config.spec import Spec
 from ltx.config.trunk import Standing, seed_of
 from ltx.data.batches import Batches
-from ltx.data.splits import Example, some
+from ltx.data.splits import Dataset, Example, some
 from ltx.errors import BadInput
 from ltx.masks import count
 from ltx.methods import Context, Plan, State, WithoutGradients, layer
@@ -168,8 +168,7 @@ class LevelLoop:
 
     def examples(self, part: str, most: int) -> Example:
         """Return at most so many examples of a part, the same for all seeds; of the test part only to report them."""
-        split = some({"train": self.data.train, "val": self.data.val, "test": self.data.test}[part], most, "examples")
-        return split.x, split.y
+        return examples(self.data, part, most)
 
     def redrawn(self) -> Tensors:
         """Draw the model's initialisation another time, never from a file, at the scale of the trunk's method."""
@@ -299,3 +298,9 @@ class LevelLoop:
             return {}
         names = trained_beside(self.network, self.method)
         return {"trained": sum(self.network.get_parameter(name).numel() for name in names)}
+
+
+def examples(data: Dataset, part: str, most: int) -> Example:
+    """Return at most so many examples of a part of the data, the same for all seeds."""
+    split = some({"train": data.train, "val": data.val, "test": data.test}[part], most, "examples")
+    return split.x, split.y
