@@ -8,12 +8,10 @@ from string import Template
 from typing import Any
 
 import pandas as pd
-import yaml
 
-from ltx.config.compose import CONF
 from ltx.config.spec import Spec
 from ltx.errors import BadInput, nearest
-from ltx.figures import module, names
+from ltx.figures import module, names, read
 from ltx.store.rows import Row
 
 
@@ -71,11 +69,6 @@ def plan(name: str, overrides: list[str]) -> tuple[dict[str, Any], list[Arm]]:
 
     common = filled(fixed["common"])
     return fixed, [replace(arm, words=[*common, *filled(arm.words), *overrides]) for arm in arms]
-
-
-def read(name: str) -> dict[str, Any]:
-    """Return the content of a figure's yaml."""
-    return yaml.safe_load((CONF / "figure" / f"{name.replace('-', '_')}.yaml").read_text("utf-8"))
 
 
 def listed(fixed: dict[str, Any]) -> list[Arm]:

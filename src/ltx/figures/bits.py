@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter, StrMethodFormatter
 
 from ltx.analysis.curves import continued, reached_by
 from ltx.analysis.intervals import interval
@@ -149,9 +150,10 @@ def draw(table: pd.DataFrame) -> Figure:
             line = style.curve(at, widths, means, label, index, shift)
             handles += [line] if depth == own["depth"].min() else []
             if index == 0:
-                at.annotate(f"{group['x'].iloc[0]:.2g} nats", (widths[-1], means[-1].mean), (6, 0), **BESIDE)
+                words = f"{group['x'].iloc[0]:.2g} nats"
+                at.annotate(words, (widths[0], means[0].mean), (4, 4), textcoords="offset points", fontsize=SMALL)
     at.set_ylim(0)
-    at.set_ylabel("bits needed to gain")
+    at.set_ylabel("bits needed")
     legend_above(at, handles)
     handles = []
     deep = table[(table["part"] == "spare") & (table["depth"] == table["depth"].max())]
@@ -160,15 +162,14 @@ def draw(table: pd.DataFrame) -> Figure:
         label = f"{question}, {group['x'].iloc[0]:.2g} nats"
         handles.append(style.curve(spare, widths, means, label, index, style.beside(index, 2, len(widths))))
     spare.set_yscale("log")
+    spare.yaxis.set_minor_formatter(NullFormatter())
+    spare.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     spare.set_ylabel("spare bits")
     legend_above(spare, handles)
     draw_found(best, table, widths)
     for axes in (at, spare, best):
         number_axis(axes, widths, "width")
     return figure
-
-
-BESIDE: dict[str, Any] = {"textcoords": "offset points", "va": "center", "fontsize": SMALL, "annotation_clip": False}
 
 
 def draw_needed(axes: Axes, table: pd.DataFrame, widths: list[float]) -> None:
@@ -194,6 +195,7 @@ def draw_needed(axes: Axes, table: pd.DataFrame, widths: list[float]) -> None:
     axes.plot([], [], **style.dashed((0, (3, 2))), label="extrapolated")
     axes.plot([], [], color=style.GREY, lw=1.1, label="at the right: bits there are")
     axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     axes.set_xlim(0)
     axes.set_xlabel("nats gained over knowing nothing")
     axes.set_ylabel("bits needed")

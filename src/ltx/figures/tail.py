@@ -119,20 +119,20 @@ def draw_shapes(axes: Axes, table: pd.DataFrame, widths: list[float]) -> None:
     axes.set_ylim(0, 1.25 * axes.get_ylim()[1])
     words = table[table["part"] == "word"].set_index("width")["word"]
     for width in widths:
+        side = "left" if width == widths[0] else "right" if width == widths[-1] else "center"
         text = str(words[width]).replace(" ", "\n")
-        place = {"xycoords": ("data", "axes fraction"), "ha": "center", "va": "top", "fontsize": SMALL}
-        axes.annotate(text, (width, 0.98), **place)
+        axes.text(width, 0.98, text, transform=axes.get_xaxis_transform(), ha=side, va="top", fontsize=SMALL)
     axes.set_ylabel("shape s of the tail")
     legend_above(axes, handles)
 
 
 def draw_xi(axes: Axes, table: pd.DataFrame, widths: list[float]) -> None:
     """Draw xi of the sampled masks over what samples of a Gaussian and of its square show."""
-    handles = []
+    handles: list[Any] = []
     for name, colour in (("squared", BAND), ("gaussian", "#CFE2F3")):
         null = table[table["part"] == f"null {name}"]
-        band = {"color": colour, "lw": 0, "zorder": 0.5}
-        handles.append(axes.axhspan(null["low"].mean(), null["high"].mean(), label=LAWS[name][0], **band))
+        low, high = null["low"].mean(), null["high"].mean()
+        handles.append(axes.axhspan(low, high, label=LAWS[name][0], color=colour, lw=0, zorder=0.5))
     xi = table[table["part"] == "xi"].set_index("width")
     known = [width for width in widths if width in xi.index]
     means = [Interval(xi["y"][width], xi["low"][width], xi["high"][width], 0) for width in known]
