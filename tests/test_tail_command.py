@@ -381,6 +381,15 @@ def test_without_sampled_masks_the_atom_is_what_the_first_threshold_leaves_below
     assert math.isnan(an_init([(NOTHING + 0.01, math.log(0.1)), (NOTHING + 0.02, -4)], keep=0.1).atom)
 
 
+def test_repeats_that_share_no_quality_have_no_curve() -> None:
+    from ltx.analysis.curves import Curve
+
+    settings = Settings(128, 0.5, 10)
+    curves = [Curve.of([q, q + 1], [-1, -2], q) for q in (0, 1)]
+    found = Init(NOTHING, split_runs=[Repeat(n, settings, 2, curve) for n, curve in enumerate(curves)])
+    assert found.split is None and math.isnan(found.atom) and math.isnan(found.log_p_at(0.5))
+
+
 def test_the_command_reads_real_runs_and_takes_filters(ltx: Ltx, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(analysis, "BLOCK", 1_200)
     net = ("method=ticket_sample", "model=mlp", "model.hidden=[4]", "seeds=3", "method.levels=0")

@@ -11,24 +11,22 @@ import pytest
 from ltx.analysis import laws, tail
 from ltx.analysis.curves import Curve, averaged, sampled, spread
 from ltx.analysis.intervals import Interval, interval
-from ltx.analysis.tail import Null
-from ltx.analysis.trends import SeedTest, per_doubling, pseudo_values, seed_test, slope
-from ltx.analysis.verdict import (
-    ENSEMBLING,
+from ltx.analysis.shape import (
     EXPONENTIAL,
     LONG,
     SHORT,
     UNDECIDED,
-    Overall,
+    Differences,
     Sampled,
     Shape,
-    Spare,
     judge,
     of_width,
-    overall,
     references,
     shape,
 )
+from ltx.analysis.tail import Null
+from ltx.analysis.trends import SeedTest, per_doubling, pseudo_values, seed_test, slope
+from ltx.analysis.verdict import ENSEMBLING, Overall, Spare, overall
 
 LEVELS = -math.log(2) * np.arange(1, 42)  # half survive each level, to 2e-13
 TOP, DEEP = math.log(1e-3), math.log(1e-12)
@@ -129,6 +127,15 @@ def test_a_gaussian_signal_squared_is_not_long_however_many_masks_know_nothing()
     assert blind.word == LONG
 
 
+def test_inits_of_which_other_shares_know_nothing_are_each_compared_with_their_own_laws() -> None:
+    rng, atoms = np.random.default_rng(0), [0.1, 0.5, 0.7, 0.9]
+    curves = [planted(laws.squared_gaussian(atom), rng, 0.03, atom) for atom in atoms]
+    found = of_width(curves, atoms, 10)
+    assert found.s.high - found.s.low > 0.35, "s of the inits differs by far"
+    assert found.differences.squared.high - found.differences.squared.low < 0.1 and found.word == EXPONENTIAL
+    assert found.references.squared == pytest.approx(np.mean([references(TOP, DEEP, a).squared for a in atoms]))
+
+
 def test_a_tail_between_exponential_and_gaussian_is_left_undecided() -> None:
     found = of_width(drawn(PLANTED["weibull"], 1), [0.0] * 5, 10)
     assert found.word == UNDECIDED and "between exponential and Gaussian" in found.reason
@@ -166,7 +173,10 @@ def test_sampled_masks_can_contradict_the_shape() -> None:
 
 def test_an_interval_reads_as_the_rule_says() -> None:
     def word(low: float, high: float, n: int = 5) -> str:
-        return judge(Interval((low + high) / 2, low, high, n), KNOWN)[0]
+        def less(law: float) -> Interval:
+            return Interval((low + high) / 2 - law, low - law, high - law, n)
+
+        return judge(Differences(less(KNOWN.gaussian), less(KNOWN.exponential), less(KNOWN.squared)))[0]
 
     assert word(1.0, 1.7) == SHORT and word(1.8, 1.9) == SHORT and word(1.0, 1.6) == UNDECIDED
     assert word(0.8, 1.1) == word(0.9, 0.91) == word(0.6, 0.87) == EXPONENTIAL
@@ -385,7 +395,12 @@ def test_the_evidence_has_a_line_for_all_that_was_looked_at() -> None:
     heavy = of_width(drawn(PLANTED["pareto"], 3), [0.0] * 5, 10, sample_of(0.3, 0.2, 0.4))
     light = of_width(drawn(PLANTED["gaussian"], 3), [0.0] * 5, 10, sample_of(-0.2, -0.3, -0.1))
     found = overall({1: heavy, 2: light}, seeds={"dense": seeds(-0.5, -0.3)})
-    assert lines_of(found, "shape s at") == [("shape s at width 1", LONG), ("shape s at width 2", SHORT)]
+    assert lines_of(found, "shape s at") == [
+        ("shape s at width 1", LONG),
+        ("shape s at width 1, less a squared Gaussian's of each init", LONG),
+        ("shape s at width 2", SHORT),
+        ("shape s at width 2, less a squared Gaussian's of each init", SHORT),
+    ]
     assert [reads for _, reads in lines_of(found, "xi")] == [LONG, "shorter than a squared Gaussian"]
     assert [reads for _, reads in lines_of(found, "sd over") + lines_of(found, "mean dense")] == ["shrinks", "falls"]
     assert all(line.low <= line.value <= line.high and line.reference for line in found.evidence)

@@ -13,10 +13,12 @@ def tail(arguments: list[str]) -> int:
     """Print the verdict on tails for every network whose random tickets were sampled or split; writes nothing."""
     from rich.console import Console
 
+    from ltx.report.seed_runs import TRAINED, seed_losses
     from ltx.report.status import Entry, selected, to_json
-    from ltx.report.tail_runs import TRAINED, networks, seed_losses, unfinished
+    from ltx.report.tail_json import plain
+    from ltx.report.tail_runs import networks, unfinished
     from ltx.report.tail_words import NOTHING, heading, sentences, tables
-    from ltx.report.tails import answer, plain, questions
+    from ltx.report.tails import answer, questions
     from ltx.store.find import run_keys
     from ltx.store.states import standing
 

@@ -1,27 +1,25 @@
-"""What runs say of random tickets: sampled masks, curves by splitting, and the losses of trained seeds, by network."""
+"""What runs say of random tickets: sampled masks, and curves by splitting, of each network."""
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ltx.analysis.curves import Curve, Spread, averaged, sampled, spread
 from ltx.analysis.returns import log2_choose
-from ltx.analysis.verdict import DEEP
+from ltx.analysis.shape import DEEP
 from ltx.config import flat
 from ltx.config.loading import facts
 from ltx.config.names import own_names
-from ltx.errors import notice
+from ltx.errors import BadInput, notice
 from ltx.report.status import Entry
-from ltx.store.files import Damaged, read_yaml, text, unpack
+from ltx.store.files import Damaged, read_yaml, unpack
 from ltx.store.folders import RunFolder
 from ltx.store.rows import Row
 from ltx.store.seeds import SeedFolder, belongs
@@ -31,10 +29,7 @@ if TYPE_CHECKING:
     from ltx.tensors import Tensors
 
 SAMPLE, SPLIT = "ticket_sample", "ticket_split"
-TRAINED = ("dense", "imp", "edge_popup")
 SCORED = 2_000  # examples that a quality is the mean of where the config does not say
-FORM = ("model.init", "model.bias", "model.norm", "model.affine", "model.channels_last")  # what a method's recipe sets
-LEAST_SEEDS = 30
 LEAST_MASKS = 1_000  # sampled ones, for a curve of theirs
 
 Base = tuple[tuple[str, str], ...]  # what two runs have in common whose widths are compared
@@ -95,11 +90,18 @@ class Init:
         return min(finished, key=lambda own: (max(floor, *(r.curve.deepest for r in own)), -len(own)), default=[])
 
     @cached_property
+    def mean(self) -> Curve | None:
+        """The mean of the repeats' curves; None where there are none, or no quality that all of them reach."""
+        curves = [one.curve for one in self.repeats]
+        begin, end = (f(curve.quality[at] for curve in curves) if curves else 0 for f, at in ((max, 0), (min, -1)))
+        return averaged(curves) if begin < end else None
+
+    @cached_property
     def split(self) -> Curve | None:
-        """The mean of the curves by splitting, with the median of all masks; None where there is none."""
-        if not self.repeats:
+        """The mean curve by splitting with the median of all masks, None where there is none."""
+        found = self.mean
+        if found is None:
             return None
-        found = averaged([one.curve for one in self.repeats])
         if len(self.qualities) >= LEAST_MASKS:
             median = float(np.median(self.qualities))
         else:  # splitting begins where half of the masks are, or above the atom where that holds more
@@ -120,9 +122,9 @@ class Init:
         """
         if len(self.qualities) >= LEAST_MASKS:
             return float(np.mean(self.qualities == self.nothing))
-        if not self.repeats or self.repeats[0].settings.keep < 0.5:
+        if self.mean is None or self.repeats[0].settings.keep < 0.5:
             return math.nan
-        first = math.exp(averaged([one.curve for one in self.repeats]).log_p[0])
+        first = math.exp(self.mean.log_p[0])
         return 1 - first if first < 0.8 * self.repeats[0].settings.keep else 0.0
 
     def log_p_at(self, quality: float) -> float:
@@ -171,8 +173,8 @@ def networks(entries: Sequence[Entry]) -> list[Network]:
         if entry.config.get("method.name") in (SAMPLE, SPLIT):
             try:
                 add(found, entry)
-            except Damaged as error:
-                notice(f"{error}; it is left out.")
+            except (Damaged, BadInput) as error:  # a config that is damaged, or data that are no longer there
+                notice(f"{entry.standing.path}: {error}; it is left out.")
     return [network for network in found.values() if network.points]
 
 
@@ -257,65 +259,6 @@ def split_curve(rows: Sequence[Row], name: str) -> Curve | None:
         if not points or threshold > max(points):
             points[float(threshold)] = float(log10_p) * math.log(10)
     return Curve.of([*points], [*points.values()], min(points)) if len(points) > 1 else None
-
-
-@dataclass(frozen=True)
-class Losses:
-    """The test losses of trained seeds of one method, by width."""
-
-    method: str
-    losses: dict[float, list[float]]
-    runs: list[str]
-
-
-def seed_losses(entries: Sequence[Entry], base: Base) -> list[Losses]:
-    """Return the losses of dense and pruned networks and of searched tickets on the same data and the same layers.
-
-    Initialisation, biases and norms are not compared, for each method's recipe has its own. Of several settings of a
-    method those with the most widths count, then those with the most seeds. IMP's first level is dense, and stands for
-    dense runs where there are none.
-    """
-    common = {pair for pair in base if pair[0].startswith(("data.", "model.")) and pair[0] not in FORM}
-    found: dict[tuple[str, str], Losses] = {}
-    for entry in entries:
-        config = entry.config
-        method = config.get("method.name")
-        own = {pair for pair in base_of(config) if pair[0].startswith(("data.", "model.")) and pair[0] not in FORM}
-        if method not in TRAINED or own != common:
-            continue
-        rest = {key: flat.value_text(value) for key, value in config.items() if key not in ("width", *flat.NOT_SAID)}
-        for name, by_seed in columns(entry.standing.path, str(method)).items():
-            losses = [loss for loss in by_seed.values() if math.isfinite(loss)]
-            if len(losses) >= LEAST_SEEDS:
-                one = found.setdefault((name, json.dumps([method, *sorted(rest.items())])), Losses(name, {}, []))
-                one.losses[float(config["width"])] = losses
-                one.runs.append(entry.key)
-    chosen: dict[str, Losses] = {}
-    for (name, _), one in sorted(found.items(), key=lambda item: '"imp"' in item[0][1]):  # own dense runs before IMP's
-        best = chosen.get(name)
-        if best is None or weight(one) > weight(best):
-            chosen[name] = one
-    return [chosen[name] for name in TRAINED if name in chosen]
-
-
-def weight(found: Losses) -> tuple[int, int]:
-    """Return how many widths and seeds there are."""
-    return len(found.losses), sum(map(len, found.losses.values()))
-
-
-def columns(path: Path, method: str) -> dict[str, dict[int, float]]:
-    """Return the test losses of a run's last level by seed under its method, and of IMP's first under `dense`."""
-    try:
-        lines = [*csv.DictReader((text(path / "summary.csv") or "").splitlines())]
-        rows = [(int(line["seed"]), int(line["level"]), float(line["test_loss"])) for line in lines]
-    except (Damaged, KeyError, ValueError, TypeError) as error:
-        notice(f"{path / 'summary.csv'} cannot be read ({error}); it is left out.")
-        return {}
-    last = max((number for _, number, _ in rows), default=0)
-    found = {method: {seed: loss for seed, number, loss in rows if number == last}}
-    if method == "imp" and last:
-        found["dense"] = {seed: loss for seed, number, loss in rows if number == 0}
-    return found
 
 
 def model_words(base: Base) -> str:

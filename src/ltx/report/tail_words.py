@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from rich.table import Table
 
 from ltx.analysis.intervals import Interval
+from ltx.analysis.shape import TOP, UNDECIDED, Shape
 from ltx.analysis.tail import Null
-from ltx.analysis.verdict import TOP, UNDECIDED, Evidence, Shape
+from ltx.analysis.verdict import Evidence
 from ltx.report.grid import Line, fitting, grid, without
 from ltx.report.tail_runs import model_words
 from ltx.report.tails import Question, Width
@@ -26,8 +27,9 @@ STABLE = (
     "xi over other quantiles: it settles where the tail begins; moment: another estimate at the first table's quantile"
 )
 SHAPES = (
-    "s: how fast -log P grows with the quality, mean over inits [95 % interval], beside that of known laws; signal: "
-    "the same of sqrt(quality + log classes); log10 P: what every init reaches"
+    "s: how fast -log P grows with the quality, mean over inits [95 % interval], beside that of known laws; less "
+    "squared: s less a squared Gaussian's of the same init, the laws being cut at what knows nothing; signal: "
+    "s of sqrt(quality + log classes); log10 P: what every init reaches"
 )
 BITS = (
     "bits: -log2 P(quality >= q) of a random mask, mean over inits [95 % interval]; available: log2 of the number of "
@@ -75,9 +77,10 @@ def tables(found: Question, room: int) -> Iterator[Table]:
         fewer = [f"{quantile:g}" for quantile in quantiles][1::2]
         yield grid(fitting([lines, without(lines, *fewer)], room), caption=STABLE)
     if any(width.shape.s.n for width in widths):
-        lines = [shape_line(width) for width in widths]
+        lines, extra = [shape_line(width) for width in widths], ("repeats", "signal", "inits", "log10 P")
         yield grid(
-            fitting([lines, without(lines, "repeats"), without(lines, "repeats", "signal")], room), caption=SHAPES
+            fitting([lines, without(lines, "repeats"), *(without(lines, *extra[:n]) for n in (2, 3, 4))], room),
+            caption=SHAPES,
         )
     lines = [line for width in widths for line in bits_lines(width)]
     if lines:
@@ -131,6 +134,7 @@ def shape_line(width: Width) -> Line:
         "Gaussian": number(known.gaussian),
         "exponential": number(known.exponential),
         "squared": number(known.squared),
+        "less squared": mean_text(shape.differences.squared, 2, "+"),
         "signal": mean_text(shape.signal),
     }
 
