@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ltx.analysis import laws, tail
-from ltx.analysis.curves import Curve, averaged, sampled, spread
+from ltx.analysis.curves import Curve, averaged, continued, reached_by, sampled, spread
 from ltx.analysis.intervals import Interval, interval
 from ltx.analysis.shape import (
     EXPONENTIAL,
@@ -425,3 +425,19 @@ def test_the_squared_null_is_what_squared_gaussian_samples_show() -> None:
     assert plain.xi < plain.high < tail.squared_gaussian_null(20_000, 0.95, rng, 200).xi < null.xi
     with pytest.raises(ValueError, match="atom"):
         laws.squared_gaussian(1.0)
+
+
+@pytest.mark.parametrize("grows", [1.0, 2.0, 0.7])
+def test_a_tail_whose_logarithm_is_a_power_is_continued_exactly(grows: float) -> None:
+    quality = np.linspace(0.1, 3, 200)
+    known = Curve.of(quality + 5, -8 * quality**grows, 5.0)
+    assert continued(known, 5 + 2) == pytest.approx(-8 * 2**grows, rel=1e-3)
+    assert continued(known, 5 + 9) == pytest.approx(-8 * 9**grows, rel=2e-3)
+    assert reached_by(known, -8 * 9**grows) == pytest.approx(5 + 9, rel=2e-3)
+    assert reached_by(known, -8 * 2**grows) == pytest.approx(5 + 2, rel=1e-3)
+
+
+def test_a_curve_that_ends_early_is_not_continued() -> None:
+    short = Curve.of([0.1, 0.2], [-1.0, -2.0], 0.0)
+    assert math.isnan(continued(short, 0.3)) and math.isnan(reached_by(short, -3.0))
+    assert continued(short, 0.15) == -1.5

@@ -139,10 +139,13 @@ def spread(repeats: Sequence[Curve], masks: int, keep: float) -> Spread | None:
 
 
 def power(curve: Curve, top: float = 1e-3) -> float:
-    """Return the power of quality - median by which -ln P grows from P = `top` down to the deepest point."""
+    """Return the power of quality - median by which -ln P grows from P = `top` down to the deepest point.
+
+    nan where the curve does not reach from there to a smaller P, or not above its median.
+    """
     above, deepest = curve.quality_at(math.log(top)) - curve.median, curve.quality[-1] - curve.median
     if not 0 < above < deepest:
-        raise ValueError(f"the curve does not reach from P = {top:g} to a smaller one above its median")
+        return math.nan
     return math.log(curve.deepest / math.log(top)) / math.log(deepest / above)
 
 

@@ -22,7 +22,6 @@ from ltx.figures.random_tickets import level, points, sampled, split
 from ltx.methods.ticket_sample import FITTED, SCORED, examples_of
 from ltx.report import style
 from ltx.report.layout import legend_above
-from ltx.report.letters import SMALL
 from ltx.report.style import number_axis, page
 from ltx.report.tail_runs import Init, Point
 from ltx.runs.levels import examples
@@ -62,7 +61,9 @@ def rows(store: Store) -> pd.DataFrame:
         "equal density": [point for (_, density), point in every.items() if density == narrow[1]],
         "equal kept count": [point for point in every.values() if abs(point.kept / every[narrow].kept - 1) < 0.02],
     }
-    table = [row for question, own in equal.items() for row in of_question(question, own)]
+    inits = [init for own in equal.values() for point in own for init in point.inits.values()]
+    gains = {depth: min(init.quality_at(-depth * TENS) - init.nothing for init in inits) for depth in (3, 6, 12)}
+    table = [row for question, own in equal.items() for row in of_question(question, own, gains)]
     table += [row for point in equal["equal density"] for row in of_all(point)]
     by_width = {point.width: point for point in equal["equal density"]}
     for done in store.arms:
@@ -71,11 +72,13 @@ def rows(store: Store) -> pd.DataFrame:
     return pd.DataFrame(table)
 
 
-def of_question(question: str, own: list[Point]) -> list[dict[str, Any]]:
-    """Return what the widths of one question need."""
+def of_question(question: str, own: list[Point], gains: dict[int, float]) -> list[dict[str, Any]]:
+    """Return what the widths of one question need.
+
+    gains: nats, by the depth at which every init of every width gains them.
+    """
     table: list[dict[str, Any]] = []
     inits = [(point, number, init) for point in own for number, init in point.inits.items()]
-    gains = {depth: min(init.quality_at(-depth * TENS) - init.nothing for *_, init in inits) for depth in (3, 6, 12)}
     for point, number, init in inits:
         at = {"question": question, "width": point.width, "init": number}
         table.append({**at, "part": "there", "y": point.bits})
@@ -149,11 +152,9 @@ def draw(table: pd.DataFrame) -> Figure:
             shift = style.beside(index, 2, len(widths))
             line = style.curve(at, widths, means, label, index, shift)
             handles += [line] if depth == own["depth"].min() else []
-            if index == 0:
-                words = f"{group['x'].iloc[0]:.2g} nats"
-                at.annotate(words, (widths[0], means[0].mean), (4, 4), textcoords="offset points", fontsize=SMALL)
     at.set_ylim(0)
-    at.set_ylabel("bits needed")
+    gains = ", ".join(f"{x:.2g}" for x in sorted(table.loc[table["part"] == "at", "x"].unique()))
+    at.set_ylabel(f"bits needed to gain\n{gains} nats")
     legend_above(at, handles)
     handles = []
     deep = table[(table["part"] == "spare") & (table["depth"] == table["depth"].max())]

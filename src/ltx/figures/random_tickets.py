@@ -16,7 +16,9 @@ from ltx.tensors import Tensors, under
 
 def sampled(fixed: dict[str, Any], width: float) -> Arm:
     """Return the arm that samples random tickets at a width: a seed is an init."""
-    return Arm(f"sampled, width {width:g}", [*fixed["sample"], f"width={width:g}"], {"kind": "sample"})
+    return Arm(
+        f"sampled, width {width:g}", [*fixed["sample"], f"width={width:g}"], {"kind": "sample", "width": float(width)}
+    )
 
 
 def split(fixed: dict[str, Any], width: float, density: float) -> list[Arm]:
@@ -24,7 +26,8 @@ def split(fixed: dict[str, Any], width: float, density: float) -> list[Arm]:
     words = [*fixed["split"], f"width={width:g}", f"method.density={density:g}"]
     inits = range(fixed["first_seed"], fixed["first_seed"] + fixed["inits"])
     name = f"split, width {width:g}, density {density:g}"
-    return [Arm(f"{name}, init {i}", [*words, f"streams.init={i}"], {"kind": "split"}) for i in inits]
+    facts: dict[str, Any] = {"kind": "split", "width": float(width), "density": float(density)}
+    return [Arm(f"{name}, init {i}", [*words, f"streams.init={i}"], {**facts, "init": i}) for i in inits]
 
 
 def points(store: Store) -> dict[tuple[float, float], Point]:

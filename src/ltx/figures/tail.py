@@ -13,7 +13,7 @@ from matplotlib.ticker import FixedLocator
 
 from ltx.analysis.intervals import Interval, interval
 from ltx.analysis.returns import expected_best
-from ltx.analysis.verdict import TOP, references, shape
+from ltx.analysis.shape import TOP, references, shape
 from ltx.figures.arms import Arm, Store
 from ltx.figures.claims import Claim, decide, stated
 from ltx.figures.random_tickets import points, sampled, split
@@ -144,12 +144,18 @@ def draw_xi(axes: Axes, table: pd.DataFrame, widths: list[float]) -> None:
 
 
 def claims(table: pd.DataFrame, fixed: dict[str, Any]) -> dict[str, Claim]:
-    """Decide at each width whether tails are longer than a squared Gaussian's, and than a Gaussian's in the signal."""
-    said, found = stated(fixed), {}
-    for width in fixed["widths"]:
-        own = table[(table["width"] == width) & (table["part"] == "s")]
-        found[f"long {width:g}"] = decide(said[f"long {width:g}"], (own["squared"] - own["y"]).tolist())
-    signal = table[table["part"] == "signal"]
-    each = (signal["gaussian"] - signal["y"]).groupby(signal["init"]).mean()  # an init's number at all widths together
-    found["signal"] = decide(said["signal"], each.tolist())
-    return found
+    """Decide how s differs from that of known laws, an init's number being the mean over widths, and with the width."""
+    said = stated(fixed)
+    own, signal = (table[table["part"] == part] for part in ("s", "signal"))
+
+    def over_widths(more: pd.Series, table: pd.DataFrame) -> list[float]:
+        return more.groupby(table["init"]).mean().dropna().tolist()
+
+    by_width = own.pivot(index="init", columns="width", values="y").dropna()
+    ends = by_width[by_width.columns.min()] - by_width[by_width.columns.max()]
+    return {
+        "shorter": decide(said["shorter"], over_widths(own["y"] - own["exponential"], own)),
+        "longer": decide(said["longer"], over_widths(own["squared"] - own["y"], own)),
+        "signal": decide(said["signal"], over_widths(signal["gaussian"] - signal["y"], signal)),
+        "widening": decide(said["widening"], ends.tolist()),
+    }
