@@ -46,7 +46,7 @@ SANITY = {"imp": "method:imp,method.levels:18", "edge-popup": "method:edge_popup
 SANITY |= {name: f"method:at_init,method.criterion:{name}" for name in ("snip", "synflow")}
 SAMPLE = ["method=ticket_sample", "method.levels=0", "seeds=2"]
 RANDOM: dict[str, Any] = {"inits": 2, "widths": [0.5, 1], "sample": SAMPLE}
-SPLIT = ["method=ticket_split", "method.masks=32", "method.keep=.2", "method.sweeps=3", "method.levels=18", "seeds=1"]
+SPLIT = ["method=ticket_split", "method.masks=64", "method.keep=.3", "method.sweeps=3", "method.levels=23", "seeds=1"]
 FEWER: dict[str, dict[str, Any]] = {  # arms of the grids, those among them that the claims are about
     "sanity": {"trunks": SANITY, "kinds": ["ticket", "shuffle"]},
     "rewinding": {"rewind": {"unstable": [0, 100], "stable": [0]}},

@@ -62,7 +62,12 @@ def rows(store: Store) -> pd.DataFrame:
         "equal kept count": [point for point in every.values() if abs(point.kept / every[narrow].kept - 1) < 0.02],
     }
     inits = [init for own in equal.values() for point in own for init in point.inits.values()]
-    gains = {depth: min(init.quality_at(-depth * TENS) - init.nothing for init in inits) for depth in (3, 6, 12)}
+    ends = min(DEPTHS[-1], math.floor(min(-init.split.deepest / TENS for init in inits if init.split is not None)))
+    gains = {
+        depth: min(init.quality_at(-depth * TENS) - init.nothing for init in inits)
+        for depth in sorted({3, 6, ends})
+        if depth <= ends
+    }
     table = [row for question, own in equal.items() for row in of_question(question, own, gains)]
     table += [row for point in equal["equal density"] for row in of_all(point)]
     by_width = {point.width: point for point in equal["equal density"]}
@@ -72,7 +77,7 @@ def rows(store: Store) -> pd.DataFrame:
     return pd.DataFrame(table)
 
 
-def of_question(question: str, own: list[Point], gains: dict[int, float]) -> list[dict[str, Any]]:
+def of_question(question: str, own: list[Point], gains: dict[float, float]) -> list[dict[str, Any]]:
     """Return what the widths of one question need.
 
     gains: nats, by the depth at which every init of every width gains them.
@@ -162,7 +167,8 @@ def draw(table: pd.DataFrame) -> Figure:
         means = [interval(one["y"].dropna().tolist()) for _, one in group.groupby("width")]
         label = f"{question}, {group['x'].iloc[0]:.2g} nats"
         handles.append(style.curve(spare, widths, means, label, index, style.beside(index, 2, len(widths))))
-    spare.set_yscale("log")
+    if deep["y"].notna().any():
+        spare.set_yscale("log")
     spare.yaxis.set_minor_formatter(NullFormatter())
     spare.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     spare.set_ylabel("spare bits")
