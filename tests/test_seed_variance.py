@@ -88,11 +88,11 @@ def test_claims_are_decided_by_the_planted_exponents(sd: float, mean: float, ver
     assert list(found) == list(stated(FIXED))
     wrong = 0
     for name, claim in found.items():
-        statistic = FIXED["claims"][name]["statistic"]
+        statistic = FIXED["claims"][name]["of"]["statistic"]
         assert claim.effect == pytest.approx({"sd": -sd, "cv": mean - sd}[statistic], abs=0.3) and claim.n == 30
         assert claim.interval[0] < claim.effect < claim.interval[1]
         wrong += claim.verdict != verdicts[statistic]
-    assert wrong <= 1  # of twelve intervals, one may miss
+    assert wrong <= 2  # of eighteen intervals, one or two may miss
 
 
 def test_a_claim_reads_its_own_line_of_its_own_data_set():
@@ -102,11 +102,22 @@ def test_a_claim_reads_its_own_line_of_its_own_data_set():
         whole = planted(power, 0)
         parts.append(whole[(whole["data"] == data) & (whole["line"] == line)])
     for name, claim in claims(pd.concat(parts), FIXED).items():
-        said = FIXED["claims"][name]
-        assert claim.effect == pytest.approx(-powers[said["data"], said["line"]], abs=0.15)
-        word = {"sd": "sd", "cv": "sd / mean"}[said["statistic"]]
-        assert f" {word} of the {said['line']} loss" in said["statement"]
-        assert {"digits": "digits", "mnist1d": "MNIST-1D"}[said["data"]] in said["statement"]
+        of, statement = FIXED["claims"][name]["of"], FIXED["claims"][name]["statement"]
+        assert claim.effect == pytest.approx(-powers[of["data"], of["line"]], abs=0.2)
+        data, what = (
+            {"digits": "Digits", "mnist1d": "MNIST-1D"}[of["data"]],
+            {"sd": "sd", "cv": "sd / mean"}[of["statistic"]],
+        )
+        assert statement == f"{data}, {of['line']}: {what} falls from width {of['least']:g} to 8"
+
+
+def test_a_fall_at_the_narrowest_width_alone_is_none_from_width_1_on():
+    table = planted(0, 0)
+    narrow = table["width"] == 0.5
+    table.loc[narrow, "test_loss"] = 1 + 8 * (table.loc[narrow, "test_loss"] - 1)
+    found = claims(table, FIXED)
+    assert {found[f"{line} sd digits"].verdict for line in LINES} == {"passed"}
+    assert "passed" not in {found[f"{line} sd digits from 1"].verdict for line in LINES}
 
 
 def test_one_seed_has_no_spread_and_nothing_is_decided():
@@ -152,6 +163,6 @@ def test_the_caption_says_how_many_seeds_and_which_interval():
 def test_the_draws_of_an_interval_belong_to_its_line_alone():
     table = planted(-0.5, 0)
     fewer = table[table["line"] != "dense"]
-    some = {**FIXED, "claims": {k: v for k, v in FIXED["claims"].items() if v["line"] != "dense"}}
+    some = {**FIXED, "claims": {k: v for k, v in FIXED["claims"].items() if v["of"]["line"] != "dense"}}
     whole = claims(table, FIXED)
     assert all(claim == whole[name] for name, claim in claims(fewer, some).items())

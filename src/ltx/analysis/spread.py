@@ -132,10 +132,11 @@ def excess(losses: Mapping[float, Sequence[float]], rng: np.random.Generator) ->
     for, the data do not say. Raises ValueError for fewer than three widths, and as `scatter` does.
     """
     widths, samples = ordered(losses, least=3)
-    weights = np.array([len(x) / x.var(ddof=1) for x in samples])
-    floor, value = floor_and_power(widths, np.array([[x.mean() for x in samples]]), weights / weights.sum())
+    sure = np.array([len(x) / x.var(ddof=1) for x in samples])
+    weights = sure / sure.sum()
+    floor, value = floor_and_power(widths, np.array([[x.mean() for x in samples]]), weights)
     means = np.stack([resampled(x, rng).mean(-1) for x in samples], axis=1)
-    _, drawn = floor_and_power(widths, means, weights / weights.sum())
+    _, drawn = floor_and_power(widths, means, weights)
     return Excess(float(floor[0]), percentiles(float(value[0]), drawn, min(map(len, samples))))
 
 

@@ -14,7 +14,7 @@ from ltx.analysis.spread import Estimate, Statistic, exponent, scatter
 from ltx.figures.arms import Arm, Store
 from ltx.figures.claims import Claim, decide, judged, stated
 from ltx.report.letters import SMALL
-from ltx.report.style import dashed, look, number_axis, page
+from ltx.report.style import dashed, look, number_axis, page, round_ticks
 from ltx.streams import generator
 
 LINES = ("dense", "IMP ticket", "edge-popup ticket")  # in the order of their styles
@@ -28,7 +28,7 @@ def arms(fixed: dict[str, Any]) -> list[Arm]:
     for data, words in fixed["data"].items():
         for search in fixed["searches"]:
             for width in fixed["widths"]:
-                chosen = [f"data={data}", *fixed["searches"][search], *words[search], f"width={width}"]
+                chosen = [f"data={data}", *fixed["searches"][search], *words, f"width={width}"]
                 facts = {"data": data, "search": search, "width": float(width)}
                 found.append(Arm(f"{data} {search} {width}", chosen, facts))
     return found
@@ -82,7 +82,7 @@ def banded(axes: Axes, widths: list[float], values: list[Estimate], index: int) 
     """Draw estimates over widths as a line with its interval as a band."""
     (line,) = axes.plot(widths, [found.value for found in values], **look(index))
     lows, highs = [found.low for found in values], [found.high for found in values]
-    axes.fill_between(widths, lows, highs, color=line.get_color(), alpha=0.18, lw=0)
+    axes.fill_between(widths, lows, highs, color=line.get_color(), alpha=0.14, lw=0)
 
 
 def averaging(axes: Axes, dense: dict[float, list[float]]) -> None:
@@ -93,8 +93,10 @@ def averaging(axes: Axes, dense: dict[float, list[float]]) -> None:
 
 
 def log_ticks(axes: Axes) -> None:
-    """Put ticks at 1, 2 and 5 of every decade of a vertical logarithmic axis, and write them as plain numbers."""
-    axes.yaxis.set_major_locator(FixedLocator([m * 10.0**e for e in range(-6, 3) for m in (1, 2, 5)]))
+    """Write plain numbers at 1, 2 and 5 of every decade of a vertical logarithmic axis, or at more in a short range."""
+    low, high = axes.get_ylim()
+    decades = FixedLocator([m * 10.0**e for e in range(-6, 3) for m in (1, 2, 5)])
+    axes.yaxis.set_major_locator(decades if high > 5 * low else round_ticks())
     axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes.yaxis.set_minor_locator(NullLocator())
 
@@ -102,7 +104,7 @@ def log_ticks(axes: Axes) -> None:
 def name_ends(axes: Axes, x: float, ends: list[tuple[float, str, int]]) -> None:
     """Write the name of every line beside its right end, moved apart where two would touch."""
     low, high = np.log(axes.get_ylim())
-    points = 72 * 1.0  # of height, about
+    points = 72.0  # of height, about
     at = -np.inf
     for y, name, index in sorted(ends):
         place = points * (np.log(y) - low) / (high - low)
@@ -112,14 +114,15 @@ def name_ends(axes: Axes, x: float, ends: list[tuple[float, str, int]]) -> None:
 
 
 def claims(table: pd.DataFrame, fixed: dict[str, Any]) -> dict[str, Claim]:
-    """Decide whether sd and sd / mean fall with width; the effect is b where they change as width^(-b)."""
+    """Decide whether sd and sd / mean fall, over all widths or from one on; the effect is b of width^(-b)."""
     found = {}
     for name, said in stated(fixed).items():
-        data, line, statistic = (fixed["claims"][name][key] for key in ("data", "line", "statistic"))
-        of_widths = losses(table, data, line)
+        of = fixed["claims"][name]["of"]
+        of_line = losses(table, of["data"], of["line"])
+        of_widths = {width: values for width, values in of_line.items() if width >= of["least"]}
         if len(of_widths) < 2:
             found[name] = decide(said, [])
             continue
-        fitted = exponent(of_widths, statistic, generator("figure", 0, "seed-variance", data, line, statistic, "fit"))
+        fitted = exponent(of_widths, of["statistic"], generator("figure", 0, "seed-variance", name))
         found[name] = judged(said, -fitted.value, (-fitted.high, -fitted.low), fitted.n)
     return found
