@@ -108,7 +108,7 @@ def test_a_claim_reads_its_own_line_of_its_own_data_set():
             {"digits": "Digits", "mnist1d": "MNIST-1D"}[of["data"]],
             {"sd": "sd", "cv": "sd / mean"}[of["statistic"]],
         )
-        assert statement == f"{data}, {of['line']}: {what} falls from width {of['least']:g} to 8"
+        assert statement == f"{data}, {of['line']}: {what} of the loss falls from width {of['least']:g} to 8"
 
 
 def test_a_fall_at_the_narrowest_width_alone_is_none_from_width_1_on():
