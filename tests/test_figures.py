@@ -36,8 +36,9 @@ SMALL = {
     "sanity": ("optim.steps=42", "seeds=1"),
     "canvas": ("optim.steps=4", "seeds=1", "data.examples=200"),
     "tail-validation": ("seeds=1",),
-    **dict.fromkeys(("tail", "tail-mnist1d"), ("method.examples=100",)),
-    **dict.fromkeys(("bits", "bits-mnist1d"), ()),
+    "tail": ("method.examples=100",),
+    "bits": (),
+    "seed-variance": ("optim.steps=4", "seeds=2"),
     "rewinding": ("method.levels=1", "optim.steps=210", "seeds=1", "width=.05", "optim.batch=2"),
 }
 
@@ -50,6 +51,7 @@ SPLIT = ["method=ticket_split", "method.masks=64", "method.keep=.3", "method.swe
 FEWER: dict[str, dict[str, Any]] = {  # arms of the grids, those among them that the claims are about
     "sanity": {"trunks": SANITY, "kinds": ["ticket", "shuffle"]},
     "rewinding": {"rewind": {"unstable": [0, 100], "stable": [0]}},
+    "seed-variance": {"widths": [0.5, 2]},
     "multi-prize": {"densities": [0.1, 0.5], "widths": [0.1, 0.25]},
     "canvas": {
         "ticket": ["method=imp", "method.levels=8", "width=0.5"],

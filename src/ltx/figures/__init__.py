@@ -2,8 +2,10 @@
 
 `NAME.py` has `rows(store) -> table`, `draw(table) -> Figure`, `claims(table, fixed)`, which decides every claim of the
 yaml by its name, and `arms(fixed)` where the yaml does not list the arms itself. `fixed` is the content of the yaml;
-its `caption`, if there is one, explains the marks below the picture. A yaml that asks the same of other data names the
-module it shares under `module`.
+its `caption`, if there is one, explains the marks below the picture. Most figures draw and decide means over seeds
+with Student's interval. One that does not has `shown`, a sentence with $n in place of "30 seeds" that says what is
+drawn, and `effect`, which says what is decided. A yaml that asks the same of other data names the module it shares
+under `module`.
 """
 
 from __future__ import annotations

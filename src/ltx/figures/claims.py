@@ -96,20 +96,27 @@ def stated(fixed: dict[str, Any]) -> dict[str, Stated]:
 
 def decide(stated: Stated, values: Sequence[float], threshold: float | None = None) -> Claim:
     """Decide whether the mean of `values`, one per seed, is above the stated threshold, or the one the data gives."""
-    if stated.threshold is not None:
-        threshold = stated.threshold
-    assert threshold is not None, stated.statement
     mean, half = (
         mean_interval(values) if len(values) else (math.nan, math.nan)
     )  # with nothing to compare the claim is undecided
-    low, high = mean - half, mean + half
+    return judged(stated, mean, (mean - half, mean + half), len(values), threshold)
+
+
+def judged(
+    stated: Stated, effect: float, interval: tuple[float, float], n: int, threshold: float | None = None
+) -> Claim:
+    """Decide whether an effect is above the stated threshold, or the one the data gives, by its 95 % interval."""
+    if stated.threshold is not None:
+        threshold = stated.threshold
+    assert threshold is not None, stated.statement
+    low, high = interval
     verdict: Verdict = "passed" if low > threshold else "failed" if high < threshold else "undecided"
     return Claim(
         statement=stated.statement,
         source=stated.source,
-        effect=mean,
-        interval=(low, high),
-        n=len(values),
+        effect=effect,
+        interval=interval,
+        n=n,
         planned=stated.n,
         threshold=threshold,
         verdict=verdict,

@@ -17,6 +17,7 @@ from ltx.report import style
 from ltx.report.layout import Paragraph, complete
 
 CHANCE = 0.1  # accuracy of a guess: every figure is on ten digits, and the table that is drawn holds no classes
+MEANS = "Mean over $n with its 95 % Student-t interval, within what is possible."
 
 
 def curve(
@@ -65,23 +66,27 @@ def line_at(axes: Axes, y: float, label: str) -> Line2D:
     return axes.axhline(y, label=label, **style.dashed(":"))
 
 
-def with_claims(figure: Figure, title: str, source: str, words: str, claims: Sequence[Claim]) -> Figure:
-    """Put the title above a figure, below it the caption and then every claim with whether it holds."""
+def with_claims(
+    figure: Figure, title: str, source: str, words: str, claims: Sequence[Claim], effect: str = "the mean over seeds"
+) -> Figure:
+    """Put the title above a figure, below it the caption and then every claim with whether it holds.
+
+    effect: what the numbers behind the claims are.
+    """
     heading = Paragraph(
-        f"Claims of {source.replace('; ', ' and ')}. Yes: the 95 % interval of the mean over seeds is above 0, or "
+        f"Claims of {source.replace('; ', ' and ')}. Yes: the 95 % interval of {effect} is above 0, or "
         "above what is asked; NO: it is below; undecided: neither."
     )
     said = [Paragraph(claim.words(), claim.verdict == "failed", hanging=True) for claim in claims]
     return complete(figure, title, words, [heading, *said])
 
 
-def seeds_of(counts: dict[str, int]) -> str:
-    """Say over how many seeds the means of a figure's arms are; arms that differ are named where they are few."""
+def seeds_of(counts: dict[str, int], shown: str = MEANS) -> str:
+    """Say over how many seeds a figure is, in place of $n in `shown`; arms that differ are named where they are few."""
     numbers = sorted(set(counts.values()))
-    interval_words = "with its 95 % Student-t interval, within what is possible"
     if len(numbers) == 1:
-        return f"Mean over {numbers[0]} seed{'s' if numbers[0] > 1 else ''} {interval_words}."
+        return shown.replace("$n", f"{numbers[0]} seed{'s' if numbers[0] > 1 else ''}")
     most = max(numbers, key=lambda n: sum(count == n for count in counts.values()))
     others = [f"{name} {n}" for name, n in counts.items() if n != most]
     n = f"{most} seeds ({', '.join(others)})" if len(others) <= 3 else f"{numbers[0]} to {numbers[-1]} seeds"
-    return f"Mean over {n} {interval_words}."
+    return shown.replace("$n", n)

@@ -11,7 +11,7 @@ from typing import Any
 from ltx.figures import module
 from ltx.figures.arms import Finished, Store, plan
 from ltx.figures.claims import Claim
-from ltx.figures.drawing import seeds_of, with_claims
+from ltx.figures.drawing import MEANS, seeds_of, with_claims
 from ltx.report.plots import save_plot
 from ltx.runs import sweep
 from ltx.runs.command import failures, specs_of
@@ -38,9 +38,10 @@ def make(name: str, overrides: list[str], command: list[str]) -> tuple[int, dict
     store = Store([Finished(arm, spec, outcome.rows(spec)) for arm, spec in zip(arms, specs, strict=True)])
     table = module(name).rows(store)
     claims: list[Claim] = list(module(name).claims(table, fixed).values())
-    seeds = seeds_of({arm.name: len(spec.seeds) for arm, spec in zip(arms, specs, strict=True)})
-    words = f"{seeds} {fixed.get('caption', '')}"
-    picture = with_claims(module(name).draw(table), fixed["title"], fixed["source"], words, claims)
+    counts = {arm.name: len(spec.seeds) for arm, spec in zip(arms, specs, strict=True)}
+    words = f"{seeds_of(counts, fixed.get('shown', MEANS))} {fixed.get('caption', '')}"
+    effect = fixed.get("effect", "the mean over seeds")
+    picture = with_claims(module(name).draw(table), fixed["title"], fixed["source"], words, claims, effect)
 
     place = save_plot(picture, Path(specs[0].config["root"]) / "figures" / f"{name}.png")
     commit(place.with_suffix(".csv"), table.to_csv(index=False).encode())
