@@ -67,7 +67,7 @@ FEWER: dict[str, dict[str, Any]] = {  # arms of the grids, those among them that
                     ],
                     "direct": ["method.levels=0", "seeds=4"],
                 }
-                for name, words in (("digits", []), ("mnist1d", ["data=mnist1d", "data.examples=400"]))
+                for name, words in (("digits", []), ("mnist1d", ["data=mnist1d", "data.examples=500"]))
             },
         }
     },
