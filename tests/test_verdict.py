@@ -102,9 +102,9 @@ def test_a_shape_is_that_of_the_planted_law_whatever_shift_and_scale() -> None:
 
 @pytest.mark.parametrize("name", TRUTH)
 def test_a_planted_tail_is_given_its_word(name: str) -> None:
-    found = [of_width(drawn(PLANTED[name], seed), [0.0] * 5, 10).word for seed in range(200)]
-    assert found.count(TRUTH[name]) > 150, found
-    assert sum(word not in (TRUTH[name], UNDECIDED) for word in found) <= 6
+    found = [of_width(drawn(PLANTED[name], seed), [0.0] * 5, 10).word for seed in range(100)]
+    assert found.count(TRUTH[name]) > 80, found
+    assert sum(word not in (TRUTH[name], UNDECIDED) for word in found) <= 5
 
 
 @pytest.mark.parametrize("noise", [0.09, 0.3])

@@ -90,7 +90,7 @@ class Question:
 def questions(network: Network) -> list[tuple[str, list[Point]]]:
     """Return the points of a network at each density, and those that keep about equally many weights.
 
-    Equal kept counts are a question where several widths have them at several densities.
+    Equal kept counts are a question where several widths have them.
     """
     points = sorted(network.points.values(), key=lambda point: (point.width, point.density))
     densities = sorted({point.density for point in points})
@@ -102,7 +102,7 @@ def questions(network: Network) -> list[tuple[str, list[Point]]]:
         else:
             counts.append([point])
     for group in counts:
-        if len({point.width for point in group}) > 1 and len({point.density for point in group}) > 1:
+        if len({point.width for point in group}) > 1:
             by_width = {point.width: point for point in group}
             found.append((f"equal kept count {group[0].kept:,}", [by_width[width] for width in sorted(by_width)]))
     return found
