@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ltx.analysis import laws, tail
-from ltx.analysis.curves import Curve, averaged, continued, reached_by, sampled, spread
+from ltx.analysis.curves import Curve, averaged, continued, reached_by, sampled
 from ltx.analysis.intervals import Interval, interval
 from ltx.analysis.shape import (
     EXPONENTIAL,
@@ -235,25 +235,6 @@ def test_the_curve_of_sampled_masks_is_the_share_that_reaches_a_quality_ties_inc
     assert curve.median == 0 and math.exp(curve.deepest) == pytest.approx(0.01)
     with pytest.raises(ValueError, match="at least 100"):
         sampled(np.arange(99.0))
-
-
-def test_repeats_of_independent_masks_agree_and_a_stuck_one_does_not() -> None:
-    rng = np.random.default_rng(0)
-    sd = math.sqrt(1 / 128)  # of ln P at each level, with 128 masks of which half survive
-    quality = np.arange(41.0)
-    disagree = 0
-    for _ in range(200):
-        repeats = [
-            Curve.of(quality, np.minimum(0, LEVELS + np.cumsum(sd * rng.standard_normal(41))), 0) for _ in "12345"
-        ]
-        found = spread(repeats, 128, 0.5)
-        assert found is not None and found.n == 5
-        disagree += not found.agree
-    assert disagree <= 2
-    stuck = Curve.of(quality, LEVELS * 1.25, 0)
-    found = spread([*repeats, stuck], 128, 0.5)
-    assert found is not None and not found.agree and found.apart > 2.5
-    assert spread(repeats[:1], 128, 0.5) is None
 
 
 # Trends over widths

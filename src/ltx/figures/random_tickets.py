@@ -57,11 +57,11 @@ def add(found: dict[tuple[float, float], Point], done: Finished, seed: int, rows
             init.blocks.setdefault(streams.mask, []).append(block["sample/quality"].numpy())
             init.dead += int(block["sample/dead"].sum())
     else:
-        curve = split_curve(rows, f"{done.spec.key}, seed {seed}")
-        if curve is not None:
+        found_curve = split_curve(rows, f"{done.spec.key}, seed {seed}")
+        if found_curve is not None:
             method = config["method"]
             settings = Settings(int(method["masks"]), float(method["keep"]), int(method["sweeps"]))
-            init.split_runs.append(Repeat(streams.mask, settings, len(rows), curve))
+            init.split_runs.append(Repeat(streams.mask, settings, len(rows), *found_curve))
 
 
 def level(done: Finished, seed: int, number: int) -> Tensors:

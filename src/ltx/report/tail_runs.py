@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ltx.analysis.curves import Curve, Spread, averaged, sampled, spread
+from ltx.analysis.curves import Curve, averaged, sampled
+from ltx.analysis.repeats import LEAST, Repeats, combine
 from ltx.analysis.returns import log2_choose
 from ltx.analysis.shape import DEEP
 from ltx.config import flat
@@ -46,12 +47,20 @@ class Settings:
 
 @dataclass(frozen=True)
 class Repeat:
-    """One run of splitting from one stream of masks: its curve, and how many levels it has."""
+    """One run of splitting from one stream of masks: its curve, and how many levels it has.
+
+    sd: of log10 P at each point of the curve, if all masks were independent, as the run recorded it.
+    """
 
     stream: int
     settings: Settings
     levels: int
     curve: Curve
+    sd: Sequence[float]
+
+    def at(self, quality: float) -> tuple[float, float]:
+        """Return log10 P at a quality of the curve, and its sd there."""
+        return self.curve.log_p_at(quality) / math.log(10), float(np.interp(quality, self.curve.quality, self.sd))
 
 
 @dataclass
@@ -137,12 +146,15 @@ class Init:
         found = [curve.quality_at(log_p) for curve in (self.split, self.sampled) if curve is not None]
         return next((value for value in found if not math.isnan(value)), math.nan)
 
-    def spread(self) -> Spread | None:
-        """Return how far the repeats of splitting lie apart."""
-        if not self.repeats:
+    def together(self) -> Repeats | None:
+        """Return what the repeats say together at the deepest quality that all of them reach.
+
+        None where they are too few to tell whether they agree, or where no quality is reached by all of them.
+        """
+        if len(self.repeats) < LEAST or self.mean is None:
             return None
-        settings = self.repeats[0].settings
-        return spread([one.curve for one in self.repeats], settings.masks, settings.keep)
+        log10_p, sd = zip(*(one.at(float(self.mean.quality[-1])) for one in self.repeats), strict=True)
+        return combine(log10_p, sd)
 
 
 @dataclass
@@ -211,10 +223,10 @@ def add(found: dict[Base, Network], entry: Entry) -> None:
             add_blocks(own, seed, stream)
         elif method["name"] == SPLIT:
             rows = seed.rows()
-            curve = split_curve(rows, f"{entry.key}, seed {seed.seed}")
-            if curve is not None:
+            found_curve = split_curve(rows, f"{entry.key}, seed {seed.seed}")
+            if found_curve is not None:
                 settings = Settings(int(method["masks"]), float(method["keep"]), int(method["sweeps"]))
-                own.split_runs.append(Repeat(stream, settings, len(rows), curve))
+                own.split_runs.append(Repeat(stream, settings, len(rows), *found_curve))
 
 
 def level(folder: SeedFolder, number: int) -> Tensors | None:
@@ -243,22 +255,27 @@ def add_blocks(init: Init, folder: SeedFolder, stream: int) -> None:
             init.dead += int(tensors["sample/dead"].sum())
 
 
-def split_curve(rows: Sequence[Row], name: str) -> Curve | None:
+def split_curve(rows: Sequence[Row], name: str) -> tuple[Curve, list[float]] | None:
     """Return the curve that the levels of splitting give, down to where the masks that are counted died out.
 
-    Its median is not known here, and stands at the first threshold.
+    Beside it stands the sd of log10 P at each of its points. The median of the curve is not known here, and stands at
+    the first threshold. None where fewer than two levels tell a point.
     """
-    points: dict[float, float] = {}
+    points: list[tuple[float, float, float]] = []
     for row in sorted(rows, key=lambda row: row.level):
-        threshold, log10_p = row.extra.get("threshold"), row.extra.get("log10_p")
-        if not isinstance(threshold, float | int) or not isinstance(log10_p, float | int) or math.isinf(log10_p):
+        told = [row.extra.get(column) for column in ("threshold", "log10_p", "log10_p_sd")]
+        threshold, log10_p, sd = (float(one) if isinstance(one, float | int) else math.nan for one in told)
+        if not (math.isfinite(threshold) and math.isfinite(log10_p) and math.isfinite(sd)):
             notice(
                 f"{name}: no mask that is counted reached the threshold of level {row.level}; its curve ends before."
             )
             break
-        if not points or threshold > max(points):
-            points[float(threshold)] = float(log10_p) * math.log(10)
-    return Curve.of([*points], [*points.values()], min(points)) if len(points) > 1 else None
+        if not points or threshold > points[-1][0]:
+            points.append((threshold, log10_p * math.log(10), sd))
+    if len(points) < 2:
+        return None
+    quality, log_p, sds = zip(*points, strict=True)
+    return Curve.of(quality, log_p, quality[0]), [*sds]
 
 
 def model_words(base: Base) -> str:

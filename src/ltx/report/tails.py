@@ -147,12 +147,9 @@ def of_point(point: Point, classes: int, asked: float | None) -> Width:
     if more:
         width.flags.append(f"{more} repeats of splitting do not count: they have fewer levels, or other settings")
     for number, init in inits.items():
-        found = init.spread()
+        found = init.together()
         if found is not None and not found.agree:
-            width.flags.append(
-                f"the {found.n} repeats of init {number} differ by {found.apart:.2f} in log10 P "
-                f"at 1e{found.log10_p:.1f}, where chance explains {found.allowed:.2f}; more masks or sweeps are needed"
-            )
+            width.flags.append(f"of init {number} at P = 1e{found.log10_p:.1f}, {found.words}")
     return width
 
 
