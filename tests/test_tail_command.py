@@ -19,7 +19,7 @@ import ltx as package
 from ltx.analysis import laws, tail
 from ltx.analysis import quality as analysis
 from ltx.analysis.returns import log2_choose
-from ltx.report.tail_runs import Init, Repeat, Settings
+from ltx.report.tail_points import Init, Repeat, Settings
 from ltx.store.files import pack, yaml_text
 from ltx.store.folders import RunFolder
 from ltx.store.rows import Row

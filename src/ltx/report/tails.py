@@ -17,7 +17,8 @@ from ltx.analysis.tail import Null
 from ltx.analysis.trends import SeedTest, seed_test
 from ltx.analysis.verdict import Overall, Spare, overall
 from ltx.report.seed_runs import Losses
-from ltx.report.tail_runs import Init, Network, Point
+from ltx.report.tail_points import Init, Point
+from ltx.report.tail_runs import Network
 from ltx.streams import generator
 
 QUANTILES = (0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9995, 0.9999)
