@@ -118,7 +118,7 @@ def answer(
     flags, tests = [], {}
     for one in losses:
         try:
-            tests[one.method] = seed_test(one.losses)
+            tests[one.method] = seed_test(one.losses, generator("tail", 0, "seeds", one.method))
         except ValueError as error:
             flags.append(f"the losses of {one.method} are not compared: {error}")
     verdict = overall({width.point.width: width.shape for width in widths}, spare, tests)
