@@ -189,7 +189,11 @@ class Method(Protocol):
 
 @runtime_checkable
 class WithoutGradients(Protocol):
-    """A method whose levels are computed and not trained: sampling, random search, constructions."""
+    """A method whose levels are computed and not trained: sampling, random search, constructions.
+
+    `work(level)`, if it has that too, says how many masks a level scores. Each takes about as long as an optimiser step
+    of a small network, and progress and estimates count it as one.
+    """
 
     def advance(
         self, level: int, previous: State, context: Context

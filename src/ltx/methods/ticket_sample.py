@@ -12,7 +12,7 @@ import torch
 from annotated_types import Ge
 from torch import Tensor, nn
 
-from ltx.analysis.quality import Examples, Quality, drawn, fitting, joined, quality
+from ltx.analysis.quality import BLOCK, Examples, Quality, drawn, fitting, joined, quality
 from ltx.methods import Context, Layout, Plan, State, dense, nothing_left, without
 from ltx.methods.counts import Density, check_alive, shapes
 from ltx.tensors import Tensors
@@ -70,6 +70,10 @@ class Method(dense.Method):
 
     def plan(self, level: int, steps: int, trunk: Plan | None) -> Plan:
         return Plan(level, parent=max(0, level - 1), first=0, last=0, anchor=None if level else 0)
+
+    def work(self, level: int) -> int:
+        """Return how many masks a level scores."""
+        return BLOCK
 
     def advance(
         self, level: int, previous: State, context: Context

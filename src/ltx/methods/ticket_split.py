@@ -55,6 +55,10 @@ class Method(ticket_sample.Method):
                 "is a single mask; 0.5 leaves the most masks"
             )
 
+    def work(self, level: int) -> int:
+        """Return how many masks a level scores, in both populations."""
+        return 2 * self.masks * self.sweeps
+
     def advance(
         self, level: int, previous: State, context: Context
     ) -> tuple[State, Mapping[str, float | int | str | None]]:
