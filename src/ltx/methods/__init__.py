@@ -102,7 +102,7 @@ class Context:
         hold those that the trunk prunes.
     init: the initialisation. anchor, previous: the anchor, and the end of the parent level; at level 0 the
         initialisation.
-    redrawn: draws a second, different initialisation.
+    redrawn: draws a second, different initialisation. drawn(i): draws number i of a series of others.
     network: a scratch module for torch.func.functional_call. batch(i): a training batch.
     loss(weights, batch): the task's loss of the network's outputs on a batch, logits divided by a temperature.
     measure(state, part): loss and accuracy of a state on `train` or `val`.
@@ -118,6 +118,7 @@ class Context:
     previous: State
     streams: Streams
     redrawn: Callable[[], Tensors]
+    drawn: Callable[[int], Tensors]
     network: nn.Module
     batch: Callable[[int], tuple[Tensor, Tensor]]
     loss: Callable[[Tensor, Tensor], Tensor]

@@ -21,7 +21,7 @@ POPULATIONS = ("pilot", "second")
 
 
 @dataclass(frozen=True)
-class Method(ticket_sample.Method):
+class Method(ticket_sample.Tickets):
     """Estimate log10 of P(quality >= threshold) for a random mask, as far down as there are levels.
 
     A level raises the threshold once and moves both populations by swaps. The masks are those of ticket_sample, and
