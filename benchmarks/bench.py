@@ -241,6 +241,13 @@ def images() -> Iterator[Line]:
     return data.lines()
 
 
+def masks() -> Iterator[Line]:
+    """Masks: random ones drawn and scored, and swapped, on one core."""
+    import masks
+
+    return masks.lines()
+
+
 def command(*words: str | Path) -> Callable[[], float]:
     """Return a function that runs a command and returns its seconds."""
     return lambda: timed(lambda: subprocess.run(words, check=True, stdout=subprocess.DEVNULL))
@@ -332,6 +339,7 @@ BENCHES = {
     "sweep": sweeps,
     "level": of_steps("level"),
     "data": images,
+    "masks": masks,
 }
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from conftest import call
+from conftest import Result, call
 from helpers import spec
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -60,7 +60,7 @@ def begun(root: Path) -> Iterator[Begin]:
         for i in range(workers):
             told(progress, i, "started")
             for level in range(2 * i):
-                told(progress, i, "level", SimpleNamespace(level=level))
+                told(progress, i, "level", SimpleNamespace(level=level, test_loss=1.0))
             told(progress, i, "progress", (2 * i, 830 * i + 40, LOSSES[i % 4]))
         progress.display.refresh()
         return progress
@@ -165,7 +165,7 @@ def test_a_terminal_that_becomes_lower_shows_what_fits(opened, begun):
 def test_the_bar_stays_when_all_is_over(opened, begun):
     terminal = opened(80)
     progress = begun(terminal, 1)
-    told(progress, 0, "level", SimpleNamespace(level=0))
+    told(progress, 0, "level", SimpleNamespace(level=0, test_loss=1.0))
     told(progress, 0, "ended")
     told_of_a_failure(progress)
     progress.lost = 400 * 95
@@ -193,7 +193,7 @@ def test_without_colours_the_bar_is_there(opened, begun, monkeypatch):
     monkeypatch.setenv("NO_COLOR", "1")
     terminal = opened(80)
     progress = begun(terminal, 2)
-    told(progress, 0, "level", SimpleNamespace(level=0))
+    told(progress, 0, "level", SimpleNamespace(level=0, test_loss=1.0))
     progress.finished = 400 * 48
     progress.display.view = progress.view()
     progress.display.refresh()
@@ -221,7 +221,7 @@ def test_jobs_are_counted_once_by_how_they_ended(root):
     progress = Progress("x", 400, {"0": 4}, root, console=Console(quiet=True))
     for i, kinds in enumerate((["level"], ["diverged"], ["failed", "killed"], ["held"])):
         for kind in ("started", *kinds, "ended"):
-            told(progress, i, kind, SimpleNamespace(level=0))
+            told(progress, i, kind, SimpleNamespace(level=0, test_loss=1.0))
     assert progress.counts == {"done": 1, "jobs": 4, "running": 0, "failed": 2}
 
 
@@ -240,7 +240,7 @@ def test_a_point_counts_the_steps_that_its_failed_seeds_leave(root, monkeypatch)
     point = Point(spec("method.levels=2", "optim.steps=10", "seeds=3", "width=.05", f"root={root}"), [])
     point.open()
     assert point.not_taken("failed") == 0
-    point.handle(0, "level", SimpleNamespace(level=0))
+    point.handle(0, "level", SimpleNamespace(level=0, test_loss=1.0))
     point.handle(0, "failed", ("an error", "its traceback", False))
     point.handle(1, "diverged", {"reason": "no number"})
     assert point.not_taken("failed") == 20 + 30 and point.not_taken("done") == 0
@@ -376,3 +376,11 @@ def test_the_bar_line_fits_and_has_the_share_the_counts_and_the_time_left(share,
     assert cell_len(line) <= width and line.strip().startswith(f"{int(100 * share)} %")
     assert (said[0] in line or said[1] in line) and line.endswith(f"ETA {left}:00:00")
     assert bar >= 5 or width < 50
+
+
+def test_masks_that_are_scored_count_as_steps_and_are_called_so(ltx: Callable[..., Result]) -> None:
+    words = ["model=mlp", "model.hidden=[2]", "method.examples=20", "seeds=1", "workers=0"]
+    drawn = ltx("run", "method=ticket_sample", "method.levels=1", *words)
+    assert drawn.code == 0 and "20000 masks to score" in drawn.out
+    split = ["method=ticket_split", "method.levels=2", "method.masks=16", "method.sweeps=3"]
+    assert "to score: 288 masks, about" in ltx("run", *split, *words, "--dry-run").out  # 3 levels of 2 x 16 x 3

@@ -309,3 +309,17 @@ def test_what_does_not_fit_is_refused_by_name():
         quality(weights, chosen, Examples(examples.x, examples.y, 300))
     with pytest.raises(ValueError, match=r"cannot keep 13 of 12 weights of fc1\.weight"):
         next(drawn(of(TINY), {"fc1.weight": 13, "out.weight": 1}, STREAMS, 0))
+
+
+def test_networks_with_weights_of_their_own_have_the_qualities_they_have_alone():
+    examples, several = three_hundred(), [normal(SHAPES, seed) for seed in range(5)]
+    drawn_masks = masks(SHAPES, 0.5, count=5)
+    own = {name: torch.stack([weights[name] for weights in several]) for name in SHAPES}
+    alone = [
+        quality(weights, {name: mask[i : i + 1] for name, mask in drawn_masks.items()}, examples).quality[0]
+        for i, weights in enumerate(several)
+    ]
+    for at_once in (None, 2):
+        assert quality(own, drawn_masks, examples, at_once).quality == pytest.approx(np.array(alone), abs=1e-6)
+    with pytest.raises(ValueError, match="the masks of"):
+        quality({name: weight[:4] for name, weight in own.items()}, drawn_masks, examples)

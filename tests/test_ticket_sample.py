@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +38,7 @@ ROUND = 1e-5  # of qualities, between sums in another order
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Draw blocks of 300 masks in chunks of 64, a few milliseconds each."""
     monkeypatch.setattr(analysis, "BLOCK", 300)
+    monkeypatch.setattr(ticket_sample, "BLOCK", 300)
     monkeypatch.setattr(ticket_sample, "fitting", lambda weights, examples: 64)
 
 
@@ -252,3 +254,27 @@ def test_the_picture_of_what_is_not_trained_has_one_panel_and_its_levels_apart(
     assert axes.get_xlabel() == axis and list(axes.lines[0].get_xdata()) == places
     said = " ".join(text for text, _, _ in texts(figure))
     assert "not trained" in said and "early stop" not in said and "Censored" not in said
+
+
+def test_a_block_of_inits_has_the_qualities_of_networks_that_are_drawn_one_by_one(ltx: Ltx, root: Path) -> None:
+    words = (*NET, "method.population=inits", "seeds=1", "streams.mask=5", "method.density=.4")
+    assert ltx("run", *words, "method.levels=0").code == 0
+    assert ltx("run", *words, "method.levels=1").code == 0
+    run = package.open_run(only(root))
+    values, found, ticket = run.samples()["quality"].to_numpy(), spec(*words), run.ticket()
+    assert len(values) == 600 and len(set(values)) > 200
+    streams, masks = found.streams(0), {name: mask[None] for name, mask in ticket.mask.items()}
+    assert {name: int(mask.sum()) for name, mask in masks.items()} == {"fc1.weight": 154, "out.weight": 24}
+    for number in (0, 1, 299, 300, 555, int(values.argmax())):
+        network = found.network(streams=replace(streams, init=streams.torch_seed("init", "series", number)))
+        weights = {name: weight.detach() for name, weight in network.named_parameters()}
+        alone = quality(weights, masks, reference(found)).quality[0]
+        assert values[number] == pytest.approx(alone, abs=ROUND), number
+    best = {name: weight * masks[name][0] / 0.4**0.5 for name, weight in weights.items()}
+    assert all(torch.allclose(ticket.weights[name], weight) for name, weight in best.items()), "of the best init"
+    assert run.summary["best"].tolist() == [values[:300].max(), values.max()]
+
+
+def test_masks_and_inits_are_two_runs_and_null_means_masks() -> None:
+    plain = spec(*NET)
+    assert plain.key == spec(*NET, "method.population=null").key != spec(*NET, "method.population=inits").key

@@ -123,8 +123,8 @@ def quality(
     """Return the quality of masks, bool (masks, out, in) by name, of one network.
 
     weights: the matrices (out, in) from the first layer to the last, with ReLU between them and no bias, on the device
-    of masks and examples. at_once: masks of a chunk, as many as memory bounds unless given. Raises ValueError for
-    weights that do not follow on one another.
+    of masks and examples; or (masks, out, in), other ones for each mask. at_once: masks of a chunk, as many as memory
+    bounds unless given. Raises ValueError for weights that do not follow on one another.
     """
     check_shapes(weights, masks, examples)
     at_once = at_once or fitting(weights, examples)
@@ -132,7 +132,8 @@ def quality(
     parts = []
     for start in range(0, count, at_once):
         chunk = {name: mask[start : start + at_once].to(examples.x.device) for name, mask in masks.items()}
-        parts.append(scored(logits(weights, chunk, examples.x), examples))
+        own = {name: w if w.ndim == 2 else w[start : start + at_once] for name, w in weights.items()}
+        parts.append(scored(logits(own, chunk, examples.x), examples))
     return joined(parts)
 
 
@@ -140,18 +141,20 @@ def check_shapes(weights: Mapping[str, Tensor], masks: Mapping[str, Tensor], exa
     """Raise ValueError where a layer does not take what the one before it gives, or a mask has another shape."""
     units = examples.x.shape[1]
     for name, weight in weights.items():
-        if weight.ndim != 2 or weight.shape[1] != units:
+        shape = weight.shape[-2:]
+        if weight.ndim not in (2, 3) or shape[1] != units:
             raise ValueError(f"{name} is {tuple(weight.shape)}, and {units} numbers come in")
-        if masks[name].shape[1:] != weight.shape:
+        if masks[name].shape[1:] != shape or (weight.ndim == 3 and len(weight) != len(masks[name])):
             raise ValueError(f"the masks of {name} are {tuple(masks[name].shape[1:])}, not {tuple(weight.shape)}")
-        units = weight.shape[0]
+        units = shape[0]
     if not 0 < examples.fitted < len(examples.y):
         raise ValueError(f"{examples.fitted} of {len(examples.y)} examples for the temperature: both parts need some")
 
 
 def fitting(weights: Mapping[str, Tensor], examples: Examples) -> int:
     """Return how many masks at once have activations and weights within MEMORY in every layer."""
-    largest = max(max(w.shape[0] * len(examples.y), w.numel()) for w in weights.values())
+    shapes = [weight.shape[-2:] for weight in weights.values()]
+    largest = max(max(shape[0] * len(examples.y), shape.numel()) for shape in shapes)
     memory = MEMORY if examples.x.device.type == "cpu" else ELSEWHERE
     return max(1, memory // (4 * largest))
 
@@ -166,7 +169,7 @@ def logits(weights: Mapping[str, Tensor], masks: Mapping[str, Tensor], x: Tensor
     for place, (name, weight) in enumerate(weights.items()):
         mask = masks[name]
         count = mask.flatten(1).sum(1).clamp(min=1)
-        scale = (weight.numel() / count).sqrt().float()
+        scale = (weight.shape[-2:].numel() / count).sqrt().float()
         effective = mask * weight.float() * scale[:, None, None]
         if place:
             hidden = torch.bmm(effective, hidden.relu_())

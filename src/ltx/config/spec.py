@@ -209,6 +209,16 @@ class Spec:
         initialise(network, init, streams)
         return self.form.network(network)
 
+    def redrawn(self, network: nn.Module, streams: Streams) -> nn.Module:
+        """Return the network initialised from streams; a given one is drawn anew in place, which costs a tenth."""
+        from ltx.models import initialise
+
+        init = self.config["model"]["init"]
+        if init is None:
+            return self.network(streams=streams)
+        initialise(network, init, streams)
+        return network
+
 
 def a_module(made: Any, name: str) -> nn.Module:
     """Return what a model's class or function made, or raise BadInput where it is no network that can be trained."""

@@ -102,7 +102,7 @@ class Context:
         hold those that the trunk prunes.
     init: the initialisation. anchor, previous: the anchor, and the end of the parent level; at level 0 the
         initialisation.
-    redrawn: draws a second, different initialisation.
+    redrawn: draws a second, different initialisation. drawn(i): draws number i of a series of others.
     network: a scratch module for torch.func.functional_call. batch(i): a training batch.
     loss(weights, batch): the task's loss of the network's outputs on a batch, logits divided by a temperature.
     measure(state, part): loss and accuracy of a state on `train` or `val`.
@@ -118,6 +118,7 @@ class Context:
     previous: State
     streams: Streams
     redrawn: Callable[[], Tensors]
+    drawn: Callable[[int], Tensors]
     network: nn.Module
     batch: Callable[[int], tuple[Tensor, Tensor]]
     loss: Callable[[Tensor, Tensor], Tensor]
@@ -189,7 +190,11 @@ class Method(Protocol):
 
 @runtime_checkable
 class WithoutGradients(Protocol):
-    """A method whose levels are computed and not trained: sampling, random search, constructions."""
+    """A method whose levels are computed and not trained: sampling, random search, constructions.
+
+    `work(level)`, if it has that too, says how many masks a level scores. Each takes about as long as an optimiser step
+    of a small network, and progress and estimates count it as one.
+    """
 
     def advance(
         self, level: int, previous: State, context: Context

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import torch
 from annotated_types import Ge
 from torch import Tensor, nn
 
-from ltx.analysis.quality import Examples, Quality, drawn, fitting, joined, quality
+from ltx.analysis.quality import BLOCK, Examples, Quality, drawn, fitting, joined, quality, subsets
 from ltx.methods import Context, Layout, Plan, State, dense, nothing_left, without
 from ltx.methods.counts import Density, check_alive, shapes
 from ltx.tensors import Tensors
@@ -22,17 +22,8 @@ SCORED = 2_000  # examples that a quality is the mean of, at most
 
 
 @dataclass(frozen=True)
-class Method(dense.Method):
-    """Draw masks that keep exactly round(density * n) of each layer, and measure the quality of each.
-
-    A level is a block of 10,000 masks. Its mask is the best of this and all earlier blocks; the qualities of the block
-    stand beside it as `sample/quality`, with `sample/dead` where the network's output is constant.
-    density: kept, of each layer; the weights are multiplied by 1/sqrt(density), which keeps their variance.
-    levels: the last block.
-    examples: how many are scored at most; null for 2,000.
-    exclude: layers kept whole, at their random weights.
-    allow_dead_layers: go on where the density rounds a layer to no weight at all.
-    """
+class Tickets(dense.Method):
+    """What sampling and splitting share: networks that keep exactly round(density * n) of each layer, never trained."""
 
     extents: ClassVar[frozenset[str]] = frozenset({"levels"})
 
@@ -71,35 +62,72 @@ class Method(dense.Method):
     def plan(self, level: int, steps: int, trunk: Plan | None) -> Plan:
         return Plan(level, parent=max(0, level - 1), first=0, last=0, anchor=None if level else 0)
 
+    def end(self, weights: Tensors, mask: Tensors, previous: State, sample: Tensors) -> State:
+        """Return the end of a level whose ticket is a mask of the prunable layers, over the initial weights."""
+        effective = {name: weights[name] * self.factor * keep for name, keep in mask.items()}
+        return replace(previous, weights=weights | effective, mask=mask, sample=sample)
+
+
+@dataclass(frozen=True)
+class Method(Tickets):
+    """Draw masks that keep exactly round(density * n) of each layer, and measure the quality of each.
+
+    A level is a block of 10,000 masks. Its mask is the best of this and all earlier blocks; the qualities of the block
+    stand beside it as `sample/quality`, with `sample/dead` where the network's output is constant.
+    density: kept, of each layer; the weights are multiplied by 1/sqrt(density), which keeps their variance.
+    levels: the last block.
+    population: masks of one init; or inits under one mask, and then the level's weights are those of the best init.
+    Null for masks.
+    examples: how many are scored at most; null for 2,000.
+    exclude: layers kept whole, at their random weights.
+    allow_dead_layers: go on where the density rounds a layer to no weight at all.
+    """
+
+    population: Literal["masks", "inits"] | None
+
+    def work(self, level: int) -> int:
+        """Return how many masks a level scores."""
+        return BLOCK
+
     def advance(
         self, level: int, previous: State, context: Context
     ) -> tuple[State, Mapping[str, float | int | str | None]]:
         seen = examples(context, self.examples or SCORED).to(context.device)
-        weights = {name: weight.to(context.device) for name, weight in context.init.weights.items()}
-        kept = self.kept_of_all(weights, context.prunable)
         best = float(previous.sample["best"]) if level else -math.inf
-        mask = {name: previous.mask[name] for name in context.prunable}
-        parts, at_once = [], fitting(weights, seen)
-        for masks in drawn(shapes(weights), kept, context.streams, level, at_once, context.device):
-            found = quality(weights, masks, seen, at_once)
+        end, parts = previous, []
+        for weights, masks in self.networks(level, context, seen):
+            found = quality(weights, masks, seen)
             parts.append(found)
             place = int(found.quality.argmax())
             if found.quality[place] > best:
                 best = float(found.quality[place])
-                mask = {name: masks[name][place].cpu().clone() for name in context.prunable}
+                own = {name: (w if w.ndim == 2 else w[place]).cpu().clone() for name, w in weights.items()}
+                end = self.end(own, {name: masks[name][place].cpu().clone() for name in context.prunable}, previous, {})
         block = joined(parts)
         sample = {
             "quality": torch.from_numpy(block.quality),
             "dead": torch.from_numpy(block.dead),
             "best": torch.tensor([best], dtype=torch.float64),
         }
-        columns = {"best": best, **columns_of(block, len(list(weights.values())[-1]))}
-        return self.end(context.init.weights, mask, previous, sample), columns
+        columns = {"best": best, **columns_of(block, len(list(previous.weights.values())[-1]))}
+        return replace(end, sample=sample), columns
 
-    def end(self, weights: Tensors, mask: Tensors, previous: State, sample: Tensors) -> State:
-        """Return the end of a level whose ticket is a mask of the prunable layers, over the initial weights."""
-        effective = {name: weights[name] * self.factor * keep for name, keep in mask.items()}
-        return replace(previous, weights=weights | effective, mask=mask, sample=sample)
+    def networks(self, level: int, context: Context, seen: Examples) -> Iterator[tuple[Tensors, Tensors]]:
+        """Yield the networks of a block, as many at once as memory bounds: weights, of all or of each, and masks."""
+        weights = {name: weight.to(context.device) for name, weight in context.init.weights.items()}
+        kept, sizes, at_once = self.kept_of_all(weights, context.prunable), shapes(weights), fitting(weights, seen)
+        if self.population != "inits":
+            for masks in drawn(sizes, kept, context.streams, level, at_once, context.device):
+                yield weights, masks
+            return
+        one = {}
+        for name, shape in sizes.items():
+            rng = context.streams.generator("mask", "one mask", name, *shape)
+            one[name] = subsets(1, shape.numel(), kept[name], rng, context.device).reshape(1, *shape)
+        for start in range(level * BLOCK, (level + 1) * BLOCK, at_once):
+            inits = [context.drawn(i) for i in range(start, min(start + at_once, (level + 1) * BLOCK))]
+            own = {name: torch.stack([init[name] for init in inits]).to(context.device) for name in weights}
+            yield own, {name: mask.expand(len(inits), -1, -1) for name, mask in one.items()}
 
 
 def columns_of(block: Quality, classes: int) -> dict[str, float]:

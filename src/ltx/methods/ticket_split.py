@@ -21,7 +21,7 @@ POPULATIONS = ("pilot", "second")
 
 
 @dataclass(frozen=True)
-class Method(ticket_sample.Method):
+class Method(ticket_sample.Tickets):
     """Estimate log10 of P(quality >= threshold) for a random mask, as far down as there are levels.
 
     A level raises the threshold once and moves both populations by swaps. The masks are those of ticket_sample, and
@@ -54,6 +54,10 @@ class Method(ticket_sample.Method):
                 f"method.density={self.density} keeps all weights or none of every layer that is masked, so that there "
                 "is a single mask; 0.5 leaves the most masks"
             )
+
+    def work(self, level: int) -> int:
+        """Return how many masks a level scores, in both populations."""
+        return 2 * self.masks * self.sweeps
 
     def advance(
         self, level: int, previous: State, context: Context

@@ -77,7 +77,8 @@ class Progress:
     """Show one display for all jobs: how many are done, running and failed, where each stands, the ETA of the whole.
 
     On a terminal lines that renew themselves; elsewhere (a log file) a line every 10 seconds. `jobs` counts them by
-    run, `names` calls the runs by what tells them apart, `total` is their optimiser steps. A file in `folder` lets
+    run, `names` calls the runs by what tells them apart, `total` is their optimiser steps, or
+    what `unit` names. A file in `folder` lets
     `ltx status` show the same meanwhile.
     """
 
@@ -89,9 +90,10 @@ class Progress:
         folder: Path,
         names: Mapping[str, str] | None = None,
         console: Console | None = None,
+        unit: str = "optimiser steps",
     ):
         self.console = console or Console(highlight=False, emoji=False)
-        self.total, self.title, self.jobs, self.names = total, title, jobs, names or {}
+        self.total, self.title, self.jobs, self.names, self.unit = total, title, jobs, names or {}, unit
         self.file, self.published = folder / f"{socket.gethostname()}-{os.getpid()}.json", 0.0
         self.running: dict[Job, Worker] = {}
         self.within: dict[Job, int] = {}  # steps taken of the level under way
@@ -105,7 +107,7 @@ class Progress:
     def __enter__(self) -> Progress:
         under_way(self.file.parent, tidy=True)
         if self.total:
-            self.say(f"{self.title}: {self.total} optimiser steps")
+            self.say(f"{self.title}: {self.total} {self.unit}")
         if self.total and self.console.is_terminal and self.console.is_interactive:
             self.display = Display(self.console, self.view())
             self.display.start(refresh=True)
@@ -132,6 +134,8 @@ class Progress:
         elif kind == "level":
             self.finished += steps(value.level)[1]
             self.within[job] = 0
+            if self.running[job].level != value.level:  # computed without reports in between
+                self.running[job] = replace(self.running[job], level=value.level, share=1.0, loss=value.test_loss)
         elif kind == "held":
             self.unfinished.add(job)  # it is given out again
         elif kind in ("failed", "diverged", "killed"):

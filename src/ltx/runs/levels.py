@@ -157,6 +157,7 @@ class LevelLoop:
             previous=self.init if parent == level else self.state(parent, "end"),
             streams=self.streams,
             redrawn=self.redrawn,
+            drawn=self.drawn,
             network=self.spec.network(),
             batch=Batches(self.data, self.spec.optim.batch, self.streams).at,
             loss=TASKS[self.data.task].loss,
@@ -175,6 +176,16 @@ class LevelLoop:
         streams = replace(self.streams, init=Streams.other(self.streams.init))
         weights = cpu(dict(self.spec.network(streams=streams).named_parameters()))
         return self.begun(weights)
+
+    def drawn(self, number: int) -> Tensors:
+        """Draw the initialisation of a number, one of a series that belongs to the init stream."""
+        streams = replace(self.streams, init=self.streams.torch_seed("init", "series", number))
+        return cpu(dict(self.spec.redrawn(self.series, streams).named_parameters()))
+
+    @cached_property
+    def series(self) -> torch.nn.Module:
+        """A scratch network for `drawn`."""
+        return self.spec.network()
 
     def begun(self, weights: Tensors) -> Tensors:
         """Return drawn weights as the run begins with them: a control at the scale of its trunk."""

@@ -11,6 +11,7 @@ from typing import Any
 from ltx.config.spec import Spec
 from ltx.config.trunk import seed_of
 from ltx.launch import local as launch
+from ltx.methods import WithoutGradients
 from ltx.report import wording
 from ltx.report.mirror import Mirror
 from ltx.report.plots import are_pictures, drawn_rows, save_plot
@@ -35,8 +36,13 @@ def missing_levels(spec: Spec, folder: SeedFolder, verify: bool = True) -> list[
 
 
 def level_steps(spec: Spec, level: int) -> tuple[int, int]:
-    """Return the first step and the number of optimiser steps of a level, for progress and estimates."""
+    """Return the first step and the number of optimiser steps of a level, or of the masks that it scores without any.
+
+    For progress and estimates alone.
+    """
     plan = spec.plan(level)
+    if isinstance(spec.method, WithoutGradients):
+        return 0, getattr(spec.method, "work", lambda level: 0)(level)
     return plan.first, plan.last - plan.first
 
 

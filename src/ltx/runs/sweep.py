@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,7 @@ from ltx.config.trunk import seed_of
 from ltx.errors import notice
 from ltx.launch import local as launch
 from ltx.launch.signals import writing_begins
+from ltx.methods import WithoutGradients
 from ltx.report.progress import Progress
 from ltx.runs.checks import check_data, check_weights
 from ltx.runs.manifest import now
@@ -143,7 +144,7 @@ def run(
         jobs, total = {key: jobs for key, (jobs, _) in plans.items()}, sum(steps for _, steps in plans.values())
         folder = Path(specs[0].config["root"]) / "progress"
         called = names(specs, told_apart or [{}] * len(specs))
-        with Progress(title or specs[0].key, total, jobs, folder, called) as progress:
+        with Progress(title or specs[0].key, total, jobs, folder, called, unit=unit(points.values())) as progress:
             events = launch.run(schedule.next_job, schedule.finished, workers(specs[0]))
             try:
                 for job, kind, value in events:
@@ -168,6 +169,12 @@ def run(
         if not point.rows:
             point.adopt()
     return Outcome(list(specs), points, interrupted)
+
+
+def unit(points: Iterable[Point]) -> str:
+    """Name what the points' levels are made of."""
+    scored = {isinstance(point.spec.method, WithoutGradients) for point in points}
+    return " and ".join(word for kind, word in ((False, "optimiser steps"), (True, "masks to score")) if kind in scored)
 
 
 def planned(point: Point) -> tuple[int, int]:
