@@ -352,6 +352,13 @@ def test_what_names_code_outside_ltx_is_left_out(ltx: Ltx, root: Path) -> None:
     assert result.code == 0 and "names code outside ltx" in result.err and "No random tickets" in result.out
 
 
+def test_inits_under_one_mask_are_not_taken_for_masks_of_one_init(ltx: Ltx, root: Path) -> None:
+    plant_sample(root, 1.0, laws.gaussian)
+    key = plant_sample(root, 1.0, laws.gaussian, streams={"init": 0, "mask": None}, method__population="inits")
+    assert answers(ltx)["questions"][0]["widths"][0]["masks"] == 40_000
+    assert f"{key} samples inits under one mask" in ltx("tail").err
+
+
 @pytest.mark.parametrize("width", [80, 120])
 def test_tables_fit_the_terminal_and_show_every_width(
     width: int, ltx: Ltx, root: Path, monkeypatch: pytest.MonkeyPatch
