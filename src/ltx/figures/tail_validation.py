@@ -78,7 +78,7 @@ def known(spec: Spec, direct: Finished | None) -> np.ndarray:
     network = spec.network(streams=spec.streams(spec.seeds[0]))
     weights = {name: weight.detach() for name, weight in network.named_parameters()}
     method = spec.method
-    assert isinstance(method, ticket_sample.Method)
+    assert isinstance(method, ticket_sample.Tickets)
     kept = method.kept_of_all(weights, method.prunable([*weights]))
     seen = examples_of(examples(spec.data, "val", FITTED), examples(spec.data, "train", SCORED))
     return all_masks(weights, kept, seen).quality

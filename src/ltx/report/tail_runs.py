@@ -60,9 +60,6 @@ def add(found: dict[Base, Network], entry: Entry) -> None:
     if own_names(config):
         notice(f"{folder.path} names code outside ltx, which is not executed for a look; it is left out.")
         return
-    if config["method"].get("population") == "inits":
-        notice(f"{entry.key} samples inits under one mask, and no masks of an init; it is left out.")
-        return
     base = base_of(entry.config)
     network = found.setdefault(base, Network(base, facts(json.dumps(config["data"], sort_keys=True)).classes))
     streams, method = config.get("streams") or {}, config["method"]
