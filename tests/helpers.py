@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import itertools
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 import ltx.runs.levels as ltx_levels
+from ltx.analysis.quality import Examples
 from ltx.config.compose import compose
 from ltx.config.spec import Spec
 from ltx.methods import Context, State
@@ -62,6 +64,32 @@ def trained(found: Spec, folder: Path, seed: int = 0) -> list[File]:
     """Train one seed in this process and read its levels."""
     run_seed(found.config, str(folder), seed, lambda kind, value: None)
     return [unpack(path) for path in sorted(folder.glob(f"seed_{seed:03d}/level_*.safetensors"))]
+
+
+def initial(found: Spec, seed: int = 0) -> Tensors:
+    """Return the weights of a run as drawn."""
+    network = found.network(streams=found.streams(seed))
+    return {name: weight.detach() for name, weight in network.named_parameters()}
+
+
+def ticket_examples(found: Spec) -> Examples:
+    """Return the digits that tell a random ticket's quality: 180 to fit temperatures, then the training part."""
+    data = found.data
+    assert len(data.val) == 180 and len(data.train) == 1257
+    x, y = torch.cat([data.val.x, data.train.x]), torch.cat([data.val.y, data.train.y])
+    return Examples(x.reshape(1437, 64), y, 180)
+
+
+def dying(function: Callable[..., Any], call: int) -> Callable[..., Any]:
+    """Return a function that raises OSError at one of its calls, counted from 1, as if its process ended there."""
+    calls = itertools.count(1)
+
+    def until_then(*args: Any) -> Any:
+        if next(calls) == call:
+            raise OSError("killed")
+        return function(*args)
+
+    return until_then
 
 
 def same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:

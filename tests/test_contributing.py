@@ -47,8 +47,7 @@ def run(ltx: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> Run:
     known, module_of = names.known, names.module_of
     monkeypatch.setattr(names, "known", lambda g: [*known(g), *(p.stem for p in (here / "conf" / g).glob("*.yaml"))])
     monkeypatch.setattr(names, "module_of", lambda group, name: module_of(group, name) or name)
-    for module in ("ltx.figures", "ltx.figures.arms"):
-        monkeypatch.setattr(import_module(module), "CONF", here / "conf")
+    monkeypatch.setattr(import_module("ltx.figures"), "CONF", here / "conf")
 
     def command(word: str, *sizes: str) -> Result:
         (words,) = [words for words in COMMANDS if word in words]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from ltx.analysis import spread
-from ltx.analysis.spread import Statistic, excess, exponent, floor_and_power, log_error, log_statistic, scatter
+from ltx.analysis.spread import Statistic, exponent, log_error, log_statistic, scatter
 from ltx.streams import generator
 
 WIDTHS = (0.5, 1, 2, 4, 8)
@@ -136,46 +136,9 @@ def test_two_widths_give_the_slope_between_them():
         assert found.value == pytest.approx(-math.log(3) / math.log(4), rel=1e-12)
 
 
-@pytest.mark.parametrize(("floor", "a"), [(0.5, 1.0), (0.0, 0.5), (0.2, 2.0)])
-def test_floor_and_exponent_of_exact_means_are_found(floor: float, a: float):
-    widths = np.array(WIDTHS)
-    bottom, power = floor_and_power(widths, floor + 0.3 * widths[None] ** -a, np.full(5, 0.2))
-    assert bottom[0] == pytest.approx(floor, abs=1e-6) and power[0] == pytest.approx(-a, abs=1e-9)
-
-
-@pytest.mark.parametrize("last", [[0.5, 0.48], [0.3, 0.1]])  # the second bends down: its best floor would be below 0
-def test_the_fit_of_a_floor_is_the_best_of_a_finer_search(last: list[float]):
-    widths, means = np.array(WIDTHS), np.array([[1.0, 0.7, 0.62, *last]])
-    weights = np.array([0.1, 0.1, 0.2, 0.3, 0.3])
-    (bottom,), (power,) = floor_and_power(widths, means, weights)
-
-    def left(floor: float, a: float) -> float:
-        basis = widths**-a
-        factor = max(0.0, float((weights * basis) @ (means[0] - floor) / ((weights * basis) @ basis)))
-        return float(weights @ (means[0] - floor - factor * basis) ** 2)
-
-    least = min(left(floor, a) for floor in np.linspace(0, 0.5, 200) for a in np.linspace(0.01, 4, 200))
-    assert bottom >= 0 and left(bottom, -power) <= least * 1.001
-
-
-def test_nine_of_ten_intervals_hold_the_exponent_of_the_excess(fast: None):
-    draw, held = rng("excess"), []
-    for _ in range(20):
-        losses = {w: (0.5 + w**-1.0 + 0.05 * skewed(30, draw)).tolist() for w in WIDTHS}
-        found = excess(losses, draw)
-        held.append(found.exponent.low <= -1 <= found.exponent.high)
-        assert found.floor == pytest.approx(0.5, abs=0.1)
-    assert sum(held) >= 17
-
-
-def test_a_loss_that_rises_with_width_has_no_excess():
-    found = excess({w: [w * x for x in LOSSES] for w in WIDTHS}, rng())
-    assert found.exponent.value == 0
-
-
 def test_below_five_seeds_there_is_no_interval():
     few = {w: [w * x for x in LOSSES[:4]] for w in WIDTHS}
-    for found in (scatter(LOSSES[:4], "sd", rng()), exponent(few, "sd", rng()), excess(few, rng()).exponent):
+    for found in (scatter(LOSSES[:4], "sd", rng()), exponent(few, "sd", rng())):
         assert math.isfinite(found.value) and math.isnan(found.low) and math.isnan(found.high) and found.n == 4
 
 
@@ -210,7 +173,5 @@ def test_losses_without_a_spread_are_refused(losses: list[float], said: str):
 def test_too_few_widths_are_refused():
     with pytest.raises(ValueError, match=r"losses at widths \[1\]: an exponent is fitted to at least 2 widths"):
         exponent({1: LOSSES}, "sd", rng())
-    with pytest.raises(ValueError, match="at least 3 widths"):
-        excess({1: LOSSES, 2: LOSSES}, rng())
     with pytest.raises(ValueError, match="all above 0"):
         exponent({0: LOSSES, 1: LOSSES}, "sd", rng())

@@ -19,7 +19,7 @@ import ltx as package
 from ltx.analysis import laws, tail
 from ltx.analysis import quality as analysis
 from ltx.analysis.returns import log2_choose
-from ltx.report.tail_runs import Init, Repeat, Settings
+from ltx.report.tail_points import Init, Repeat, Settings
 from ltx.store.files import pack, yaml_text
 from ltx.store.folders import RunFolder
 from ltx.store.rows import Row
@@ -109,13 +109,16 @@ def plant_sample(root: Path, width: float, law: laws.Law, n: int = 4_000, atom: 
 
 
 def split_rows(law: laws.Law, rng: np.random.Generator, atom: float, depth: int = 41, noise: float = 0.09) -> Any:
-    """Return the levels of one repeat: thresholds above the atom, and log10 P with an error of each level."""
+    """Return the levels of one repeat: thresholds above the atom, and log10 P with an error of each level.
+
+    The recorded sd is that of 128 independent masks of which half survive each level.
+    """
     log_p = LEVELS[:depth][LEVELS[:depth] < math.log1p(-atom)]
     found = np.minimum(0, log_p + np.cumsum(noise * rng.standard_normal(len(log_p))))
     found = np.minimum.accumulate(found) / math.log(10)
     return [
-        ({}, {"threshold": q, "log10_p": p})
-        for q, p in zip(gained(law, log_p, atom).tolist(), found.tolist(), strict=True)
+        ({}, {"threshold": q, "log10_p": p, "log10_p_sd": math.sqrt(level / 128) / math.log(10)})
+        for level, (q, p) in enumerate(zip(gained(law, log_p, atom).tolist(), found.tolist(), strict=True), 1)
     ]
 
 
@@ -290,8 +293,10 @@ def test_repeats_that_disagree_are_named(ltx: Ltx, root: Path) -> None:
     stuck: list[Any] = [({}, {**columns, "log10_p": 1.4 * columns["log10_p"]}) for _, columns in good[0]]
     plant(root, "ticket_split", 1.0, good, streams={"init": 0, "mask": None})
     plant(root, "ticket_split", 1.0, {**good, 3: stuck}, streams={"init": 1, "mask": None})
-    flags = [flag for flag in answers(ltx)["questions"][0]["flags"] if "differ by" in flag]
-    assert len(flags) == 1 and flags[0].startswith("width 1: the 4 repeats of init 1 differ by")
+    flags = [flag for flag in answers(ltx)["questions"][0]["flags"] if "repeats spread by" in flag]
+    assert len(flags) == 1 and flags[0].startswith("width 1: of init 1 at P = 1e-12.") and "4 repeats" in flags[0]
+    expected = "of init 1 at P = 1e-12.2, 4 repeats spread by 2.7 in log10 P, where independent masks would by 0.25: "
+    assert f"note: width 1: {expected}they disagree, and more sweeps" in said(ltx)
 
 
 def test_a_quantile_that_too_few_masks_reach_is_named_with_how_many_it_takes(ltx: Ltx, root: Path) -> None:
@@ -370,7 +375,7 @@ def an_init(rows: Sequence[tuple[float, float]], keep: float = 0.5) -> Init:
     from ltx.analysis.curves import Curve
 
     q, p = zip(*rows, strict=True)
-    return Init(NOTHING, split_runs=[Repeat(0, Settings(128, keep, 10), 2, Curve.of(q, p, q[0]))])
+    return Init(NOTHING, split_runs=[Repeat(0, Settings(128, keep, 10), 2, Curve.of(q, p, q[0]), [0.1, 0.2])])
 
 
 def test_without_sampled_masks_the_atom_is_what_the_first_threshold_leaves_below() -> None:
@@ -386,8 +391,27 @@ def test_repeats_that_share_no_quality_have_no_curve() -> None:
 
     settings = Settings(128, 0.5, 10)
     curves = [Curve.of([q, q + 1], [-1, -2], q) for q in (0, 1)]
-    found = Init(NOTHING, split_runs=[Repeat(n, settings, 2, curve) for n, curve in enumerate(curves)])
+    found = Init(NOTHING, split_runs=[Repeat(n, settings, 2, curve, [0.1, 0.2]) for n, curve in enumerate(curves)])
     assert found.split is None and math.isnan(found.atom) and math.isnan(found.log_p_at(0.5))
+
+
+def test_repeats_are_compared_at_the_deepest_quality_that_all_of_them_reach() -> None:
+    """Each repeat knows one law at thresholds of its own, at which alone its numbers look far apart."""
+    from ltx.analysis.curves import Curve
+
+    def an_init(ends: Sequence[float]) -> Init:
+        runs = []
+        for stream, end in enumerate(ends):
+            quality = np.array([0.0, 1.0, end])
+            curve = Curve.of(quality, -math.log(10) * (1 + quality), 0.0)
+            runs.append(Repeat(stream, Settings(128, 0.5, 10), 3, curve, [0.1, 0.2, 0.2 * end]))
+        return Init(NOTHING, split_runs=runs)
+
+    found = an_init([3.0, 2.0, 6.0]).together()
+    assert found is not None and found.agree and found.log10_p == pytest.approx(-3)
+    assert found.spread == pytest.approx(0, abs=1e-9) and found.expected == pytest.approx(0.4)
+    assert an_init([3.0, 2.0]).together() is None, "two repeats cannot tell whether they agree"
+    assert an_init([]).together() is None
 
 
 def test_the_command_reads_real_runs_and_takes_filters(ltx: Ltx, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

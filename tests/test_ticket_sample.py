@@ -7,13 +7,12 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from conftest import Result, levels, only
-from helpers import counts, same, spec, trained
+from helpers import counts, dying, initial, same, spec, ticket_examples, trained, whole
 from looks import assert_readable, texts
 from safetensors.torch import save_file
 from torch.nn import functional as F
@@ -21,7 +20,6 @@ from torch.nn import functional as F
 import ltx as package
 from ltx.analysis import quality as analysis
 from ltx.analysis.quality import Examples, quality, quality_of_block
-from ltx.config.spec import Spec
 from ltx.data.splits import Dataset, Memory
 from ltx.errors import BadInput
 from ltx.methods import ticket_sample
@@ -44,19 +42,6 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ticket_sample, "fitting", lambda weights, examples: 64)
 
 
-def init(found: Spec, seed: int = 0) -> Tensors:
-    network = found.network(streams=found.streams(seed))
-    return {name: weight.detach() for name, weight in network.named_parameters()}
-
-
-def reference(found: Spec) -> Examples:
-    """The examples, put together by hand: the validation part for temperatures, then the training part."""
-    data = found.data
-    assert len(data.val) == 180 and len(data.train) == 1257
-    x, y = torch.cat([data.val.x, data.train.x]), torch.cat([data.val.y, data.train.y])
-    return Examples(x.reshape(1437, 64), y, 180)
-
-
 def test_blocks_run_at_once_are_those_run_one_by_one_after_an_extension(ltx: Ltx, root: Path, tmp_path: Path) -> None:
     assert ltx("run", *NET, "seeds=2", "method.levels=4", f"root={tmp_path / 'whole'}").code == 0
     assert ltx("run", *NET, "seeds=2", "method.levels=2").code == 0
@@ -70,16 +55,8 @@ def test_a_run_that_is_killed_within_a_block_continues_with_it(
     ltx: Ltx, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert ltx("run", *NET, "seeds=1", "method.levels=2", f"root={tmp_path / 'whole'}").code == 0
-    calls: list[int] = []
-
-    def until_the_second_block(*args: Any) -> analysis.Quality:
-        calls.append(1)
-        if len(calls) == 8:  # a block is 5 chunks
-            raise OSError("killed")
-        return quality(*args)
-
     with monkeypatch.context() as patch:
-        patch.setattr(ticket_sample, "quality", until_the_second_block)
+        patch.setattr(ticket_sample, "quality", dying(quality, 8))  # a block is 5 chunks
         assert ltx("run", *NET, "seeds=1", "method.levels=2").code == 3
     assert [*levels(only(root))] == ["seed_000/level_00.safetensors"]
     assert ltx("run", *NET, "seeds=1", "method.levels=2").code == 0
@@ -91,7 +68,7 @@ def test_a_level_holds_the_qualities_of_its_block_and_the_best_mask_so_far(
     words: tuple[str, ...], tmp_path: Path
 ) -> None:
     found = spec(*NET, *words, "method.levels=2")
-    weights, seen, density = init(found), reference(found), found.method.density
+    weights, seen, density = initial(found), ticket_examples(found), found.method.density
     kept = {name: round(density * weight.numel()) for name, weight in weights.items()}
     if words:
         kept["out.weight"] = 60
@@ -110,12 +87,11 @@ def test_a_level_holds_the_qualities_of_its_block_and_the_best_mask_so_far(
         assert row["block_sd"] == pytest.approx(np.sqrt(expected.quality.var() * 300 / 299), rel=1e-9)
         assert row["dead"] == expected.dead.sum() / 300
         assert row["atom"] == (expected.quality == -math.log(10)).sum() / 300 and 0 < row["atom"] < 1
-        whole = {name: torch.ones_like(weight, dtype=torch.bool) for name, weight in weights.items()}
-        alone = quality(weights, {name: m[None] for name, m in (whole | mask).items()}, seen)
+        alone = quality(weights, {name: m[None] for name, m in (whole(weights) | mask).items()}, seen)
         assert float(alone.quality[0]) == pytest.approx(best, abs=ROUND)
         for name, end in under("end", tensors).items():
             share = density if name in mask else 1
-            assert torch.allclose(end, weights[name] * (whole | mask)[name] / math.sqrt(share))
+            assert torch.allclose(end, weights[name] * (whole(weights) | mask)[name] / math.sqrt(share))
     assert so_far[0] < so_far[-1], "otherwise a best that is forgotten would not show"
 
 
@@ -167,17 +143,17 @@ def test_seeds_on_one_initialisation_draw_other_masks_of_it(ltx: Ltx, root: Path
     one, other = (trained_level(only(root), seed, 0) for seed in (0, 1))
     assert same(under("begin", one), under("begin", other))
     assert not torch.equal(one["sample/quality"], other["sample/quality"])
-    drawn = init(spec(*NET, "streams.init=7"), 5)
+    drawn = initial(spec(*NET, "streams.init=7"), 5)
     assert all(torch.allclose(begin, drawn[name] * 2**0.5) for name, begin in under("begin", one).items())
 
 
 def test_masks_of_a_start_from_a_file_are_of_its_weights(tmp_path: Path) -> None:
-    planted = {name: weight + 0.1 for name, weight in init(spec(*NET)).items()}
+    planted = {name: weight + 0.1 for name, weight in initial(spec(*NET)).items()}
     save_file(planted, tmp_path / "start.safetensors")
     found = spec(*NET, "method.levels=0", f"model.weights={tmp_path / 'start.safetensors'}")
     ((tensors, _),) = trained(found, tmp_path / "run")
     kept = found.method.kept(planted)
-    expected = quality_of_block(planted, kept, found.streams(0), 0, reference(found), 64)
+    expected = quality_of_block(planted, kept, found.streams(0), 0, ticket_examples(found), 64)
     assert np.array_equal(tensors["sample/quality"].numpy(), expected.quality)
 
 
@@ -238,7 +214,7 @@ def test_what_cannot_be_sampled_is_refused_in_one_paragraph_before_anything_is_w
 
 def test_the_recipe_makes_an_mlp_of_the_zoo_one_that_is_sampled() -> None:
     found = spec("method=ticket_sample", "model=mlp", "model.hidden=[6,5]")
-    assert [*init(found)] == ["fc1.weight", "fc2.weight", "out.weight"]
+    assert [*initial(found)] == ["fc1.weight", "fc2.weight", "out.weight"]
     assert found.config["model"]["init"] == "kaiming_normal" and found.method.last_level == 9
     assert found.key == spec("method=ticket_sample", "model=mlp", "model.hidden=[6,5]", "method.levels=20").key
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import Result, levels, only
-from helpers import counts, same, spec, trained
+from helpers import counts, dying, initial, same, spec, ticket_examples, trained, whole
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
@@ -29,18 +29,6 @@ from ltx.tensors import Tensors, under
 
 Ltx = Callable[..., Result]
 NET = ("method=ticket_split", "model.hidden=[6]", "method.masks=16", "method.sweeps=2")  # 384 and 60 weights
-
-
-def init(found: Spec, seed: int = 0) -> Tensors:
-    network = found.network(streams=found.streams(seed))
-    return {name: weight.detach() for name, weight in network.named_parameters()}
-
-
-def seen(found: Spec) -> Examples:
-    """The validation part for temperatures, then the training part."""
-    data = found.data
-    x, y = torch.cat([data.val.x, data.train.x]), torch.cat([data.val.y, data.train.y])
-    return Examples(x.reshape(len(y), 64), y, 180)
 
 
 def masks_of(tensors: Tensors, population: str, weights: Tensors) -> Tensors:
@@ -68,17 +56,8 @@ def test_a_run_that_is_killed_within_a_level_continues_with_it(
     ltx: Ltx, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert ltx("run", *NET, "seeds=1", "method.levels=2", f"root={tmp_path / 'whole'}").code == 0
-    calls: list[int] = []
-    move = splitting.move
-
-    def until_the_second_level(*args: Any) -> Any:
-        calls.append(1)
-        if len(calls) == 4:  # each level moves two populations
-            raise OSError("killed")
-        return move(*args)
-
     with monkeypatch.context() as patch:
-        patch.setattr(splitting, "move", until_the_second_level)
+        patch.setattr(splitting, "move", dying(splitting.move, 4))  # each level moves two populations
         assert ltx("run", *NET, "seeds=1", "method.levels=2").code == 3
     assert [*levels(only(root))] == ["seed_000/level_00.safetensors"]
     assert ltx("run", *NET, "seeds=1", "method.levels=2").code == 0
@@ -88,7 +67,7 @@ def test_a_run_that_is_killed_within_a_level_continues_with_it(
 @pytest.mark.parametrize("words", [(), ("method.density=.2", "method.exclude=[output]")], ids=["half", "one layer"])
 def test_a_level_says_what_its_masks_are(words: tuple[str, ...], tmp_path: Path) -> None:
     found = spec(*NET, *words, "method.levels=3")
-    weights, examples, density = init(found), seen(found), found.method.density
+    weights, examples, density = initial(found), ticket_examples(found), found.method.density
     kept = {name: round(density * weight.numel()) for name, weight in weights.items()}
     if words:
         kept["out.weight"] = 60
@@ -111,15 +90,14 @@ def test_a_level_says_what_its_masks_are(words: tuple[str, ...], tmp_path: Path)
         log10_p = row["log10_p"]
         assert row["roots"] == len(tensors["sample/second/roots"].unique()) <= 16
         assert row["note"] is None and 0 <= row["acceptance"] <= 1 and row["log10_p_sd"] > 0 and row["mixing"] >= 0
-        whole = {name: torch.ones_like(weight, dtype=torch.bool) for name, weight in weights.items()}
         mask = under("mask", tensors)
         assert mask.keys() == (weights.keys() - {"out.weight"} if words else weights.keys())
         assert counts(mask) == {name: kept[name] for name in mask}
-        alone = quality(weights, {name: m[None] for name, m in (whole | mask).items()}, examples)
+        alone = quality(weights, {name: m[None] for name, m in (whole(weights) | mask).items()}, examples)
         assert float(alone.quality[0]) == pytest.approx(best, abs=5e-7)
         for name, end in under("end", tensors).items():
             share = density if name in mask else 1
-            assert torch.allclose(end, weights[name] * (whole | mask)[name] / math.sqrt(share))
+            assert torch.allclose(end, weights[name] * (whole(weights) | mask)[name] / math.sqrt(share))
         assert row["test_quality"] == pytest.approx(on_test(found, tensors, weights, kept), abs=1e-6)
         assert level > 0 or row["swapped"] == sum(math.ceil(k * (1 - k / weights[n].numel())) for n, k in kept.items())
     assert thresholds == sorted({*thresholds})
@@ -161,14 +139,14 @@ def test_the_first_share_is_that_of_random_masks(ltx: Ltx, root: Path, monkeypat
 def test_fewer_examples_are_scored_where_that_is_asked(tmp_path: Path) -> None:
     found = spec(*NET, "method.levels=0", "method.examples=200")
     ((tensors, _),) = trained(found, tmp_path)
-    weights = init(found)
+    weights = initial(found)
     own = tensors["sample/pilot/quality"].numpy()
     masks = masks_of(tensors, "pilot", weights)
     chosen = torch.from_numpy(generator("split", 0, "examples").permutation(1257)[:200])
     train, val = found.data.train, found.data.val
     x, y = torch.cat([val.x, train.x[chosen]]), torch.cat([val.y, train.y[chosen]])
     assert own == pytest.approx(quality(weights, masks, Examples(x.flatten(1), y, 180)).quality, abs=5e-7)
-    assert own != pytest.approx(quality(weights, masks, seen(found)).quality, abs=1e-4)
+    assert own != pytest.approx(quality(weights, masks, ticket_examples(found)).quality, abs=1e-4)
 
 
 def test_a_repeat_whose_counted_masks_die_out_says_so_in_words_and_gives_no_number(ltx: Ltx, root: Path) -> None:
@@ -186,7 +164,7 @@ def test_a_repeat_whose_counted_masks_die_out_says_so_in_words_and_gives_no_numb
 
 def test_a_network_all_of_whose_masks_are_alike_is_refused_in_words(ltx: Ltx, root: Path) -> None:
     found = spec(*NET)
-    save_file({name: torch.zeros_like(w) for name, w in init(found).items()}, root.parent / "zeros.safetensors")
+    save_file({name: torch.zeros_like(w) for name, w in initial(found).items()}, root.parent / "zeros.safetensors")
     result = ltx("run", *NET, "seeds=1", f"model.weights={root.parent / 'zeros.safetensors'}")
     assert result.code == 3
     assert "all 16 masks of the pilot have the quality -2.30" in " ".join((result.out + result.err).split())

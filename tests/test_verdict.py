@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import numpy as np
 import pytest
 
-from ltx.analysis import laws, tail
-from ltx.analysis.curves import Curve, averaged, continued, reached_by, sampled, spread
+from ltx.analysis import laws, spread, tail
+from ltx.analysis.curves import Curve, averaged, continued, reached_by, sampled
 from ltx.analysis.intervals import Interval, interval
 from ltx.analysis.shape import (
     EXPONENTIAL,
@@ -24,9 +23,11 @@ from ltx.analysis.shape import (
     references,
     shape,
 )
+from ltx.analysis.spread import Estimate, exponent
 from ltx.analysis.tail import Null
-from ltx.analysis.trends import SeedTest, per_doubling, pseudo_values, seed_test, slope
+from ltx.analysis.trends import SeedTest, per_doubling, seed_test, slope
 from ltx.analysis.verdict import ENSEMBLING, Overall, Spare, overall
+from ltx.streams import generator
 
 LEVELS = -math.log(2) * np.arange(1, 42)  # half survive each level, to 2e-13
 TOP, DEEP = math.log(1e-3), math.log(1e-12)
@@ -237,25 +238,6 @@ def test_the_curve_of_sampled_masks_is_the_share_that_reaches_a_quality_ties_inc
         sampled(np.arange(99.0))
 
 
-def test_repeats_of_independent_masks_agree_and_a_stuck_one_does_not() -> None:
-    rng = np.random.default_rng(0)
-    sd = math.sqrt(1 / 128)  # of ln P at each level, with 128 masks of which half survive
-    quality = np.arange(41.0)
-    disagree = 0
-    for _ in range(200):
-        repeats = [
-            Curve.of(quality, np.minimum(0, LEVELS + np.cumsum(sd * rng.standard_normal(41))), 0) for _ in "12345"
-        ]
-        found = spread(repeats, 128, 0.5)
-        assert found is not None and found.n == 5
-        disagree += not found.agree
-    assert disagree <= 2
-    stuck = Curve.of(quality, LEVELS * 1.25, 0)
-    found = spread([*repeats, stuck], 128, 0.5)
-    assert found is not None and not found.agree and found.apart > 2.5
-    assert spread(repeats[:1], 128, 0.5) is None
-
-
 # Trends over widths
 
 
@@ -276,42 +258,32 @@ def test_a_slope_is_least_squares_and_its_interval_covers_the_truth() -> None:
     assert per_doubling({1: [0.0, 1.0], 4: [4.0, 5.0]}).mean == pytest.approx(2)
 
 
-def test_pseudo_values_are_those_of_leaving_one_out() -> None:
-    x = np.array([1.0, 2.0, 4.0, 9.0])
-    for relative in (False, True):
-
-        def log(values: np.ndarray, relative: bool = relative) -> float:
-            return math.log(values.std(ddof=1) / (values.mean() if relative else 1))
-
-        expected = [4 * log(x) - 3 * log(np.delete(x, i)) for i in range(4)]
-        assert pseudo_values(x, relative) == pytest.approx(expected)
+def test_the_second_test_is_the_exponents_of_the_spread_and_the_change_of_the_mean() -> None:
+    draw = np.random.default_rng(1)
+    losses = {w: list(10 * w**-0.2 + w**-0.5 * draw.standard_normal(round(40 + w))) for w in (0.5, 1.0, 2.0, 4.0, 8.0)}
+    test, rng = seed_test(losses, generator("noise", 0, "seeds")), generator("noise", 0, "seeds")
+    assert (test.sd, test.relative) == (exponent(losses, "sd", rng), exponent(losses, "cv", rng))
+    assert test.mean == per_doubling(losses) and test.n == 40
+    assert test.sd.value == pytest.approx(-0.5, abs=0.2) and test.shrinks and test.falls
 
 
-@pytest.mark.parametrize("law", ["gaussian", "skewed"])
-def test_the_exponent_of_the_spread_over_seeds_is_the_planted_one(law: str) -> None:
+def test_losses_that_stay_alike_neither_shrink_nor_fall(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spread, "REPEATS", 400)
     rng = np.random.default_rng(1)
-    widths, inside, found = (0.5, 1.0, 2.0, 4.0, 8.0), 0, []
-    draw: Callable[[int], np.ndarray] = rng.standard_normal if law == "gaussian" else lambda n: rng.gamma(4, size=n) / 2
-    for _ in range(300):
-        test = seed_test({w: list(10 * w**-0.2 + w**-0.5 * draw(40)) for w in widths})
-        inside += test.sd.low <= -0.5 <= test.sd.high
-        found.append(test.sd.mean)
-        assert test.shrinks and test.falls and test.n == 40
-    assert inside / 300 > 0.9 and np.mean(found) == pytest.approx(-0.5, abs=0.02)
-    flat = [seed_test({w: list(5 + draw(30)) for w in widths}).shrinks for _ in range(100)]
-    assert sum(flat) <= 7
+    found = [seed_test({w: list(5 + rng.standard_normal(30)) for w in (1, 2, 4)}, rng) for _ in range(100)]
+    assert sum(test.shrinks for test in found) <= 7 and sum(test.falls for test in found) <= 7
 
 
 def test_a_spread_that_falls_with_the_mean_alone_is_no_smaller_relative_to_it() -> None:
     rng = np.random.default_rng(2)
-    test = seed_test({w: list(w**-0.5 * (3 + rng.standard_normal(60) / 4)) for w in (1, 2, 4, 8)})
+    test = seed_test({w: list(w**-0.5 * (3 + rng.standard_normal(60) / 4)) for w in (1, 2, 4, 8)}, rng)
     assert test.shrinks and test.falls and test.relative.low < 0 < test.relative.high
 
 
 @pytest.mark.parametrize("losses", [{1: [1.0] * 30, 2: [1.0] * 30}, {1: [1.0] * 29, 2: [1.0] * 30, 4: [1.0] * 30}])
 def test_too_few_widths_or_seeds_are_no_second_test(losses: dict[float, list[float]]) -> None:
     with pytest.raises(ValueError, match="at least 3 widths with 30 seeds"):
-        seed_test(losses)
+        seed_test(losses, np.random.default_rng(0))
 
 
 # Over all widths
@@ -325,8 +297,8 @@ def shapes(*words: str) -> dict[float, Shape]:
 
 
 def seeds(sd: float, mean: float, relative: float = -0.2) -> SeedTest:
-    spread, shares, means = (Interval(x, x - 0.1, x + 0.1, 5) for x in (sd, relative, mean))
-    return SeedTest(spread, shares, means, 30)
+    of_sd, of_share = (Estimate(x, x - 0.1, x + 0.1, 30) for x in (sd, relative))
+    return SeedTest(of_sd, of_share, Interval(mean, mean - 0.1, mean + 0.1, 5), 30)
 
 
 @pytest.mark.parametrize(

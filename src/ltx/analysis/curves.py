@@ -99,45 +99,6 @@ def averaged(repeats: Sequence[Curve]) -> Curve:
     return Curve.of(quality, log_p, float(np.mean([curve.median for curve in repeats])))
 
 
-@dataclass(frozen=True)
-class Spread:
-    """How far repeats lie apart in log10 P where they are deepest, and how far chance alone would let them."""
-
-    log10_p: float  # their mean depth there
-    apart: float
-    allowed: float
-    n: int
-
-    @property
-    def agree(self) -> bool:
-        """Tell whether chance alone explains how far apart they lie."""
-        return self.apart <= self.allowed
-
-
-def spread(repeats: Sequence[Curve], masks: int, keep: float) -> Spread | None:
-    """Return how far repeats of splitting lie apart at the deepest quality all reach; None for a single repeat.
-
-    With `masks` independent masks of which a share `keep` survives a level, ln P has the variance
-    (1 - keep) / (keep masks) for each level. Masks of a real run are cousins of one another, and twice the standard
-    deviation that this gives is allowed; two of n repeats may differ by what the largest of all their differences
-    exceeds in 5 % of cases at most (Bonferroni).
-    """
-    from scipy.special import ndtri
-
-    n = len(repeats)
-    if n < 2:
-        return None
-    quality = min(float(curve.quality[-1]) for curve in repeats)
-    logs = [curve.log_p_at(quality) for curve in repeats]
-    if any(math.isnan(value) for value in logs):
-        return None
-    levels = -float(np.mean(logs)) / -math.log(keep)
-    sd = math.sqrt(levels * (1 - keep) / (keep * masks))
-    furthest = math.sqrt(2) * -float(ndtri(0.025 / (n * (n - 1) / 2)))
-    tens = math.log(10)
-    return Spread(float(np.mean(logs)) / tens, (max(logs) - min(logs)) / tens, 2 * furthest * sd / tens, n)
-
-
 def power(curve: Curve, top: float = 1e-3) -> float:
     """Return the power of quality - median by which -ln P grows from P = `top` down to the deepest point.
 

@@ -33,7 +33,6 @@ import numpy as np
 
 REPEATS = 4_000  # resamples: the ends of an interval then move by a few hundredths of its width
 LEAST = 5  # seeds that an interval demands: of fewer, many resamples are one seed over and over
-FASTEST = 4.0  # exponents of the excess are looked for from 0 to -4
 Statistic = Literal["sd", "cv", "mean"]
 Array = np.ndarray
 
@@ -46,14 +45,6 @@ class Estimate:
     low: float
     high: float
     n: int
-
-
-@dataclass(frozen=True)
-class Excess:
-    """The floor that the mean loss approaches as networks widen, and the exponent of what lies above it."""
-
-    floor: float
-    exponent: Estimate
 
 
 def log_statistic(losses: Array, statistic: Statistic) -> Array:
@@ -126,44 +117,6 @@ def exponent(losses: Mapping[float, Sequence[float]], statistic: Statistic, rng:
     return percentiles(float(value), np.asarray(drawn), min(map(len, samples)))
 
 
-def excess(losses: Mapping[float, Sequence[float]], rng: np.random.Generator) -> Excess:
-    """Return the floor E >= 0 and the exponent -a of the mean loss, E + A width^(-a) with A >= 0, by least squares.
-
-    Every mean counts by its standard error. What lies above the floor is what networks lose by being narrow. Five
-    widths tell a floor and an exponent badly apart: where the interval reaches from 0 to -4, the ends of what is looked
-    for, the data do not say. Raises ValueError for fewer than three widths, and as `scatter` does.
-    """
-    widths, samples = ordered(losses, least=3)
-    sure = np.array([len(x) / x.var(ddof=1) for x in samples])
-    weights = sure / sure.sum()
-    floor, value = floor_and_power(widths, np.array([[x.mean() for x in samples]]), weights)
-    means = np.stack([resampled(x, rng).mean(-1) for x in samples], axis=1)
-    _, drawn = floor_and_power(widths, means, weights)
-    return Excess(float(floor[0]), percentiles(float(value[0]), drawn, min(map(len, samples))))
-
-
-def floor_and_power(widths: Array, means: Array, weights: Array) -> tuple[Array, Array]:
-    """Return the best floor and exponent (repeats) for means (repeats, widths), by trying exponents .01 apart.
-
-    Floor and factor are linear once the exponent is known. Where the best floor is negative it is zero; where the loss
-    does not fall, the factor is zero and so is the exponent.
-    """
-    best = np.full(len(means), np.inf)
-    floor, power = np.zeros(len(means)), np.zeros(len(means))
-    for a in np.arange(0.0, FASTEST + 0.005, 0.01):
-        basis = widths**-a
-        from_basis, from_means = basis - weights @ basis, means - (means @ weights)[:, None]
-        factor = np.maximum(0, (from_means * weights) @ from_basis / max(weights @ from_basis**2, 1e-300))
-        bottom = means @ weights - factor * (weights @ basis)
-        through_zero = (means * weights) @ basis / (weights @ basis**2)
-        factor = np.where(bottom < 0, through_zero, factor)
-        bottom = np.maximum(bottom, 0)
-        left = ((means - bottom[:, None] - factor[:, None] * basis) ** 2) @ weights
-        closer = left < best * (1 - 1e-9)  # the smallest exponent of those that fit alike
-        best, floor, power = np.where(closer, [left, bottom, np.full(len(means), -a)], [best, floor, power])
-    return floor, power
-
-
 def percentiles(value: float, drawn: Array, n: int) -> Estimate:
     """Return an estimate with the 95 % interval that its values in resamples give.
 
@@ -184,12 +137,10 @@ def resampled(x: Array, rng: np.random.Generator) -> Array:
     return x[rng.integers(len(x), size=(REPEATS, len(x)))]
 
 
-def ordered(losses: Mapping[float, Sequence[float]], least: int = 2) -> tuple[Array, list[Array]]:
+def ordered(losses: Mapping[float, Sequence[float]]) -> tuple[Array, list[Array]]:
     """Return the widths from the narrowest on, and the losses of each; ValueError where there are too few."""
-    if len(losses) < least or min(losses) <= 0:
-        raise ValueError(
-            f"losses at widths {sorted(losses)}: an exponent is fitted to at least {least} widths, all above 0"
-        )
+    if len(losses) < 2 or min(losses) <= 0:
+        raise ValueError(f"losses at widths {sorted(losses)}: an exponent is fitted to at least 2 widths, all above 0")
     widths = sorted(losses)
     return np.array(widths, dtype=np.float64), [checked(losses[width]) for width in widths]
 

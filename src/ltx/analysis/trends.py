@@ -1,4 +1,4 @@
-"""How a number changes with the width, from several inits or seeds at each width."""
+"""How a number changes with the width, from several inits or seeds at each width; see `spread` for that of a spread."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ltx.analysis.intervals import Interval
+from ltx.analysis.spread import Estimate, exponent
 
 LEAST_SEEDS = 30  # of each width, for a standard deviation worth comparing
 
@@ -44,38 +45,16 @@ def per_doubling(values: Mapping[float, Sequence[float]]) -> Interval:
     return slope([math.log2(width) for width in widths], [values[width] for width in widths])
 
 
-def pseudo_values(values: Sequence[float], relative: bool = False) -> np.ndarray:
-    """Return the jackknife's pseudo-values of the logarithm of a standard deviation, one for each value.
-
-    Their mean is ln sd with its bias taken off, and their spread gives its variance whatever the values' law: losses
-    are skewed, and the formula for Gaussians is wrong for them. relative: of ln(sd / mean) instead.
-    """
-    x = np.asarray(values, dtype=np.float64)
-    n = len(x)
-    if n < 3 or not np.ptp(x) > 0:
-        raise ValueError(f"a standard deviation's uncertainty needs at least three values that differ, and got {n}")
-    if relative and not x.min() > 0:
-        raise ValueError("a standard deviation relative to the mean is for losses above 0")
-    means = (x.sum() - x) / (n - 1)
-    squares = ((x - x.mean()) ** 2).sum() - (x - x.mean()) ** 2 * n / (n - 1)  # about the mean of the others
-
-    def told(square: np.ndarray, mean: np.ndarray, count: int) -> np.ndarray:
-        return np.log(square / (count - 1)) / 2 - (np.log(mean) if relative else 0)
-
-    whole = told(((x - x.mean()) ** 2).sum(), x.mean(), n)
-    return n * whole - (n - 1) * told(squares, means, n - 1)
-
-
 @dataclass(frozen=True)
 class SeedTest:
-    """How losses of seeds change with the width, by a power law fitted between widths.
+    """How losses of seeds change with the width.
 
-    sd: the exponent of their standard deviation. relative: that of sd / mean. mean: the change of the mean loss when
-    the width doubles. n: seeds of the width that has fewest.
+    sd: the power of the width as which their standard deviation changes. relative: that of sd / mean. mean: the change
+    of the mean loss when the width doubles. n: seeds of the width that has fewest.
     """
 
-    sd: Interval
-    relative: Interval
+    sd: Estimate
+    relative: Estimate
     mean: Interval
     n: int
 
@@ -90,12 +69,12 @@ class SeedTest:
         return self.mean.high < 0
 
 
-def seed_test(losses: Mapping[float, Sequence[float]]) -> SeedTest:
+def seed_test(losses: Mapping[float, Sequence[float]], rng: np.random.Generator) -> SeedTest:
     """Return how the losses of seeds change with the width; losses: those of each width.
 
     The mean loss cannot fall far without the standard deviation falling too, for losses are positive. Therefore that of
     sd / mean is told beside it: where it does not fall, the smaller loss alone explains the smaller spread. Raises
-    ValueError for fewer than three widths, or than 30 seeds at one of them.
+    ValueError for fewer than three widths, for fewer than 30 seeds at one of them, and as `spread.exponent` does.
     """
     widths = sorted(losses)
     fewest = min((len(losses[width]) for width in widths), default=0)
@@ -104,6 +83,4 @@ def seed_test(losses: Mapping[float, Sequence[float]]) -> SeedTest:
             f"the spread over seeds is compared over at least 3 widths with {LEAST_SEEDS} seeds each, and got "
             f"{len(widths)} widths, the smallest of {fewest} seeds"
         )
-    logs = [math.log(width) for width in widths]
-    sd, relative = (slope(logs, [pseudo_values(losses[width], one) for width in widths]) for one in (False, True))
-    return SeedTest(sd, relative, per_doubling(losses), fewest)
+    return SeedTest(exponent(losses, "sd", rng), exponent(losses, "cv", rng), per_doubling(losses), fewest)

@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 
 from ltx.analysis.intervals import Interval
 from ltx.analysis.shape import LONG, UNDECIDED, Shape, judge
+from ltx.analysis.spread import Estimate
 from ltx.analysis.tail import Null
 from ltx.analysis.trends import SeedTest, per_doubling
 
@@ -158,12 +159,12 @@ def of_spare(spare: Spare) -> list[Evidence]:
 def of_seeds(name: str, test: SeedTest) -> list[Evidence]:
     """Return how the losses of trained seeds change with the width."""
 
-    def line(title: str, found: Interval, falls: str) -> Evidence:
-        reads = falls if found.high < 0 else "grows" if found.low > 0 else "stays, or not told"
-        return Evidence(title, found.mean, found.low, found.high, "0", reads)
+    def line(title: str, value: float, ends: Interval | Estimate, falls: str) -> Evidence:
+        reads = falls if ends.high < 0 else "grows" if ends.low > 0 else "stays, or not told"
+        return Evidence(title, value, ends.low, ends.high, "0", reads)
 
     return [
-        line(f"sd over seeds of {name} loss, exponent of width", test.sd, "shrinks"),
-        line(f"sd / mean of {name} loss, exponent of width", test.relative, "shrinks"),
-        line(f"mean {name} loss per doubling", test.mean, "falls"),
+        line(f"sd over seeds of {name} loss, exponent of width", test.sd.value, test.sd, "shrinks"),
+        line(f"sd / mean of {name} loss, exponent of width", test.relative.value, test.relative, "shrinks"),
+        line(f"mean {name} loss per doubling", test.mean.mean, test.mean, "falls"),
     ]

@@ -23,7 +23,7 @@ from ltx.methods.ticket_sample import FITTED, SCORED, examples_of
 from ltx.report import style
 from ltx.report.layout import legend_above
 from ltx.report.style import number_axis, page
-from ltx.report.tail_runs import Init, Point
+from ltx.report.tail_points import Init, Point
 from ltx.runs.levels import examples
 from ltx.tensors import under
 

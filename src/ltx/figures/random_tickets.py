@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from typing import Any
 
-from ltx.analysis.returns import log2_choose
 from ltx.figures.arms import Arm, Finished, Store
-from ltx.report.tail_runs import Init, Point, Repeat, Settings, split_curve
+from ltx.report.tail_points import Point, Seed, add_seed
 from ltx.store.folders import RunFolder
-from ltx.store.rows import Row
-from ltx.tensors import Tensors, under
+from ltx.tensors import Tensors
 
 
 def sampled(fixed: dict[str, Any], width: float) -> Arm:
@@ -36,32 +32,11 @@ def points(store: Store) -> dict[tuple[float, float], Point]:
     for done in store.arms:
         if done.arm.facts["kind"] in ("sample", "split"):
             for seed in done.spec.seeds:
-                add(found, done, seed, [row for row in done.rows if row.seed == seed])
+                streams, rows = done.spec.streams(seed), [row for row in done.rows if row.seed == seed]
+                levels = (level(done, seed, row.level) for row in rows)
+                config, classes = done.spec.config, done.spec.facts.classes
+                add_seed(found, Seed(done.spec.key, seed, config, classes, streams.init, streams.mask), levels, rows)
     return found
-
-
-def add(found: dict[tuple[float, float], Point], done: Finished, seed: int, rows: Sequence[Row]) -> None:
-    """Add one seed of an arm to the points."""
-    config, streams = done.spec.config, done.spec.streams(seed)
-    width, density = float(config["width"]), float(config["method"]["density"])
-    masks = under("mask", level(done, seed, 0))
-    if (width, density) not in found:
-        kept = {name: int(mask.sum()) for name, mask in masks.items()}
-        bits = math.fsum(log2_choose(mask.numel(), kept[name]) for name, mask in masks.items())
-        found[width, density] = Point(width, density, sum(kept.values()), bits)
-    classes = done.spec.facts.classes
-    init = found[width, density].inits.setdefault(streams.init, Init(-math.log(classes)))
-    if done.arm.facts["kind"] == "sample":
-        for row in rows:
-            block = level(done, seed, row.level)
-            init.blocks.setdefault(streams.mask, []).append(block["sample/quality"].numpy())
-            init.dead += int(block["sample/dead"].sum())
-    else:
-        curve = split_curve(rows, f"{done.spec.key}, seed {seed}")
-        if curve is not None:
-            method = config["method"]
-            settings = Settings(int(method["masks"]), float(method["keep"]), int(method["sweeps"]))
-            init.split_runs.append(Repeat(streams.mask, settings, len(rows), curve))
 
 
 def level(done: Finished, seed: int, number: int) -> Tensors:

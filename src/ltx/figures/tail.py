@@ -21,7 +21,7 @@ from ltx.report import style
 from ltx.report.layout import legend_above
 from ltx.report.letters import SMALL
 from ltx.report.style import BAND, number_axis, page
-from ltx.report.tail_runs import Init, Point
+from ltx.report.tail_points import Init, Point
 from ltx.report.tails import of_point
 
 DEPTHS = np.arange(0.5, 12.01, 0.5)  # minus log10 of the share of masks

@@ -17,12 +17,12 @@ from ltx.analysis.returns import bits_needed
 from ltx.config.spec import Spec
 from ltx.figures.arms import Arm, Finished, Store
 from ltx.figures.claims import Claim, decide, stated
+from ltx.figures.random_tickets import level
 from ltx.methods import ticket_sample
 from ltx.methods.ticket_sample import FITTED, SCORED, examples_of
 from ltx.report.letters import SMALL
 from ltx.report.style import COLOURS, GREY, beside, curve, dashed, page
 from ltx.runs.levels import examples
-from ltx.store.folders import RunFolder
 
 NAMES = {"exhaustive": "all masks counted", "digits": "digits", "mnist1d": "MNIST-1D"}
 OURS = ("threshold", "log10_p", "log10_p_sd", "pilot_log10_p")
@@ -73,12 +73,8 @@ def rows(store: Store) -> pd.DataFrame:
 def known(spec: Spec, direct: Finished | None) -> np.ndarray:
     """Return the qualities of the masks that were sampled directly, or of all masks of the network."""
     if direct is not None:
-        folder, parts = RunFolder(direct.spec.directory), []
-        for row in direct.rows:
-            level = folder.seed(row.seed).read_level(row.level, direct.spec.identity(row.seed))
-            assert level is not None, f"level {row.level} of seed {row.seed} of {direct.spec.key}"
-            parts.append(level[0]["sample/quality"].numpy())
-        return np.concatenate(parts)
+        levels = (level(direct, row.seed, row.level) for row in direct.rows)
+        return np.concatenate([tensors["sample/quality"].numpy() for tensors in levels])
     network = spec.network(streams=spec.streams(spec.seeds[0]))
     weights = {name: weight.detach() for name, weight in network.named_parameters()}
     method = spec.method

@@ -17,7 +17,8 @@ from ltx.analysis.tail import Null
 from ltx.analysis.trends import SeedTest, seed_test
 from ltx.analysis.verdict import Overall, Spare, overall
 from ltx.report.seed_runs import Losses
-from ltx.report.tail_runs import Init, Network, Point
+from ltx.report.tail_points import Init, Point
+from ltx.report.tail_runs import Network
 from ltx.streams import generator
 
 QUANTILES = (0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9995, 0.9999)
@@ -117,7 +118,7 @@ def answer(
     flags, tests = [], {}
     for one in losses:
         try:
-            tests[one.method] = seed_test(one.losses)
+            tests[one.method] = seed_test(one.losses, generator("tail", 0, "seeds", one.method))
         except ValueError as error:
             flags.append(f"the losses of {one.method} are not compared: {error}")
     verdict = overall({width.point.width: width.shape for width in widths}, spare, tests)
@@ -147,12 +148,9 @@ def of_point(point: Point, classes: int, asked: float | None) -> Width:
     if more:
         width.flags.append(f"{more} repeats of splitting do not count: they have fewer levels, or other settings")
     for number, init in inits.items():
-        found = init.spread()
+        found = init.together()
         if found is not None and not found.agree:
-            width.flags.append(
-                f"the {found.n} repeats of init {number} differ by {found.apart:.2f} in log10 P "
-                f"at 1e{found.log10_p:.1f}, where chance explains {found.allowed:.2f}; more masks or sweeps are needed"
-            )
+            width.flags.append(f"of init {number} at P = 1e{found.log10_p:.1f}, {found.words}")
     return width
 
 
