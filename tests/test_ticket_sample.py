@@ -268,7 +268,7 @@ def test_a_block_of_inits_has_the_qualities_of_networks_that_are_drawn_one_by_on
     for number in (0, 1, 299, 300, 555, int(values.argmax())):
         network = found.network(streams=replace(streams, init=streams.torch_seed("init", "series", number)))
         weights = {name: weight.detach() for name, weight in network.named_parameters()}
-        alone = quality(weights, masks, reference(found)).quality[0]
+        alone = quality(weights, masks, ticket_examples(found)).quality[0]
         assert values[number] == pytest.approx(alone, abs=ROUND), number
     best = {name: weight * masks[name][0] / 0.4**0.5 for name, weight in weights.items()}
     assert all(torch.allclose(ticket.weights[name], weight) for name, weight in best.items()), "of the best init"
