@@ -104,6 +104,7 @@ def draw(table: pd.DataFrame) -> Figure:
     draw_xi(tails, table, widths)
     for axes in (shapes, tails):
         number_axis(axes, widths, "width")
+        axes.set_xlim(widths[0] / 1.4, widths[-1] * 1.4)  # room for a word around the outermost
     return figure
 
 
@@ -119,9 +120,8 @@ def draw_shapes(axes: Axes, table: pd.DataFrame, widths: list[float]) -> None:
     axes.set_ylim(0, 1.25 * axes.get_ylim()[1])
     words = table[table["part"] == "word"].set_index("width")["word"]
     for width in widths:
-        side = "left" if width == widths[0] else "right" if width == widths[-1] else "center"
         text = str(words[width]).replace(" ", "\n")
-        axes.text(width, 0.98, text, transform=axes.get_xaxis_transform(), ha=side, va="top", fontsize=SMALL)
+        axes.text(width, 0.98, text, transform=axes.get_xaxis_transform(), ha="center", va="top", fontsize=SMALL)
     axes.set_ylabel("shape s of the tail")
     legend_above(axes, handles)
 

@@ -51,6 +51,7 @@ def base_of(config: flat.Flat) -> Base:
     own = {key: value for key, value in config.items() if key.startswith(("data.", "model."))}
     own["method.exclude"] = config.get("method.exclude", [])
     own["method.examples"] = config.get("method.examples", SCORED)
+    own["method.population"] = config.get("method.population") or "masks"
     return tuple(sorted((key, flat.value_text(value)) for key, value in own.items()))
 
 
@@ -84,10 +85,13 @@ def readable(folder: SeedFolder) -> Iterator[Tensors]:
 
 
 def model_words(base: Base) -> str:
-    """Name a network by the values of its config, `model=mlp hidden=[16] on data=digits`."""
+    """Name a network by the values of its config, `model=mlp hidden=[16] on data=digits`, and what is not usual."""
     said = dict(base)
     hidden = f" hidden={said['model.hidden']}" if "model.hidden" in said else ""
-    return f"model={said.get('model.name', '?')}{hidden} on data={said.get('data.name', '?')}"
+    scored = said["method.examples"]
+    others = f", {scored} examples scored" if scored != str(SCORED) else ""
+    others += ", inits under one mask" if said["method.population"] == "inits" else ""
+    return f"model={said.get('model.name', '?')}{hidden} on data={said.get('data.name', '?')}{others}"
 
 
 def unfinished(entries: Sequence[Entry], keys: Collection[str]) -> list[str]:
