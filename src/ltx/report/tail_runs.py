@@ -49,6 +49,8 @@ def networks(entries: Sequence[Entry]) -> list[Network]:
 def base_of(config: flat.Flat) -> Base:
     """Return what must be the same for two runs to be compared over widths."""
     own = {key: value for key, value in config.items() if key.startswith(("data.", "model."))}
+    if own.get("model.name") == "lenet":  # the same class under another name
+        own["model.name"] = "mlp"
     own["method.exclude"] = config.get("method.exclude", [])
     own["method.examples"] = config.get("method.examples", SCORED)
     own["method.population"] = config.get("method.population") or "masks"

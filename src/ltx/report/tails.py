@@ -91,7 +91,8 @@ class Question:
 def questions(network: Network) -> list[tuple[str, list[Point]]]:
     """Return the points of a network at each density, and those that keep about equally many weights.
 
-    Equal kept counts are a question where several widths have them.
+    Equal kept counts are a question where several widths have them. A density that one width alone has is left out
+    where any question has several widths.
     """
     points = sorted(network.points.values(), key=lambda point: (point.width, point.density))
     densities = sorted({point.density for point in points})
@@ -106,7 +107,7 @@ def questions(network: Network) -> list[tuple[str, list[Point]]]:
         if len({point.width for point in group}) > 1:
             by_width = {point.width: point for point in group}
             found.append((f"equal kept count {group[0].kept:,}", [by_width[width] for width in sorted(by_width)]))
-    return found
+    return [question for question in found if len(question[1]) > 1] or found
 
 
 def answer(
