@@ -61,7 +61,8 @@ def rows(store: Store) -> pd.DataFrame:
         "equal density": [point for (_, density), point in every.items() if density == narrow[1]],
         "equal kept count": [point for point in every.values() if abs(point.kept / every[narrow].kept - 1) < 0.02],
     }
-    inits = [init for own in equal.values() for point in own for init in point.inits.values()]
+    # An init nearly all of whose masks know nothing may have no curve: its splitting died out at once.
+    inits = [init for own in equal.values() for point in own for init in point.inits.values() if init.split is not None]
     ends = min(DEPTHS[-1], math.floor(min(-init.split.deepest / TENS for init in inits if init.split is not None)))
     gains = {
         depth: min(init.quality_at(-depth * TENS) - init.nothing for init in inits)

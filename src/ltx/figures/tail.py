@@ -85,8 +85,12 @@ def draw(table: pd.DataFrame) -> Figure:
     """Draw what one mask in ever more reaches, and below, the shape of each width's tail and xi of sampled masks."""
     figure, ((reached,), (best,), (shapes,), (tails,)) = page(4, 1.75, height_ratios=(3, 2, 2.4, 2))
     widths = sorted(table["width"].unique())
+    curves = table[table["part"] == "s"].dropna(subset="y")
     for axes, part in ((reached, "reached"), (best, "best")):
         for index, (width, group) in enumerate(table[table["part"] == part].groupby("width")):
+            if part == "reached":  # an init whose splitting died out would end the curve of all
+                known = group["init"].isin(curves.loc[curves["width"] == width, "init"])
+                group = group[known] if known.any() else group
             means = [(float(x), interval(own["y"].dropna().tolist(), 0)) for x, own in group.groupby("x")]
             whole = [(x, y) for x, y in means if y.n == group["init"].nunique()]
             shift = style.beside(index, len(widths), len(whole))
