@@ -62,6 +62,7 @@ FEWER: dict[str, dict[str, Any]] = {  # arms of the grids, those among them that
         **RANDOM,
         "sample": [*RANDOM["sample"], "method.examples=100"],
         "split": [*SPLIT, "method.examples=100"],
+        "deep": {1: 25},
         "found": {
             name: ["method=dense" if name == "dense" else "method=edge_popup", "optim.steps=4", "seeds=2"]
             for name in ("edge-popup", "biprop", "IMP", "dense")

@@ -99,15 +99,16 @@ def averaged(repeats: Sequence[Curve]) -> Curve:
     return Curve.of(quality, log_p, float(np.mean([curve.median for curve in repeats])))
 
 
-def power(curve: Curve, top: float = 1e-3) -> float:
-    """Return the power of quality - median by which -ln P grows from P = `top` down to the deepest point.
+def power(curve: Curve) -> float:
+    """Return the power of quality - median by which -ln P grows over the last two thirds of the curve's depth in ln P.
 
-    nan where the curve does not reach from there to a smaller P, or not above its median.
+    nan where the curve has no point above its median there, or does not reach below P = 1e-3.
     """
-    above, deepest = curve.quality_at(math.log(top)) - curve.median, curve.quality[-1] - curve.median
-    if not 0 < above < deepest:
+    top = curve.deepest / 3
+    above, deepest = curve.quality_at(top) - curve.median, curve.quality[-1] - curve.median
+    if not 0 < above < deepest or curve.deepest > math.log(1e-3):
         return math.nan
-    return math.log(curve.deepest / math.log(top)) / math.log(deepest / above)
+    return math.log(3) / math.log(deepest / above)
 
 
 def continued(curve: Curve, quality: float) -> float:

@@ -36,7 +36,7 @@ def arms(fixed: dict[str, Any]) -> list[Arm]:
     """Return the arms: sampled and split at equal density, split at an equal kept count, and what was searched for."""
     widths, density = fixed["widths"], fixed["density"]
     found = [sampled(fixed, width) for width in widths]
-    found += [arm for width in widths for arm in split(fixed, width, density)]
+    found += [arm for width in widths for arm in split(fixed, width, density, deep=True)]
     found += [arm for width in widths[1:] for arm in split(fixed, width, density * widths[0] / width)]
     for name, words in fixed["found"].items():
         for width in widths:
@@ -88,7 +88,8 @@ def of_question(question: str, own: list[Point], gains: dict[float, float]) -> l
     for point, number, init in inits:
         at = {"question": question, "width": point.width, "init": number}
         table.append({**at, "part": "there", "y": point.bits})
-        for depth in DEPTHS:
+        deepest = DEPTHS[-1] if init.split is None else -init.split.deepest / TENS
+        for depth in np.arange(1, max(deepest, DEPTHS[-1]) + 0.01, 0.5):
             gain = init.quality_at(-depth * TENS) - init.nothing
             table.append({**at, "part": "needed", "x": depth * TENS / TWOS, "y": gain})
         for depth, gain in gains.items():
@@ -186,7 +187,8 @@ def draw_needed(axes: Axes, table: pd.DataFrame, widths: list[float]) -> None:
     for index, width in enumerate(widths):
         here = own[own["width"] == width]
         needed, found = here[here["part"] == "needed"], here[here["part"] == "found"]
-        means = needed.groupby("x")["y"].agg(lambda y: y.mean(skipna=False)).dropna()
+        over_inits = needed.groupby("x")["y"].agg(["mean", "count"])
+        means = over_inits.loc[over_inits["count"] == needed["init"].nunique(), "mean"]
         colour = style.COLOURS[index]
         axes.plot(means.to_numpy(), means.index.to_numpy(), color=colour, lw=1.1, label=f"width {width:g}")
         marks = found.groupby("name")[["y", "bits"]].mean().sort_values("y")
@@ -242,7 +244,7 @@ def claims(table: pd.DataFrame, fixed: dict[str, Any]) -> dict[str, Claim]:
             found[key] = decide(said[key], (-change if part == "at" else change).tolist())
     searched = table[(table["part"] == "found") & (table["width"] == fixed["at"])].pivot(index="init", columns="name")
     rare = table[(table["part"] == "needed") & (table["width"] == fixed["at"]) & (table["question"] == "equal density")]
-    deepest = rare[rare["x"] == rare["x"].max()].set_index("init")["y"]
+    deepest = rare[np.isclose(rare["x"], DEPTHS[-1] * TENS / TWOS)].set_index("init")["y"]
     for name in SEARCHES:
         gained = searched["y"][name] - deepest
         found[name] = decide(said[name], gained.dropna().tolist())

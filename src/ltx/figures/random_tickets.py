@@ -17,9 +17,14 @@ def sampled(fixed: dict[str, Any], width: float) -> Arm:
     )
 
 
-def split(fixed: dict[str, Any], width: float, density: float) -> list[Arm]:
-    """Return the arms that split random tickets at a width and density, one for each init; seeds are repeats."""
+def split(fixed: dict[str, Any], width: float, density: float, deep: bool = False) -> list[Arm]:
+    """Return the arms that split random tickets at a width and density, one for each init; seeds are repeats.
+
+    deep: to the last level that the yaml has under `deep` for this width, if it has one.
+    """
     words = [*fixed["split"], f"width={width:g}", f"method.density={density:g}"]
+    if deep and width in fixed["deep"]:
+        words.append(f"method.levels={fixed['deep'][width]}")
     inits = range(fixed["first_seed"], fixed["first_seed"] + fixed["inits"])
     name = f"split, width {width:g}, density {density:g}"
     facts: dict[str, Any] = {"kind": "split", "width": float(width), "density": float(density)}
