@@ -51,7 +51,7 @@ def context(weights: Tensors, **changed: Any) -> Context:
     """
     init = State(weights, {}, {})
     usual = {"prunable": list(weights), "init": init, "anchor": init, "previous": init, "streams": STREAMS}
-    asked = {"redrawn": never, "network": None, "batch": never, "measure": never, "examples": never}
+    asked = {"redrawn": never, "drawn": never, "network": None, "batch": never, "measure": never, "examples": never}
     return Context(**{**usual, **asked, "loss": TASKS["classification"].loss, **changed})
 
 

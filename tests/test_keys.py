@@ -168,7 +168,9 @@ IN_THE_KEY = {
         "method.exclude": "[]",
     },
     ("method=ticket_sample",): {
+        "method.population": "inits",
         "method.density": "0.3",
+        "method.examples": "500",
         "method.exclude": "[output]",
         "method.allow_dead_layers": "true",
     },
