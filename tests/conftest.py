@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -63,6 +64,17 @@ def plain_picture(rows: list[Row], title: str, training: str, score: tuple[str, 
 def plain_sweep(specs: list[Spec], labels: list[Label], rows: list[list[Row]], chosen: str | None = None) -> Any:
     """Draw a sweep's size alone."""
     return plain_picture([], f"{len(specs)} points", "", ("", 0))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def heard() -> Iterator[None]:
+    """Hear Ctrl-C and the closing of a terminal: `&`, `nohup` and some schedulers have a process ignore them."""
+    ctrl_c, closing = (signal.getsignal(number) for number in (signal.SIGINT, signal.SIGHUP))
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGINT, ctrl_c)
+    signal.signal(signal.SIGHUP, closing)
 
 
 @pytest.fixture(scope="session", autouse=True)

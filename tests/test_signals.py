@@ -29,14 +29,6 @@ from ltx.store.files import commit
 ENTRY = (sys.executable, "-c", "from ltx.cli import entry; entry()")
 
 
-@pytest.fixture(autouse=True)
-def heard():
-    """Hear the closing of a terminal, which `nohup` and some schedulers ask a process and its children to ignore."""
-    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
-    yield
-    signal.signal(signal.SIGHUP, before)
-
-
 def never() -> None:
     raise AssertionError("it was ended at once")
 
