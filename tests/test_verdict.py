@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from ltx.analysis import laws, spread, tail
-from ltx.analysis.curves import Curve, averaged, continued, reached_by, sampled
+from ltx.analysis import laws, tail
+from ltx.analysis.curves import Curve
 from ltx.analysis.intervals import Interval, interval
 from ltx.analysis.shape import (
     EXPONENTIAL,
@@ -23,11 +23,10 @@ from ltx.analysis.shape import (
     references,
     shape,
 )
-from ltx.analysis.spread import Estimate, exponent
+from ltx.analysis.spread import Estimate
 from ltx.analysis.tail import Null
-from ltx.analysis.trends import SeedTest, per_doubling, seed_test, slope
+from ltx.analysis.trends import SeedTest
 from ltx.analysis.verdict import ENSEMBLING, Overall, Spare, overall
-from ltx.streams import generator
 
 LEVELS = -math.log(2) * np.arange(1, 42)  # half survive each level, to 2e-13
 TOP, DEEP = math.log(1e-3), math.log(1e-12)
@@ -199,93 +198,6 @@ def test_a_gaussian_signal_changes_its_word_with_the_unit_and_keeps_its_bits() -
         assert curve.signal(10).log_p_at(math.sqrt(q + base)) == pytest.approx(curve.log_p_at(q))
 
 
-# Curves
-
-
-def test_a_curve_is_linear_between_its_points_and_tells_nothing_outside() -> None:
-    curve = Curve.of([0, 1, 3], [-1, -2, -6], -0.5)
-    assert curve.log_p_at(2) == -4 and curve.quality_at(-4) == 2 and curve.deepest == -6
-    assert all(math.isnan(x) for x in (curve.log_p_at(-0.1), curve.log_p_at(3.1), curve.quality_at(-0.9)))
-    for q, log_p in (
-        ([0, 1], [-2, -1]),
-        ([1, 1], [-1, -2]),
-        ([0], [-1]),
-        ([0, 1], [0.1, -1]),
-        ([0, math.nan], [-1, -2]),
-    ):
-        with pytest.raises(ValueError, match="curve"):
-            Curve.of(q, log_p, 0)
-
-
-def test_repeats_are_averaged_in_probability_over_what_they_share() -> None:
-    one, two = Curve.of([0, 1, 2], [-1, -2, -3], 0), Curve.of([0.5, 1, 4], [-1, -4, -10], 0)
-    found = averaged([one, two])
-    assert found.quality.tolist() == [0.5, 1, 2]
-    expected = np.log([(math.exp(a) + math.exp(b)) / 2 for a, b in ((-1.5, -1), (-2, -4), (-3, -6))])
-    assert found.log_p == pytest.approx(expected)
-    assert averaged([one]) is one
-    with pytest.raises(ValueError, match="share no qualities"):
-        averaged([one, Curve.of([5, 6], [-1, -2], 0)])
-
-
-def test_the_curve_of_sampled_masks_is_the_share_that_reaches_a_quality_ties_included() -> None:
-    values = np.concatenate([np.zeros(600), np.repeat(np.arange(1, 201), 2)]).astype(float)
-    curve = sampled(values)
-    for q, log_p in zip(curve.quality, curve.log_p, strict=True):
-        assert math.exp(log_p) == pytest.approx((values >= q).mean())
-    assert curve.median == 0 and math.exp(curve.deepest) == pytest.approx(0.01)
-    with pytest.raises(ValueError, match="at least 100"):
-        sampled(np.arange(99.0))
-
-
-# Trends over widths
-
-
-def test_a_slope_is_least_squares_and_its_interval_covers_the_truth() -> None:
-    x = [0.0, 1.0, 2.0, 3.5]
-    exact = slope(x, [[a + 2 * v, b + 2 * v] for v in x for a, b in [(0.0, 1.0)]])
-    assert exact.mean == pytest.approx(2) and exact.low < 2 < exact.high
-    rng = np.random.default_rng(0)
-    inside = 0
-    for _ in range(500):
-        groups = [list(0.3 * v + (1 + v) * rng.standard_normal(5)) for v in x]
-        found = slope(x, groups)
-        assert found.mean == pytest.approx(np.polyfit(x, [np.mean(g) for g in groups], 1)[0])
-        inside += found.low <= 0.3 <= found.high
-    assert 0.92 <= inside / 500 <= 0.985
-    with pytest.raises(ValueError, match="two places"):
-        slope([1.0, 1.0], [[1.0, 2.0], [1.0, 2.0]])
-    assert per_doubling({1: [0.0, 1.0], 4: [4.0, 5.0]}).mean == pytest.approx(2)
-
-
-def test_the_second_test_is_the_exponents_of_the_spread_and_the_change_of_the_mean() -> None:
-    draw = np.random.default_rng(1)
-    losses = {w: list(10 * w**-0.2 + w**-0.5 * draw.standard_normal(round(40 + w))) for w in (0.5, 1.0, 2.0, 4.0, 8.0)}
-    test, rng = seed_test(losses, generator("noise", 0, "seeds")), generator("noise", 0, "seeds")
-    assert (test.sd, test.relative) == (exponent(losses, "sd", rng), exponent(losses, "cv", rng))
-    assert test.mean == per_doubling(losses) and test.n == 40
-    assert test.sd.value == pytest.approx(-0.5, abs=0.2) and test.shrinks and test.falls
-
-
-def test_losses_that_stay_alike_neither_shrink_nor_fall(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(spread, "REPEATS", 400)
-    rng = np.random.default_rng(1)
-    found = [seed_test({w: list(5 + rng.standard_normal(30)) for w in (1, 2, 4)}, rng) for _ in range(100)]
-    assert sum(test.shrinks for test in found) <= 7 and sum(test.falls for test in found) <= 7
-
-
-def test_a_spread_that_falls_with_the_mean_alone_is_no_smaller_relative_to_it() -> None:
-    rng = np.random.default_rng(2)
-    test = seed_test({w: list(w**-0.5 * (3 + rng.standard_normal(60) / 4)) for w in (1, 2, 4, 8)}, rng)
-    assert test.shrinks and test.falls and test.relative.low < 0 < test.relative.high
-
-
-@pytest.mark.parametrize("losses", [{1: [1.0] * 30, 2: [1.0] * 30}, {1: [1.0] * 29, 2: [1.0] * 30, 4: [1.0] * 30}])
-def test_too_few_widths_or_seeds_are_no_second_test(losses: dict[float, list[float]]) -> None:
-    with pytest.raises(ValueError, match="at least 3 widths with 30 seeds"):
-        seed_test(losses, np.random.default_rng(0))
-
-
 # Over all widths
 
 
@@ -397,19 +309,3 @@ def test_the_squared_null_is_what_squared_gaussian_samples_show() -> None:
     assert plain.xi < plain.high < tail.squared_gaussian_null(20_000, 0.95, rng, 200).xi < null.xi
     with pytest.raises(ValueError, match="atom"):
         laws.squared_gaussian(1.0)
-
-
-@pytest.mark.parametrize("grows", [1.0, 2.0, 0.7])
-def test_a_tail_whose_logarithm_is_a_power_is_continued_exactly(grows: float) -> None:
-    quality = np.linspace(0.1, 3, 200)
-    known = Curve.of(quality + 5, -8 * quality**grows, 5.0)
-    assert continued(known, 5 + 2) == pytest.approx(-8 * 2**grows, rel=1e-3)
-    assert continued(known, 5 + 9) == pytest.approx(-8 * 9**grows, rel=2e-3)
-    assert reached_by(known, -8 * 9**grows) == pytest.approx(5 + 9, rel=2e-3)
-    assert reached_by(known, -8 * 2**grows) == pytest.approx(5 + 2, rel=1e-3)
-
-
-def test_a_curve_that_ends_early_is_not_continued() -> None:
-    short = Curve.of([0.1, 0.2], [-1.0, -2.0], 0.0)
-    assert math.isnan(continued(short, 0.3)) and math.isnan(reached_by(short, -3.0))
-    assert continued(short, 0.15) == -1.5
