@@ -249,3 +249,11 @@ def test_the_training_loss_is_measured_on_two_thousand_examples_the_same_for_eve
         assert row.train_loss == pytest.approx(losses[0], rel=1e-6) != pytest.approx(losses[1], rel=1e-6)
     forget_data()
     assert torch.equal(spec(*words).data.measured.x, once)
+
+
+def test_a_machine_without_memory_is_no_faulty_file(tmp_path: Path) -> None:
+    def decode(path: Path) -> np.ndarray:
+        raise MemoryError
+
+    with pytest.raises(MemoryError):
+        ltx_package.data.Files([tmp_path / "one.png"], np.zeros(1, dtype=np.int64), decode).take(torch.tensor([0]))

@@ -172,6 +172,8 @@ class Files:
         path = Path(self.paths[index])
         try:
             return torch.as_tensor(np.asarray(self.decode(path))).float()
+        except MemoryError:  # of the machine, not of the file
+            raise
         except Exception as error:  # decoders are the user's and raise anything; `whole` raises it with the file's name
             return BadInput(f"{path} cannot be decoded: {described(error)}.")
 
