@@ -101,6 +101,11 @@ def small(*words: str, steps: int = 12) -> Spec:
     return Spec.of(config)
 
 
+@pytest.mark.parametrize(("width", "innermost"), [(1, True), (0.5, False)])
+def test_channels_lie_outermost_where_a_narrow_shortcut_would_write_past_its_memory(width, innermost):
+    assert small("model=resnet20", f"width={width}").form.channels_last is innermost
+
+
 def test_everything_that_a_step_multiplies_lies_alike() -> None:
     spec = small("method=edge_popup", "model=convnet", "width=.25", "model.channels_last=true")
     network = spec.network(streams=spec.streams(0))

@@ -90,12 +90,13 @@ class Spec:
         shape = "x".join(map(str, self.facts.input_shape))
         return f"model={self.config['model']['name']} for input {shape} ({self.config['data']['name']})"
 
-    @property
+    @cached_property
     def form(self) -> Form:
         """The form of the run's tensors: precision and memory layout."""
-        from ltx.training.form import Form
+        from ltx.training.form import Form, overruns
 
-        return Form(self.config["trainer"]["precision"], bool(self.config["model"].get("channels_last")))
+        channels_last = bool(self.config["model"].get("channels_last")) and not overruns(self.made("meta"))
+        return Form(self.config["trainer"]["precision"], channels_last)
 
     @property
     def seeds(self) -> list[int]:
@@ -186,28 +187,27 @@ class Spec:
 
         It is the network as drawn, before it takes the weights of a file (see `start`).
         """
-        import torch
-
         from ltx.models import constructed, initialise
 
+        if streams is None:
+            return self.form.network(untied(self.made(device), self.config["model"]["name"]))
+        network = constructed(lambda: self.made(device), streams)
+        initialise(network, self.config["model"]["init"], streams)
+        return self.form.network(network)
+
+    def made(self, device: str) -> nn.Module:
+        """Call the model's constructor. Raises BadInput where the model does not take what it is given."""
+        import torch
+
         target, arguments = checked("model", self.config["model"])
-        init = arguments.pop("init")
-        arguments.pop("channels_last")
+        for outside in ("init", "channels_last"):
+            arguments.pop(outside)
         context = {"input_shape": self.facts.input_shape, "classes": self.facts.classes, "width": self.config["width"]}
         wanted = inspect.signature(target).parameters
         given = {name: value for name, value in arguments.items() if name not in pretrained(target)}
         given |= {name: value for name, value in context.items() if name in wanted}
-        what = f"{self.on_data} cannot be built{own_weights(given)}"
-
-        def make() -> nn.Module:
-            with of_the_users(what), torch.device(device):
-                return a_module(target(**given), self.config["model"]["name"])
-
-        if streams is None:
-            return self.form.network(untied(make(), self.config["model"]["name"]))
-        network = constructed(make, streams)
-        initialise(network, init, streams)
-        return self.form.network(network)
+        with of_the_users(f"{self.on_data} cannot be built{own_weights(given)}"), torch.device(device):
+            return a_module(target(**given), self.config["model"]["name"])
 
     def redrawn(self, network: nn.Module, streams: Streams) -> nn.Module:
         """Return the network initialised from streams; a given one is drawn anew in place, which costs a tenth."""

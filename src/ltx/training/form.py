@@ -60,6 +60,22 @@ class Form:
 USUAL = Form()
 
 
+def overruns(network: nn.Module) -> bool:
+    """Tell whether the channels of a network must not lie innermost, because a convolution would write past its memory.
+
+    oneDNN, which convolves on the CPU, reserves too little for a 1x1 convolution with a stride whose inputs have fewer
+    channels than a vector has numbers, 8 with AVX2 and 16 with AVX-512: torch 2.13 then crashes or gets gradients
+    wrong (https://github.com/uxlfoundation/oneDNN/issues/6035). Where channels lie outermost nothing is amiss.
+    """
+    return any(
+        isinstance(layer, nn.Conv2d)
+        and layer.in_channels < 16
+        and set(layer.kernel_size) == {1}
+        and set(layer.stride) != {1}
+        for layer in network.modules()
+    )
+
+
 def innermost(tensor: Tensor) -> Tensor:
     """Return a tensor (N, C, H, W) with the channels innermost in memory, also where there is but one.
 
