@@ -13,7 +13,7 @@ SOURCE = Path(ltx.__file__).parent
 
 # From the bottom up: a room imports from its own row and those above it here.
 ROWS = (
-    ("errors", "streams", "tensors", "masks", "analysis"),
+    ("errors", "streams", "tensors", "masks", "symmetry", "analysis"),
     ("store",),
     ("models", "data", "methods"),
     ("training",),

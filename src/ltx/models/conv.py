@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ltx.models import Activation, activate, batch_norm, check_activation, check_images, units_at
+from ltx.symmetry import Table, chain
 
-Units = Annotated[int, Ge(1)]
-Stage = Annotated[list[Units], Len(1)]
+Count = Annotated[int, Ge(1)]
+Stage = Annotated[list[Count], Len(1)]
 
 
 class Model(nn.Module):
@@ -29,7 +30,7 @@ class Model(nn.Module):
         width: float,
         stages: Annotated[list[Stage], Len(1)],
         average: bool,
-        hidden: list[Units],
+        hidden: list[Count],
         norm: Literal["batch"] | None,
         bias: bool,
         affine: bool | None = None,
@@ -76,3 +77,12 @@ class Model(nn.Module):
             x = fc(x)
             x = activate(x if norm is None else norm(x), self.activation)
         return self.out(x)
+
+    def symmetry(self) -> Table:
+        """Name the channels and hidden units, and the layers and norms around them."""
+        binary = self.activation == "sign"
+        layers = [f"conv{i}" for i in range(1, len(self.convs) + 1)] + [f"fc{i}" for i in range(1, len(self.fcs) + 1)]
+        norms = {f"norm{i}": f"conv{i}" for i, (_, norm, _) in enumerate(self.convs, 1) if norm is not None}
+        norms |= {f"norm_fc{i}": f"fc{i}" for i, (_, norm) in enumerate(self.fcs, 1) if norm is not None}
+        pooled = [f"norm{i}" for i, (_, _, pool) in enumerate(self.convs, 1) if pool and binary]
+        return chain([*layers, "out"], norms, pooled, rescales=not binary)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ltx.models import Activation, activate, batch_norm, check_activation, check_images, units_at
+from ltx.symmetry import Table, chain
 
 
 class Model(nn.Module):
@@ -56,3 +57,10 @@ class Model(nn.Module):
             x = F.max_pool2d(x, 2) if pool else x
             x = activate(x if norm is None else norm(x), self.activation)
         return self.out(x.flatten(1))
+
+    def symmetry(self) -> Table:
+        """Name the channels, and the layers and norms around them."""
+        layers = [f"conv{i}" for i in range(1, len(self.blocks) + 1)]
+        norms = {f"norm{i}": f"conv{i}" for i, (_, norm, _) in enumerate(self.blocks, 1) if norm is not None}
+        pooled = [f"norm{i}" for i, (_, norm, pool) in enumerate(self.blocks, 1) if norm is not None and pool]
+        return chain([*layers, "out"], norms, pooled, rescales=self.activation != "sign")

@@ -9,6 +9,7 @@ from annotated_types import Ge, Len
 from torch import Tensor, nn
 
 from ltx.models import Activation, activate, batch_norm, check_activation, units_at
+from ltx.symmetry import Table, chain
 
 
 class Model(nn.Module):
@@ -51,3 +52,9 @@ class Model(nn.Module):
             x = fc(x)
             x = activate(x if norm is None else norm(x), self.activation)
         return self.out(x)
+
+    def symmetry(self) -> Table:
+        """Name the hidden units, and the layers and norms around them."""
+        layers = [f"fc{i}" for i in range(1, len(self.blocks) + 1)]
+        norms = {f"norm{i}": f"fc{i}" for i, (_, norm) in enumerate(self.blocks, 1) if norm is not None}
+        return chain([*layers, "out"], norms, rescales=self.activation != "sign")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Annotated, Literal
 
 from annotated_types import Ge, Len
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ltx.models import Activation, activate, check_images, units_at
+from ltx.symmetry import Table, Units
 
 Count = Annotated[int, Ge(1)]
 
@@ -82,6 +84,32 @@ class Model(nn.Module):
     def pooled(self, x: Tensor) -> Tensor:
         """Halve an image after the ImageNet stem."""
         return F.max_pool2d(x, 3, stride=2, padding=1) if self.pools else x
+
+    def symmetry(self) -> Table:
+        """Name the channels, and the layers and norms around them.
+
+        What blocks add to, up to the next convolution in a shortcut, is one set of channels that all of them share.
+        """
+        binary = self.activation == "sign"
+        found: list[tuple[list[str], list[str]]] = [(["stem"], [])]  # writers and readers
+        norms, shared = {"norm": "stem"}, found[0]
+        for s, stage in enumerate(self.stages, 1):
+            for b, block in stage.named_children():
+                assert isinstance(block, Block)
+                name = f"block{s}.{b}"
+                convs = [f"{name}.conv{i}" for i in range(1, len(block.layers) + 1)]
+                norms |= {f"{name}.norm{i}": conv for i, conv in enumerate(convs, 1)}
+                shared[1].append(convs[0])
+                if block.projects:
+                    shared[1].append(f"{name}.shortcut")
+                    norms[f"{name}.norm_shortcut"] = f"{name}.shortcut"
+                    shared = ([f"{name}.shortcut"], [])
+                    found.append(shared)
+                shared[0].append(convs[-1])
+                found += [([conv], [after]) for conv, after in itertools.pairwise(convs)]
+        shared[1].append("out")
+        units = tuple(Units(tuple(writers), tuple(readers), not binary) for writers, readers in found)
+        return Table(units, norms, ("norm",) if binary and self.pools else ())
 
 
 class Block(nn.Module):
