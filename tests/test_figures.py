@@ -13,12 +13,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from conftest import Result
 from looks import assert_readable
 from matplotlib.figure import Figure
 
-from ltx.analysis.connectivity import errors_along, instability
 from ltx.analysis.intervals import interval, longest_run, mean_interval
 from ltx.config.compose import compose
 from ltx.config.spec import Spec
@@ -198,14 +196,6 @@ def test_the_early_stop_is_held_against_the_later_of_both_ends(early: int, verdi
 def test_the_longest_run_is_found() -> None:
     assert longest_run([True, False, True, True, False]) == (2, 2)
     assert longest_run([]) == (0, 0)
-
-
-def test_instability_is_the_bump_on_the_line() -> None:
-    one, other = {"w": torch.tensor([-1.0])}, {"w": torch.tensor([1.0])}
-    errors = errors_along(one, other, lambda weights: 1 - float(weights["w"].abs()), points=5)
-    assert errors == [0, 0.5, 1, 0.5, 0]
-    assert instability(errors) == 1
-    assert instability([0.1, 0.1, 0.3]) == pytest.approx(0.1)
 
 
 @pytest.mark.parametrize("name", [name for name in names() if "module" not in read(name)])

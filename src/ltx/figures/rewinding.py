@@ -8,7 +8,7 @@ import pandas as pd
 import torch
 from matplotlib.figure import Figure
 
-from ltx.analysis.connectivity import errors_along, instability
+from ltx.analysis.connectivity import instability
 from ltx.config.spec import Spec
 from ltx.figures.arms import Arm, Store
 from ltx.figures.claims import Claim, decide, stated
@@ -17,7 +17,8 @@ from ltx.report.letters import SMALL
 from ltx.report.style import number_axis, page, within
 from ltx.store.folders import RunFolder
 from ltx.tensors import Tensors, under
-from ltx.training.evaluate import calibration, evaluate, reestimate
+from ltx.training.evaluate import calibration
+from ltx.training.line import along
 from ltx.training.task import TASKS
 
 RETRAINED = {"lr_rewind": "learning rate rewound", "finetune": "fine-tuned"}
@@ -78,17 +79,15 @@ def measure(spec: Spec, copy: Spec, seed: int, level: int) -> float:
         assert found is not None, f"level {level} of seed {seed} of {run.key}"
         end, mask = under("end", found[0]), under("mask", found[0])
         weights = {name: end[name] for name, _ in network.named_parameters()}
-        return run.method.effective(weights, {}, mask)
-
-    def error(weights: Tensors) -> float:
-        with spec.form.context("cpu"):
-            reestimate(network, weights, subset, spec.form)
-            return 1 - evaluate(network, weights, data.test, TASKS[data.task], spec.form)[1]
+        return end | run.method.effective(weights, {}, mask)
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return instability(errors_along(effective(spec), effective(copy), error))
+        with spec.form.context("cpu"):
+            ends = effective(spec), effective(copy)
+            _, errors = along(network, *ends, data.test, TASKS[data.task], spec.form, restate=subset)
+        return instability(errors)
     finally:
         torch.set_num_threads(threads)
 
