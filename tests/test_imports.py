@@ -20,7 +20,7 @@ ROWS = (
     ("config",),
     ("launch", "report"),
     ("runs",),
-    ("figures", "api"),
+    ("figures", "identity", "api"),
     ("cli",),
 )
 DOORS = {
@@ -35,7 +35,9 @@ DOORS = {
         "report.status",
         "report.tables",
         "report.diff",
+        "report.identity_words",
         "report.tail_words",
+        "cli.compare",
         "cli.look",
         "cli.tail",
         "cli.training",

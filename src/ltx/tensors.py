@@ -50,6 +50,11 @@ def buffers(module: nn.Module) -> Tensors:
     return {name: tensor for name, tensor in module.state_dict().items() if name not in trained}
 
 
+def parameters(module: nn.Module) -> Tensors:
+    """Return the values of a module's parameters, without gradients."""
+    return {name: parameter.detach() for name, parameter in module.named_parameters()}
+
+
 def call(module: nn.Module, tensors: Mapping[str, Tensor], x: Tensor) -> Tensor:
     """Call `module` on x with `tensors` in place of its parameters of those names.
 

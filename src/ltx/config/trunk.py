@@ -120,6 +120,11 @@ def check(spec: Checked, network: nn.Module) -> None:
             f"the trunk's network has other shapes at {', '.join(unlike)}: what it found fits only "
             "a network of the same width, classes and input."
         )
+    if method.get("kind") == "transport" and (searches(below) or spec.trunk.method.last_level == 0):
+        raise BadInput(
+            "method.kind=transport moves the mask of a pruned network by way of its dense one, and "
+            f"method={below['name']} trains none; trunk={{method:imp,method.levels:14}} does."
+        )
     if method.get("kind") in ("ticket", "data_order") and below.get("retrain", "rewind") != "rewind":
         raise BadInput(
             f"method.kind={method['kind']} starts from the trunk's anchor, but the trunk goes on from "
@@ -133,13 +138,27 @@ def seed_of(spec: Checked, seed: int) -> int:
     return seed if pinned is None else int(pinned)
 
 
+def seeds_of(spec: Checked, seed: int) -> list[int]:
+    """Return the trunk's seeds that a seed needs: the one it stands on and, to move a mask between both, its own."""
+    aligned = spec.config["method"].get("kind") == "transport"
+    return sorted({seed_of(spec, seed), *([seed] if aligned else [])})
+
+
 @dataclass(frozen=True)
 class Standing:
-    """A trunk as one seed of the run above finds it: state(level, "end" or "anchor") reads its levels."""
+    """A trunk as one seed of the run above finds it: state(level, "end" or "anchor") reads its levels.
+
+    own(level, part) reads those of the trunk's seed of the same number, where the run stands on another.
+    """
 
     method: Method
     matrices: list[str]
     state: Callable[[int, str], State]
+    own: Callable[[int, str], State]
+
+    def dense(self, own: bool) -> State:
+        """Return the trained dense network, of the seed that is stood on or of this seed itself."""
+        return (self.own if own else self.state)(0, "end")
 
     def pretrained(self, init: State) -> State:
         """Return the trunk's last end as initialisation; parameters of another shape (other classes) keep their own."""

@@ -110,6 +110,8 @@ class Context:
         What is measured on `test` may only be reported: it chooses nothing.
     device: where computing is asked for; all tensors here are on the CPU.
     trunk(level): the anchor of the run this one stands on, with the mask and the ranks of one of its levels.
+    dense(own): the trained dense network of that run, the end of its level 0: of the seed that this one stands on, or
+        of this seed itself.
     """
 
     prunable: list[str]
@@ -126,6 +128,7 @@ class Context:
     examples: Callable[[str, int], tuple[Tensor, Tensor]]
     device: str = "cpu"
     trunk: Callable[[int], State] | None = None
+    dense: Callable[[bool], State] | None = None
 
 
 class Method(Protocol):

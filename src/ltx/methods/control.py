@@ -13,6 +13,10 @@ from ltx.errors import nearest
 from ltx.masks import keep_top, shuffle
 from ltx.methods import Context, Layout, Plan, State, dense, masked
 from ltx.methods.biprop import binarised
+from ltx.symmetry import table_of
+from ltx.symmetry.gauge import balanced, folded, permuted
+from ltx.symmetry.matching import weight_matching
+from ltx.tensors import Tensors, parameters
 
 Change = Callable[[State, Context, int], State]
 
@@ -78,6 +82,24 @@ def random(trunk: State, context: Context, level: int) -> State:
     return replace(trunk, mask={n: keep_top(score(n, keep), int(keep.sum())) for n, keep in trunk.mask.items()})
 
 
+def transported(trunk: State, context: Context, level: int) -> State:
+    """Take this run's own initialisation, and the mask with its units in the order of this run's (Adnan et al. 2025).
+
+    The order is the one in which the trained dense network that the mask comes from is most like the trained dense
+    network of this run's own seed, both in their balanced gauge.
+    """
+    assert context.dense is not None
+    table = table_of(context.network)
+
+    def canonical(state: State) -> Tensors:
+        context.network.load_state_dict(state.weights | state.buffers)
+        return balanced(parameters(folded(context.network, table)), table)
+
+    own, other = canonical(context.dense(True)), canonical(context.dense(False))
+    orders = weight_matching(own, other, table, context.streams.generator("mask", "matching"))
+    return replace(trunk, weights=context.init.weights, mask=permuted(trunk.mask, table, orders))
+
+
 def inverted(trunk: State, context: Context, level: int) -> State:
     """Keep of each layer the weights that ranked lowest, by score or by trained magnitude."""
     return replace(trunk, mask={n: keep_top(-trunk.scores[n], int(keep.sum())) for n, keep in trunk.mask.items()})
@@ -93,6 +115,7 @@ KINDS = {
     "data_order": Kind(as_it_is, other_order=True),
     "untrained": Kind(as_it_is, trained=False),
     "own_init": Kind(own_init, drawn=True),
+    "transport": Kind(transported, drawn=True),
     "invert": Kind(inverted),
 }
 
@@ -127,6 +150,8 @@ class Method(dense.Method):
             raise ValueError(f"method.kind={self.kind} is unknown{nearest(self.kind, KINDS)}")
         if self.levels is None and self.trunk_level is None:
             raise ValueError("method=control needs trunk={method:imp,...} to stand on")
+        if self.kind == "transport":
+            table_of(layout.network)
 
     def plan(self, level: int, steps: int, trunk: Plan | None) -> Plan:
         kind = KINDS[self.kind]

@@ -11,7 +11,9 @@ from annotated_types import Ge, Gt, Lt
 from ltx.masks import prune
 from ltx.methods import Context, Layout, Plan, State, dense, masked, nothing_left, select, without
 from ltx.methods.counts import Kept, Scope, Shapes, emptied, kept, shapes
-from ltx.tensors import Tensors
+from ltx.symmetry import table_of
+from ltx.symmetry.gauge import balanced, folded, without_dead
+from ltx.tensors import Tensors, parameters
 
 Rate = Annotated[float, Gt(0), Lt(1)]
 
@@ -28,7 +30,9 @@ class Method(dense.Method):
     retrain: `rewind` starts at anchor * mask at step `rewind`; `lr_rewind` keeps the trained weights and repeats the
         schedule from step `rewind`; `finetune` keeps them and trains as long at the schedule's last rate.
     one_shot: prune every level from the trained dense network instead of from the level before.
-    criterion: what ranks a weight (Zhou et al. 2019): |w_end|, |w_init|, |w_end| - |w_init|, |w_end - w_init|, random.
+    criterion: what ranks a weight (Zhou et al. 2019): |w_end|, |w_init|, |w_end| - |w_init|, |w_end - w_init|, random;
+        `gauge_magnitude`: |w_end| where every hidden unit's incoming and outgoing weights have one norm, to which any
+        network that computes the same by rescaled ReLU units comes (see `symmetry.gauge.balanced`).
     exclude: layers never pruned, by name or glob; `output` is the last one.
     """
 
@@ -40,7 +44,7 @@ class Method(dense.Method):
     rewind: Annotated[int, Ge(0)]
     retrain: Literal["rewind", "lr_rewind", "finetune"]
     one_shot: bool
-    criterion: Literal["final", "initial", "increase", "movement", "random"]
+    criterion: Literal["final", "initial", "increase", "movement", "random", "gauge_magnitude"]
     exclude: list[str]
 
     @property
@@ -71,6 +75,11 @@ class Method(dense.Method):
         at = shapes(layout.prunable)
         if not at:
             raise ValueError(nothing_left(self.exclude, "prune"))
+        if self.criterion == "gauge_magnitude" and not any(units.rescales for units in table_of(layout.network).units):
+            raise ValueError(
+                "method.criterion=gauge_magnitude needs units that can be rescaled, and this network has none: no ReLU "
+                "follows them; method.criterion=final ranks by the magnitude as it is"
+            )
         if isinstance(self.fraction, dict) and self.scope != "layer":
             raise ValueError("method.fraction per layer needs method.scope=layer")
         n, before = sum(shape.numel() for shape in at.values()), self.kept(0, at)
@@ -103,6 +112,8 @@ class Method(dense.Method):
 
     def rank(self, level: int, context: Context) -> Tensors:
         """Return what ranks each weight of the parent level; higher is kept."""
+        if self.criterion == "gauge_magnitude":
+            return gauge_magnitude(context)
 
         def rank(name: str) -> torch.Tensor:
             start, end = context.init.weights[name], context.previous.weights[name]
@@ -118,3 +129,13 @@ class Method(dense.Method):
             return torch.from_numpy(rng.random(tuple(end.shape)))
 
         return {name: rank(name) for name in context.prunable}
+
+
+def gauge_magnitude(context: Context) -> Tensors:
+    """Return |w| of the parent level's end with its norms folded and its units balanced; dead units rank lowest."""
+    network, end = context.network, context.previous
+    network.load_state_dict(end.weights | end.buffers)
+    table = table_of(network)
+    alive, _ = without_dead(parameters(folded(network, table, torch.float64)), table)
+    ranks = balanced(alive, table)
+    return {name: ranks[name].abs() for name in context.prunable}

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cache, cached_property, partial
 from typing import Any
 
 import torch
@@ -86,18 +86,22 @@ class LevelLoop:
         if below is None:
             return None
         run = RunFolder(self.folder.path.parents[1] / below.key)
-        loop = LevelLoop(below, run.seed(seed_of(self.spec, self.folder.seed)), lambda kind, value: None, self.check)
         kind = next(self.network.parameters()).dtype
 
-        def state(level: int, part: str) -> State:
+        @cache
+        def loop(seed: int) -> LevelLoop:
+            return LevelLoop(below, run.seed(seed), lambda kind, value: None, self.check)
+
+        def state(seed: int, level: int, part: str) -> State:
             """Return a state of the trunk; where that was trained in another precision, in this run's."""
-            found = loop.state(level, part)
+            found = loop(seed).state(level, part)
             if below.form.reduced == self.spec.form.reduced:
                 return found
             weights, rest, scores = (in_kind(t, kind) for t in (found.weights, found.buffers, found.scores))
             return State(weights, rest, found.mask, scores, found.step)
 
-        return Standing(below.method, self.matrices, state)
+        own = self.folder.seed
+        return Standing(below.method, self.matrices, partial(state, seed_of(self.spec, own)), partial(state, own))
 
     def tensors(self, level: int) -> Tensors | None:
         """Return a finished level's tensors, or None; level 0 and the last one asked for stay in memory."""
@@ -165,6 +169,7 @@ class LevelLoop:
             examples=self.examples,
             device=self.measure.device,
             trunk=None if self.trunk is None else self.trunk.ticket,
+            dense=None if self.trunk is None else self.trunk.dense,
         )
 
     def examples(self, part: str, most: int) -> Example:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ltx.config.spec import Spec
-from ltx.config.trunk import seed_of
+from ltx.config.trunk import seeds_of
 from ltx.launch import local as launch
 from ltx.methods import WithoutGradients
 from ltx.report import wording
@@ -139,13 +139,13 @@ class Point:
         return None
 
     def trunk_ready(self, number: int) -> bool:
-        """Tell whether the seed of the trunk that a seed stands on is done; one that failed fails this one."""
+        """Tell whether the trunk's seeds that a seed stands on are done; one that failed fails this one."""
         if self.trunk is None:
             return True
-        state = self.trunk.state_of(seed_of(self.spec, number))
-        if state == "failed":
+        states = {self.trunk.state_of(below) for below in seeds_of(self.spec, number)}
+        if "failed" in states:
             self.fail(number, f"its trunk {self.trunk.spec.key} failed")
-        return state == "done"
+        return states == {"done"}
 
     def free(self, number: int, seed: Seed) -> bool:
         """Tell whether a seed may be given to a worker: no living process has it, and it is not done meanwhile."""

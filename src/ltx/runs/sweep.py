@@ -13,7 +13,7 @@ from typing import Any
 
 from ltx.config.names import shown
 from ltx.config.spec import Spec
-from ltx.config.trunk import seed_of
+from ltx.config.trunk import seeds_of
 from ltx.errors import notice
 from ltx.launch import local as launch
 from ltx.launch.signals import writing_begins
@@ -54,7 +54,7 @@ def expand(specs: Sequence[Spec], command: list[str], group: str | None) -> dict
 
     def add(spec: Spec) -> None:
         if spec.trunk is not None:
-            seeds = sorted({seed_of(spec, seed) for seed in spec.seeds})
+            seeds = sorted({below for seed in spec.seeds for below in seeds_of(spec, seed)})
             plumbing = {name: spec.config[name] for name in ("root", "wait", "retry_failed", "wandb", "workers")}
             plumbing["wandb"] = {**plumbing["wandb"], "name": None, "notes": None}  # of the run that was asked for
             add(Spec.of({**spec.trunk.config, **plumbing, "seeds": seeds}))

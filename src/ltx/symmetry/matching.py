@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from ltx.symmetry.gauge import counts, grouped, read
@@ -90,13 +89,20 @@ class Pair:
             moved = False
             for u in rng.permutation(len(orders)):
                 products = self.products(u, orders)
-                units, best = linear_sum_assignment(products, maximize=True)
+                units, best = np.arange(len(products)), assigned(products)
                 gain = float((products[units, best] - products[units, orders[u]]).sum())
                 if self.coupled[u]:  # products hold this set's own order too: the gain is no more than a direction
                     gain = self.objective([*orders[:u], best, *orders[u + 1 :]]) - self.objective(orders)
                 if gain > self.least:
                     orders[u], moved = best, True
         return orders
+
+
+def assigned(gains: np.ndarray) -> np.ndarray:
+    """Return which column every row gets so that the sum of gains is largest, each column once."""
+    from scipy.optimize import linear_sum_assignment  # takes half a second, which most commands need not wait for
+
+    return linear_sum_assignment(gains, maximize=True)[1]  # type: ignore[no-any-return]
 
 
 def rows(one: np.ndarray, other: np.ndarray) -> np.ndarray:
@@ -137,7 +143,7 @@ def activation_matching(one: Sequence[Tensor], other: Sequence[Tensor]) -> list[
     found = []
     for first, second in zip(one, other, strict=True):
         correlations = standard(first).T @ standard(second) / len(first)
-        found.append(torch.from_numpy(linear_sum_assignment(correlations.cpu().numpy(), maximize=True)[1]))
+        found.append(torch.from_numpy(assigned(correlations.cpu().numpy())))
     return found
 
 

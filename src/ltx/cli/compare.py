@@ -1,0 +1,62 @@
+"""`ltx compare A B`: whether two tickets are the same, against every null and up to the network's symmetries."""
+
+from __future__ import annotations
+
+import shutil
+import textwrap
+from pathlib import Path
+
+from ltx.cli.look import options, output_root
+from ltx.errors import BadInput
+
+
+def compare(arguments: list[str]) -> int:
+    """Compare the tickets of two runs, print what they share, and draw it; trains nothing."""
+    words, found = options(arguments, ("--json",), ("root", "trust"))
+    if len(words) != 2:
+        raise BadInput(
+            "compare takes two tickets, A and B, each RUN, RUN:seed or RUN:seed:level (ltx status lists the runs)."
+        )
+    root, trust = output_root(found), found.get("trust") == "true"
+    one_word, other_word = (reference(word, root) for word in words)
+
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from ltx.identity import STEPS, comparison
+    from ltx.report.identity_picture import picture
+    from ltx.report.identity_words import plain, sentences, tables
+    from ltx.report.plots import save_plot
+    from ltx.report.status import to_json
+
+    console = Console(highlight=False)
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("reading", total=STEPS)
+        seen, one, other = comparison(
+            one_word, other_word, root, trust, lambda words: progress.update(task, advance=1, description=words)
+        )
+    if "--json" in found:
+        print(to_json(plain(seen)))
+        return 0
+    room = shutil.get_terminal_size().columns
+    print(f"A: {seen.one.name}\nB: {seen.other.name}")
+    for table in tables(seen, console.width):
+        console.print(table)
+    for sentence in sentences(seen):
+        print(textwrap.fill(sentence, room, subsequent_indent="  ", break_on_hyphens=False, break_long_words=False))
+    name = f"{seen.one.name}--{seen.other.name}".replace(":", "-")
+    place = save_plot(picture(seen, one.ticket.mask, other.ticket.mask), root / "compare" / f"{name}.png")
+    print(f"picture: {place}")
+    return 0
+
+
+def reference(word: str, root: Path) -> tuple[Path, int | None, int | None]:
+    """Return the run, seed and level that RUN[:seed[:level]] means. Raises BadInput."""
+    from ltx.store.find import find_run
+
+    name, *numbers = word.rsplit(":", 2) if word.count(":") < 3 else (word,)
+    if not all(number.isdigit() for number in numbers):
+        raise BadInput(f"{word} should read RUN, RUN:seed or RUN:seed:level.")
+    seed, level = (*map(int, numbers), None, None)[:2]
+    return find_run(name, root), seed, level
