@@ -34,8 +34,8 @@ def size_matched(
 ) -> dict[str, Law]:
     """Return the exact law of the shared count of each common layer where masks keep their counts in every size bin.
 
-    sizes: |w_0|, the weights' magnitudes at initialisation, by name. See `binned` for the bins. Where two masks cut
-    the sizes at one sharp threshold, the bin that it falls into is left unexplained: z is large, the mean near the IoU.
+    sizes: |w_0|, the magnitudes of the weights at initialisation, by name; see `binned`. Where two masks cut the sizes
+    at the same sharp threshold, the bin that it falls into is left unexplained: z is large, and the mean near the IoU.
     """
     found = {}
     for name in by_layer(one, other):
