@@ -75,6 +75,13 @@ class Run:
             raise BadInput(f"{error}; running the same command again writes it anew.") from error
 
     @cached_property
+    def spec(self) -> Spec:
+        """The config checked, which builds network, data and method. Raises BadInput, also for code outside ltx."""
+        config = self.path / "config.yaml"
+        check_trusted(self.config, self.trust, (), config, f"ltx.open_run({str(self.path)!r}, trust=True)")
+        return Spec.of(copy.deepcopy(self.config))
+
+    @cached_property
     def summary(self) -> pd.DataFrame:
         """A row per seed and level, from the level files."""
         import pandas as pd
@@ -127,9 +134,7 @@ class Run:
             raise BadInput(
                 f"{self.path} has no finished level {chosen} of seed {folder.seed}. There are: {there or 'none'}."
             )
-        config = self.path / "config.yaml"
-        check_trusted(self.config, self.trust, (), config, f"ltx.open_run({str(self.path)!r}, trust=True)")
-        spec = Spec.of(copy.deepcopy(self.config))
+        spec = self.spec
         tensors, meta = level_file(folder, chosen, spec.identity(folder.seed))
         end, mask, score = under("end", tensors), under("mask", tensors), under("score", tensors)
         like = dict(spec.network(device="meta").named_parameters())

@@ -16,7 +16,7 @@ from ltx.analysis.connectivity import barriers
 from ltx.analysis.identity import ACTIVATIONS, IDENTITY, WEIGHTS, Alike, Ceiling, Identity, Line, Side
 from ltx.analysis.nulls import ROUNDS, degree_matched, layer_matched, size_matched
 from ltx.analysis.overlap import Law, Null, against, by_layer, overlap, together
-from ltx.api import Ticket, open_run, seed_folder
+from ltx.api import Run, Ticket, open_run, seed_folder
 from ltx.config.compose import compose as composed
 from ltx.config.flat import NOT_SAID, Flat, flatten, read, without_plumbing
 from ltx.config.names import GROUPS
@@ -55,11 +55,11 @@ class Known:
     level: int
 
     @classmethod
-    def of(cls, path: Path, seed: int | None = None, level: int | None = None, trust: bool = False) -> Known:
-        """Read a level of a run's directory, unless told the last one of its first seed. Raises BadInput."""
-        folder = seed_folder(RunFolder(path), seed)
+    def of(cls, run: Run, seed: int | None = None, level: int | None = None) -> Known:
+        """Read a level of a run, unless told the last one of its first seed. Raises BadInput."""
+        folder = seed_folder(RunFolder(run.path), seed)
         chosen = max(folder.levels(), default=0) if level is None else level
-        return cls(open_run(path, trust).ticket(folder.seed, chosen), path, folder.seed, chosen)
+        return cls(run.ticket(folder.seed, chosen), run.path, folder.seed, chosen)
 
     @property
     def run(self) -> str:
@@ -253,25 +253,24 @@ def disagreement(one: Known, other: Known) -> float:
 
 
 def comparison(
-    one: tuple[Path, int | None, int | None],
-    other: tuple[Path, int | None, int | None],
+    one: tuple[Run, int | None, int | None],
+    other: tuple[Run, int | None, int | None],
     root: Path,
-    trust: bool = False,
     step: Callable[[str], None] = lambda _: None,
 ) -> tuple[Identity, Known, Known]:
-    """Compare the tickets of two runs, each given by its directory, seed and level, beside what the store can add.
+    """Compare the tickets of two runs, each given with its seed and level, beside what the store can add.
 
     That is how much each search shares with itself, and tickets of other inits of the second run. Raises BadInput.
     """
     step("reading")
-    first, second = Known.of(*one, trust), Known.of(*other, trust)
+    first, second = Known.of(*one), Known.of(*other)
     comparable(first, second)
-    found = compare(first, second, strangers(first, second, trust), step)
+    found = compare(first, second, strangers(first, second, other[0]), step)
     step("the same search run twice")
-    sides = {"A": first} if first.run == second.run else {"A": first, "B": second}
+    sides = {"A": (first, one[0])} | ({} if first.run == second.run else {"B": (second, other[0])})
     ceilings, missing = [], []
-    for name, side in sides.items():
-        twin = again(side, root, trust)
+    for name, (side, run) in sides.items():
+        twin = again(side, root, run.trust)
         if twin is None:
             missing.append(twice(name, side))
         else:
@@ -279,12 +278,12 @@ def comparison(
     return replace(found, ceilings=ceilings, missing=missing), first, second
 
 
-def strangers(one: Known, other: Known, trust: bool) -> list[Known]:
+def strangers(one: Known, other: Known, run: Run) -> list[Known]:
     """Return tickets like the second of other seeds of its run, whose inits have nothing to do with the first's."""
     found: list[Known] = []
     for folder in RunFolder(other.path).seeds():
         if folder.seed not in (one.seed, other.seed) and other.level in folder.levels() and len(found) < STRANGERS:
-            stranger = Known.of(other.path, folder.seed, other.level, trust)
+            stranger = Known.of(run, folder.seed, other.level)
             if not same(one.init, stranger.init) and not same(other.init, stranger.init):
                 found.append(stranger)
     return found
@@ -298,7 +297,7 @@ def again(known: Known, root: Path, trust: bool) -> Known | None:
         if key == known.run or key.split("-")[:1] != known.run.split("-")[:1] or searched(path) != own:
             continue
         if known.level in RunFolder(path).seed(known.seed).levels():
-            return Known.of(path, known.seed, known.level, trust)
+            return Known.of(open_run(path, trust), known.seed, known.level)
     return None
 
 

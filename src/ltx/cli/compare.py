@@ -18,11 +18,12 @@ def compare(arguments: list[str]) -> int:
             "compare takes two tickets, A and B, each RUN, RUN:seed or RUN:seed:level (ltx status lists the runs)."
         )
     root, trust = output_root(found), found.get("trust") == "true"
-    one_word, other_word = (reference(word, root) for word in words)
+    places = [reference(word, root) for word in words]
 
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+    from ltx.api import open_run
     from ltx.identity import STEPS, comparison
     from ltx.report.identity_picture import picture
     from ltx.report.identity_words import plain, sentences, tables
@@ -33,8 +34,9 @@ def compare(arguments: list[str]) -> int:
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("reading", total=STEPS)
+        one_run, other_run = ((open_run(path, trust), seed, level) for path, seed, level in places)
         seen, one, other = comparison(
-            one_word, other_word, root, trust, lambda words: progress.update(task, advance=1, description=words)
+            one_run, other_run, root, lambda words: progress.update(task, advance=1, description=words)
         )
     if "--json" in found:
         print(to_json(plain(seen)))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
 
 import torch
 
-from ltx.api import Ticket, open_run
+from ltx.api import Run, Ticket, open_run
 from ltx.config.spec import Spec
 from ltx.figures.arms import Finished, Store
 from ltx.tensors import Tensors
@@ -24,7 +26,13 @@ def the_arm(store: Store, **facts: str | float) -> Finished:
 def ticket(done: Finished, seed: int, level: int | None = None) -> Ticket:
     """Return what a level of a seed began with and ended at; the last level that was asked for unless told."""
     chosen = done.spec.method.last_level if level is None else level
-    return open_run(done.spec.directory, trust=True).ticket(seed, chosen)
+    return opened(done.spec.directory).ticket(seed, chosen)
+
+
+@cache
+def opened(directory: Path) -> Run:
+    """Open a finished run, once for all its tickets."""
+    return open_run(directory, trust=True)
 
 
 class Scorer:
