@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 from collections.abc import Callable
@@ -123,7 +124,7 @@ def test_a_folded_network_computes_the_same_without_norms(name: str) -> None:
     module, table, x = drawn(name)
     before = {key: value.clone() for key, value in module.state_dict().items()}
     assert apart(folded(module, table)(x), module(x)) < 1e-5
-    double = folded(module, table, torch.float64)
+    double = folded(copy.deepcopy(module).train(), table, torch.float64)
     assert apart(double(x.double()), in_double(module)(x.double())) < 1e-10
     assert not any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in double.modules())
     assert bool([key for key in double.state_dict() if key.endswith(".sign")]) == (name in POOLED)
@@ -198,7 +199,7 @@ class Ladder(nn.Module):
         x = self.fc1(x).relu()
         return self.out(x + self.fc2(x).relu())
 
-    def symmetry(self) -> list[Units]:
+    def symmetry(self) -> list[Units] | Table:
         return [Units(("fc1", "fc2"), ("fc2", "out"))]
 
 
@@ -215,6 +216,14 @@ def test_a_module_of_ones_own_says_its_units_in_a_list() -> None:
     assert table == Table((Units(("fc1", "fc2"), ("fc2", "out")),))
     verify(made, table, x, generator("noise", 0, "verify"))
     weights = folded(made, table, torch.float64).state_dict()
+    canonical = balanced(weights, table)
+    assert farthest(balanced(rescaled(weights, table, scales_of([5])), table), canonical) < 1e-6
+
+
+def test_a_layer_that_reads_the_units_it_writes_is_balanced_however_strong_it_is() -> None:
+    made = ladder()
+    table, weights = table_of(made), {name: tensor.detach().double() for name, tensor in made.named_parameters()}
+    weights["fc2.weight"] = 30 * weights["fc2.weight"].triu(1)
     canonical = balanced(weights, table)
     assert farthest(balanced(rescaled(weights, table, scales_of([5])), table), canonical) < 1e-6
 

@@ -112,12 +112,11 @@ def multiplied(tensors: Tensors, units: Units, rows: Tensor, columns: Tensor) ->
     """Return weights with the rows of writers and the columns of readers times a number per unit."""
     made = dict(tensors)
     for name in [f"{layer}.{leaf}" for layer in units.writers for leaf in ("weight", "bias")]:
-        if name in made and made[name].is_floating_point():
+        if name in made:
             made[name] = (made[name] * across(rows, made[name], 0)).to(made[name].dtype)
     for name in read(units, made):
-        if made[name].is_floating_point():
-            blocks = grouped(made[name], len(columns))
-            made[name] = (blocks * across(columns, blocks, 1)).flatten(1, 2).to(made[name].dtype)
+        blocks = grouped(made[name], len(columns))
+        made[name] = (blocks * across(columns, blocks, 1)).flatten(1, 2).to(made[name].dtype)
     return made
 
 
@@ -195,9 +194,9 @@ def unit_norm(tensors: Mapping[str, Tensor], table: Table) -> Tensors:
     live, made = cleared(tensors, table, gone), dict(tensors)
     for units in table.units:
         if units.rescales:
-            first = [live[name].double().flatten(1) for name in [f"{units.writers[0]}.weight"]]
-            first += [live[name].double()[:, None] for name in [f"{units.writers[0]}.bias"] if name in live]
-            norm = torch.cat(first, 1).norm(dim=1)
+            first = units.writers[0]
+            rows = [live[name] for name in (f"{first}.weight", f"{first}.bias") if name in live]
+            norm = torch.cat([part.double().reshape(len(part), -1) for part in rows], 1).norm(dim=1)
             scale = torch.where(norm > 0, 1 / norm, 1.0)
             live, made = multiplied(live, units, scale, 1 / scale), multiplied(made, units, scale, 1 / scale)
     return made
@@ -226,8 +225,6 @@ def balanced(tensors: Mapping[str, Tensor], table: Table) -> Tensors:
                 v = writes.get(layer)
                 going += weights[layer].sum(0) if v is None else scales[v] @ weights[layer]
             best = torch.where(gone[u], 1.0, (going / coming).sqrt())
-            # Where a layer reads the units that it writes, all at once may overshoot; half of the way never does.
-            best = (best * scales[u]).sqrt() if set(units.writers) & set(units.readers) else best
             farthest = max(farthest, float((best / scales[u] - 1).abs().max()))
             scales[u] = best
         if farthest < CLOSE:
