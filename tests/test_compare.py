@@ -142,9 +142,9 @@ def made(shared: int, size_mean: float, z: float, ceiling: float | None = None) 
     """Return a comparison of two masks that keep 100 of 1000 weights each."""
     whole = Overlap(shared, 100, 100, 1000)
     nulls = {"layer": Null(0.05, 0.01, 10 * z, 0, 0.2), "size": Null(size_mean, 0.01, z, 0, 0.1)}
-    sides = [Side(name, 0, 0, "imp", 0.1, 0.9, 0) for name in "ab"]
+    one, other = (Side(name, 0, 0, "imp", 0.1, 0.9, 0) for name in "ab")
     ceilings = [] if ceiling is None else [Ceiling("A", "c", ceiling)]
-    return Identity(*sides, True, whole, {}, nulls, 0.0, ceilings=ceilings)
+    return Identity(one, other, True, whole, {}, nulls, 0.0, ceilings=ceilings)
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ from ltx.store.files import Damaged
 from ltx.store.find import run_keys
 from ltx.store.folders import RunFolder
 from ltx.streams import generator
-from ltx.symmetry import Table, table_of
+from ltx.symmetry import Table, table_of, verify
 from ltx.symmetry.gauge import balanced, folded, permuted, without_dead
 from ltx.symmetry.matching import activation_matching, activations, cosines, fixed, weight_matching
 from ltx.tensors import Tensors, buffers, norms, parameters
@@ -38,6 +38,7 @@ from ltx.training.task import TASKS
 
 DRAWS, FEWEST = 200, 20  # random masks of given degrees: as many as these for small networks, and at least
 TRADED = 4e8  # weights that may be traded for them in all
+VERIFIED = 20  # training examples on which a network's symmetries are tried
 MATCHED = 1000  # training examples whose activations are matched
 STRANGERS = 4  # unrelated networks that are matched likewise, at most
 STEPS = 7  # that `comparison` tells of
@@ -89,13 +90,16 @@ class Known:
 
     @cached_property
     def table(self) -> Table:
-        """The symmetries of the network. Raises ValueError where it does not state them."""
-        return table_of(self.module)
+        """The symmetries of the network. Raises ValueError where it does not state them, or states others."""
+        table = table_of(self.module)
+        x = self.spec.form.inputs(self.spec.data.train.x[:VERIFIED])
+        verify(self.module, table, x, generator("compare", self.seed, "verify"))
+        return table
 
     @cached_property
     def canonical(self) -> tuple[Tensors, int]:
         """The weights with norms folded, dead units at zero and all others balanced, and how many units are dead."""
-        alive, dead = without_dead(parameters(folded(self.module, self.table, torch.float64)), self.table)
+        alive, dead = without_dead(folded(self.module, self.table, torch.float64).state_dict(), self.table)
         return balanced(alive, self.table), dead
 
     @cached_property
@@ -239,7 +243,7 @@ def compare(
 def stated(known: Known) -> str:
     """Return why the network's symmetries are not known, empty where they are."""
     try:
-        table_of(known.module)
+        known.table  # noqa: B018  it is asked for later, and refused here
     except ValueError as error:
         return f"weights are compared as they are, without symmetries: {error}"
     return ""
@@ -320,14 +324,17 @@ def twice(name: str, known: Known) -> str:
 
 def words_for(spec: Spec) -> list[str]:
     """Return words that make a run's config, its seeds and what changes no result aside."""
-    trunk = {} if spec.trunk is None else dict(word.split("=", 1) for word in words_for(spec.trunk))
     streams = {**spec.config["streams"], **dict.fromkeys(SEARCHED)}
     own = without_plumbing(flatten({**spec.config, "trunk": None, "streams": streams}))
     groups = [f"{group}={spec.config[group]['name']}" for group in GROUPS if ":" not in spec.config[group]["name"]]
     usual = without_plumbing(flatten(composed(groups, [])))
     changed = {key: own.get(key) for key in {**usual, **own} if own.get(key) != usual.get(key) and key != "seeds"}
     words = [*groups, *(f"{key}={text(value)}" for key, value in changed.items() if not key.endswith("_digest"))]
-    return words + ([f"trunk={text(trunk)}"] if trunk else [])
+    if spec.trunk is None:
+        return words
+    # The trunk takes over everything but the method.
+    below = [word for word in words_for(spec.trunk) if word.startswith("method") or word not in words]
+    return [*words, f"trunk={text(dict(word.split('=', 1) for word in below))}"]
 
 
 def side(known: Known) -> Side:

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
-from matplotlib.figure import Figure
 
 from ltx.analysis.identity import IDENTITY, WEIGHTS
 from ltx.analysis.nulls import degree_matched, layer_matched, size_matched
 from ltx.analysis.overlap import against, overlap, together
 from ltx.figures.arms import Arm, Finished, Store
-from ltx.figures.claims import Claim, decide, stated
-from ltx.figures.drawing import curve
-from ltx.figures.networks import one_thread, opened, the_arm
+from ltx.figures.networks import one_thread, opened
 from ltx.identity import Known, alike, orders
-from ltx.report.style import number_axis, page, within
 from ltx.streams import generator
 
 WOUND_BACK, AGAIN, UNRELATED = "wound back", " again", " of another init"

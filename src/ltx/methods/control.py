@@ -13,10 +13,10 @@ from ltx.errors import nearest
 from ltx.masks import keep_top, shuffle
 from ltx.methods import Context, Layout, Plan, State, dense, masked
 from ltx.methods.biprop import binarised
-from ltx.symmetry import table_of
+from ltx.symmetry import table_of, verify
 from ltx.symmetry.gauge import balanced, folded, permuted
 from ltx.symmetry.matching import weight_matching
-from ltx.tensors import Tensors, parameters
+from ltx.tensors import Tensors
 
 Change = Callable[[State, Context, int], State]
 
@@ -93,7 +93,8 @@ def transported(trunk: State, context: Context, level: int) -> State:
 
     def canonical(state: State) -> Tensors:
         context.network.load_state_dict(state.weights | state.buffers)
-        return balanced(parameters(folded(context.network, table)), table)
+        verify(context.network, table, context.batch(0)[0], context.streams.generator("mask", "verify"))
+        return balanced(folded(context.network, table).state_dict(), table)
 
     own, other = canonical(context.dense(True)), canonical(context.dense(False))
     orders = weight_matching(own, other, table, context.streams.generator("mask", "matching"))

@@ -11,9 +11,9 @@ from annotated_types import Ge, Gt, Lt
 from ltx.masks import prune
 from ltx.methods import Context, Layout, Plan, State, dense, masked, nothing_left, select, without
 from ltx.methods.counts import Kept, Scope, Shapes, emptied, kept, shapes
-from ltx.symmetry import table_of
+from ltx.symmetry import table_of, verify
 from ltx.symmetry.gauge import balanced, folded, without_dead
-from ltx.tensors import Tensors, parameters
+from ltx.tensors import Tensors
 
 Rate = Annotated[float, Gt(0), Lt(1)]
 
@@ -136,6 +136,7 @@ def gauge_magnitude(context: Context) -> Tensors:
     network, end = context.network, context.previous
     network.load_state_dict(end.weights | end.buffers)
     table = table_of(network)
-    alive, _ = without_dead(parameters(folded(network, table, torch.float64)), table)
+    verify(network, table, context.batch(0)[0], context.streams.generator("mask", "verify"))
+    alive, _ = without_dead(folded(network, table, torch.float64).state_dict(), table)
     ranks = balanced(alive, table)
     return {name: ranks[name].abs() for name in context.prunable}
