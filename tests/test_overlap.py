@@ -13,7 +13,7 @@ from scipy import stats
 from torch import Tensor
 
 from ltx.analysis import nulls
-from ltx.analysis.nulls import binned, degree_matched, drawn, hypergeometric, layer_matched, size_matched, trade
+from ltx.analysis.nulls import binned, degree_matched, drawn, hypergeometric, layer_matched, normal, size_matched, trade
 from ltx.analysis.overlap import Law, Overlap, against, by_layer, overlap, together
 from ltx.masks import count, keep_top, shuffle
 from ltx.streams import generator
@@ -103,6 +103,14 @@ def test_small_chances_keep_their_digits() -> None:
     for shared in (1_200, 1_500):
         assert math.log(law.at_least(shared)) == pytest.approx(exact.logsf(shared - 1), rel=1e-6)
     assert law.at_least(5_000) == 0 and law.at_least(0) == pytest.approx(1)
+
+
+def test_the_law_of_drawn_counts_is_normal_far_into_its_tail() -> None:
+    counts = np.array([90, 110] * 50)
+    law, sd = normal(counts, most=1000), counts.std(ddof=1)
+    for shared in (100, 150, 300):
+        expected = stats.norm(100, sd).logsf(shared - 0.5)
+        assert math.log(law.at_least(shared)) == pytest.approx(expected, rel=1e-6)
 
 
 def test_a_null_that_leaves_no_room_says_nan() -> None:

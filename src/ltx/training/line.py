@@ -49,7 +49,7 @@ def along(
 
     def load(state: Tensors) -> None:
         for name, tensor in held.items():
-            tensor.copy_(state[name])  # ten times as fast as load_state_dict
+            tensor.copy_(state[name])  # several times as fast as load_state_dict
         if restate is not None:
             reestimate(scratch, {}, restate, form)
 
