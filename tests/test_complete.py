@@ -28,7 +28,7 @@ from ltx.store.sweeps import Record, SweepFolder
         ("ltx run --f", ["--full"]),
         ("ltx run --h", ["--help"]),
         ("ltx run nothing.", []),
-        ("ltx figure s", ["sanity", "seed-variance", "seeds=", "signs", "streams.", "streams="]),
+        ("ltx figure s", ["same-ticket", "sanity", "seed-variance", "seeds=", "signs", "streams.", "streams="]),
         ("ltx list m", ["methods", "models"]),
         ("ltx show imp-", ["imp-lenet-digits-w1-00000000"]),
         ("ltx show w", ["width", "width-01234567"]),

@@ -37,6 +37,8 @@ SMALL = {
     "tail": ("method.examples=100",),
     "bits": (),
     "seed-variance": ("optim.steps=4", "seeds=2"),
+    "reinforcement": ("model.hidden=[12,8]", "seeds=2"),
+    "same-ticket": ("model.hidden=[12,8]", "seeds=2", "optim.steps=10"),
     "rewinding": ("method.levels=1", "optim.steps=210", "seeds=1", "width=.05", "optim.batch=2"),
 }
 
@@ -46,10 +48,26 @@ SANITY |= {name: f"method:at_init,method.criterion:{name}" for name in ("snip", 
 SAMPLE = ["method=ticket_sample", "method.levels=0", "seeds=2"]
 RANDOM: dict[str, Any] = {"inits": 2, "widths": [0.5, 1], "sample": SAMPLE}
 SPLIT = ["method=ticket_split", "method.masks=64", "method.keep=.3", "method.sweeps=3", "method.levels=23", "seeds=1"]
+POPULAR = {"edge-popup": "edge_popup", "biprop": "biprop"}
 FEWER: dict[str, dict[str, Any]] = {  # arms of the grids, those among them that the claims are about
     "sanity": {"trunks": SANITY, "kinds": ["ticket", "shuffle"]},
     "rewinding": {"rewind": {"unstable": [0, 100], "stable": [0]}},
     "seed-variance": {"widths": [0.5, 2]},
+    "reinforcement": {
+        "widths": [0.25],
+        "steps": [2, 4],
+        "searches": {
+            "edge-popup": ["method=edge_popup", "optim.steps=10"],
+            "IMP": ["method=imp", "method.levels=1", "method.fraction=.5", "optim.steps=10"],
+        },
+    },
+    "same-ticket": {
+        "widths": [0.25],
+        "searches": {
+            "IMP": ["method=imp", "method.levels=1", "method.fraction=.5", "method.exclude=[]"],
+            **{name: [f"method={word}", "model.init=kaiming_normal"] for name, word in POPULAR.items()},
+        },
+    },
     "multi-prize": {"densities": [0.1, 0.5], "widths": [0.1, 0.25]},
     "canvas": {
         "ticket": ["method=imp", "method.levels=8", "width=0.5"],
@@ -91,7 +109,14 @@ FEWER: dict[str, dict[str, Any]] = {  # arms of the grids, those among them that
 }
 
 
-FROM_LEVELS = {"tail", "tail-mnist1d", "bits", "bits-mnist1d"}  # their rows are made of the files of levels
+FROM_LEVELS = {
+    "reinforcement",
+    "same-ticket",
+    "tail",
+    "tail-mnist1d",
+    "bits",
+    "bits-mnist1d",
+}  # their rows are made of the files of levels
 
 
 def fewer(name: str) -> dict[str, Any]:

@@ -195,4 +195,5 @@ def claims(table: pd.DataFrame, fixed: dict[str, Any]) -> dict[str, Claim]:
     for width in rest:
         found[f"edge-popup accuracy {width:g}"] = gained["edge-popup", "found"][width]
         found[f"rest accuracy {width:g}"] = -rest[width]
-    return {name: decide(said, found[name].dropna().tolist()) for name, said in stated(fixed).items()}
+    none = pd.Series(dtype=float)  # of a width that was not run
+    return {name: decide(said, found.get(name, none).dropna().tolist()) for name, said in stated(fixed).items()}

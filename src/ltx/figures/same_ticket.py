@@ -161,4 +161,5 @@ def claims(table: pd.DataFrame, fixed: dict[str, Any]) -> dict[str, Claim]:
         "matched": (of(*key, "matched_iou") - of("IMP", "edge-popup" + UNRELATED, "matched_iou")).mean(axis=1),
         **{f"size {width:g}": own[width] for width in widths},
     }
-    return {name: decide(said, found[name].dropna().tolist()) for name, said in stated(fixed).items()}
+    none = pd.Series(dtype=float)  # of a width that was not run
+    return {name: decide(said, found.get(name, none).dropna().tolist()) for name, said in stated(fixed).items()}
