@@ -13,7 +13,7 @@ WIDTHS, SEEDS = (0.25, 0.5, 1.0, 2.0), range(100, 106)
 
 
 def trained(gain: float, counterpart: float, rest: float, loss: float) -> pd.DataFrame:
-    """Return tickets of all seeds and widths before and after training, which changes accuracies and losses by these."""
+    """Return tickets before and after training, which changes accuracies and losses by these."""
     noise = np.random.default_rng(0)
     rows = []
     for width in WIDTHS:
