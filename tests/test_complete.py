@@ -34,6 +34,8 @@ from ltx.store.sweeps import Record, SweepFolder
         ("ltx show w", ["width", "width-01234567"]),
         ("ltx diff imp-", ["imp-lenet-digits-w1-00000000"]),
         ("ltx diff w", []),
+        ("ltx compare imp-", ["imp-lenet-digits-w1-00000000"]),
+        ("ltx compare --", ["--json"]),
         ("ltx status f", ["failed"]),
         ("ltx status sort=a", ["sort=accuracy", "sort=age"]),
         ("ltx status m", ["method=", "model="]),

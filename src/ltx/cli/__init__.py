@@ -27,8 +27,8 @@ ltx runs experiments on the Lottery Ticket Hypothesis.
   ltx status [RUN...]          every run and sweep, and by what the runs differ
   ltx show RUN|SWEEP           a run's config, table and plots; a sweep's table
   ltx diff RUN RUN             in what two runs differ: config and accuracy
-  ltx compare A B              whether two tickets are the same, up to the network's
-                               symmetries; each RUN, RUN:seed or RUN:seed:level
+  ltx compare A B              whether two tickets are the same, up to symmetry;
+                               each is RUN, RUN:seed or RUN:seed:level
   ltx tail                     whether tickets are short- or long-tailed as
                                networks widen, with the evidence
   eval "$(ltx complete)"       tab completion for bash; put it in ~/.bashrc

@@ -29,7 +29,7 @@ complete -o default -F _ltx ltx
 TAIL = ("--json", "root=", "quantile=")
 STATUS = ("--json", "--columns=", "root=")
 FLAGS = ("-m", "--dry-run", "--full", "--cfg", "--resolve", "--config-dir", "--help")
-SIMPLE = {"show": ["root="], "diff": ["--json", "root="]}
+SIMPLE = {"show": ["root="], "diff": ["--json", "root="], "compare": ["--json", "root=", "trust=true"]}
 
 
 def complete(line: str, commands: tuple[str, ...], groups: tuple[str, ...], root: Path) -> list[str]:

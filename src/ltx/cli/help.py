@@ -40,6 +40,15 @@ ltx show RUN|SWEEP [root=DIR]
 
 Prints a run's config, its table and where its plots are, or a sweep's table and the states of its points. RUN is a key,
 a directory, or as much of a key or of its hash as only one run has; SWEEP is a name or a directory.""",
+    "compare": """\
+ltx compare A B [--json] [root=DIR] [trust=true]
+
+Says whether two tickets are the same: A and B are RUN, RUN:seed or RUN:seed:level, by default the first seed and its
+last level. Prints what their masks share, beside what chance shares (given each layer's count, each unit's counts, the
+sizes of the initial weights) and what a search shares with itself, where its run in another data order is there; how
+alike the weights are, up to rescaling and renaming of hidden units; how differently both classify; and what rises on the
+straight line between them. Ends with the answer in words and draws outputs/compare/A--B.png. Trains nothing.
+trust=true imports code outside ltx that the configs name.""",
     "diff": """\
 ltx diff RUN RUN [--json] [root=DIR]
 
