@@ -46,7 +46,7 @@ ltx compare A B [--json] [root=DIR] [trust=true]
 Says whether two tickets are the same: A and B are RUN, RUN:seed or RUN:seed:level, by default the first seed and its
 last level. Prints what their masks share, beside what chance shares (given each layer's count, each unit's counts, the
 sizes of the initial weights) and what a search shares with itself, where its run in another data order is there; how
-alike the weights are, up to rescaling and renaming of hidden units; how differently both classify; and what rises on the
+alike the weights are, up to rescaling and renaming of hidden units; how differently both classify; what rises on the
 straight line between them. Ends with the answer in words and draws outputs/compare/A--B.png. Trains nothing.
 trust=true imports code outside ltx that the configs name.""",
     "diff": """\
