@@ -38,6 +38,7 @@ SMALL = {
     "bits": (),
     "seed-variance": ("optim.steps=4", "seeds=2"),
     "rewinding": ("method.levels=1", "optim.steps=210", "seeds=1", "width=.05", "optim.batch=2"),
+    "connectivity": ("optim.steps=4", "seeds=2"),
 }
 
 
@@ -50,6 +51,13 @@ FEWER: dict[str, dict[str, Any]] = {  # arms of the grids, those among them that
     "sanity": {"trunks": SANITY, "kinds": ["ticket", "shuffle"]},
     "rewinding": {"rewind": {"unstable": [0, 100], "stable": [0]}},
     "seed-variance": {"widths": [0.5, 2]},
+    "connectivity": {
+        "values": {"levels": 1, "fraction": 0.5},
+        "settings": {"unstable": ["model=mlp", "width=.05", "optim=sgd"], "stable": ["width=.05"]},
+        "rewind": {"unstable": [0, 2], "stable": [0]},
+        "late": 2,
+        "widths": [0.05, 0.1],
+    },
     "multi-prize": {"densities": [0.1, 0.5], "widths": [0.1, 0.25]},
     "canvas": {
         "ticket": ["method=imp", "method.levels=8", "width=0.5"],
@@ -91,7 +99,7 @@ FEWER: dict[str, dict[str, Any]] = {  # arms of the grids, those among them that
 }
 
 
-FROM_LEVELS = {"tail", "tail-mnist1d", "bits", "bits-mnist1d"}  # their rows are made of the files of levels
+FROM_LEVELS = {"connectivity", "tail", "tail-mnist1d", "bits", "bits-mnist1d"}  # their rows are made of the files of levels
 
 
 def fewer(name: str) -> dict[str, Any]:
