@@ -99,7 +99,13 @@ FEWER: dict[str, dict[str, Any]] = {  # arms of the grids, those among them that
 }
 
 
-FROM_LEVELS = {"connectivity", "tail", "tail-mnist1d", "bits", "bits-mnist1d"}  # their rows are made of the files of levels
+FROM_LEVELS = {
+    "connectivity",
+    "tail",
+    "tail-mnist1d",
+    "bits",
+    "bits-mnist1d",
+}  # their rows are made of the files of levels
 
 
 def fewer(name: str) -> dict[str, Any]:
