@@ -34,7 +34,7 @@ def planted(height: Callable[[dict], float]) -> pd.DataFrame:
         facts = {"setting": DENSE, "k": 0, "width": width, "level": 0}
         pairs.append({**facts, "pair": ORDERS, "units": IDENTITY, "trained": True})
         kinds = [(units, True) for units in (IDENTITY, EARLY, WEIGHTS, ACTIVATIONS)]
-        kinds += [(units, False) for units in (IDENTITY, WEIGHTS)]
+        kinds.append((WEIGHTS, False))
         pairs += [{**facts, "pair": INITS, "units": units, "trained": trained} for units, trained in kinds]
     found = []
     for pair, of, part, seed in product(pairs, ("loss", "error"), ("train", "test"), range(8)):

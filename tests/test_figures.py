@@ -38,7 +38,7 @@ SMALL = {
     "bits": (),
     "seed-variance": ("optim.steps=4", "seeds=2"),
     "rewinding": ("method.levels=1", "optim.steps=210", "seeds=1", "width=.05", "optim.batch=2"),
-    "connectivity": ("optim.steps=4", "seeds=2"),
+    "connectivity": ("optim.steps=4", "seeds=1"),
 }
 
 

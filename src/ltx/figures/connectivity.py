@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -33,7 +33,7 @@ def arms(fixed: dict[str, Any]) -> list[Arm]:
     A copy is trained in another data order, or from another init; the fact `copy` says which, and is empty otherwise.
     """
     found = []
-    levels = ["method.levels=$levels"]
+    levels = [*fixed["imp"], "method.levels=$levels"]
     for setting, network in fixed["settings"].items():
         for k in fixed["rewind"][setting]:
             facts: dict[str, str | float] = {"setting": setting, "k": k, "width": 1.0}
@@ -104,8 +104,7 @@ def between_inits(one: Known, other: Known) -> list[dict[str, Any]]:
     begun = untrained(one), untrained(other)
     early = orders(*begun)
     trained = {**orders(one, other), EARLY: early[WEIGHTS]}
-    untouched = {name: early[name] for name in (IDENTITY, WEIGHTS)}
-    return on_line(INITS, one, other, trained) + on_line(INITS, *begun, untouched, trained=False)
+    return on_line(INITS, one, other, trained) + on_line(INITS, *begun, {WEIGHTS: early[WEIGHTS]}, trained=False)
 
 
 def on_line(
@@ -156,20 +155,22 @@ def draw(table: pd.DataFrame) -> Figure:
 
     for index, part in enumerate(("test", "train")):
         own = of_pair(seen(table, "error", part), ORDERS, DENSE)
-        curve(by_width, own, "width", "above_mean", f"{part} error, as they are", index, 2)
+        curve(by_width, own, "width", "above_mean", f"{ORDERS}, {part}", index, 4)
+    between = of_pair(errors, INITS, DENSE)
+    for index, units in ((2, WEIGHTS), (3, ACTIVATIONS)):
+        own = between[between["units"] == units]
+        curve(by_width, own, "width", "above_mean", f"inits, {units}, test", index, 4)
     number_axis(by_width, table["width"], "width")
 
     between = of_pair(losses, INITS, DENSE)
-    chosen = [IDENTITY, EARLY, WEIGHTS, ACTIVATIONS]
-    for index, units in enumerate(chosen):
+    for index, units in enumerate((IDENTITY, EARLY, WEIGHTS, ACTIVATIONS)):
         own = between[between["units"] == units]
         curve(by_init, own, "width", "above_chord", f"inits, {units}", index, 5, most=math.inf)
     curve(by_init, of_pair(losses, ORDERS, DENSE), "width", "above_chord", ORDERS, 4, 5, most=math.inf)
     number_axis(by_init, table["width"], "width")
 
-    for axes, label in zip(
-        panels[:, 0], (f"error, {ORDERS}", "error, next level", f"error, {ORDERS}", "test loss"), strict=True
-    ):
+    names = (f"error, {ORDERS}", "error, next level", "error", "test loss")
+    for axes, label in zip(panels[:, 0], names, strict=True):
         if axes is not by_init:
             line_at(axes, CONNECTED, "2 %: connected below")
         axes.set_ylabel(label)
@@ -177,7 +178,7 @@ def draw(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def named(axes: Axes, rows: pd.DataFrame, by: Sequence[str], x: str, label: Any) -> None:
+def named(axes: Axes, rows: pd.DataFrame, by: Sequence[str], x: str, label: Callable[[pd.DataFrame], str]) -> None:
     """Draw a line for every value of some columns."""
     groups = [part for _, part in rows.groupby(list(by), sort=False)]
     for index, part in enumerate(groups):
