@@ -40,6 +40,7 @@ SMALL = {
     "reinforcement": ("model.hidden=[12,8]", "seeds=2"),
     "same-ticket": ("model.hidden=[12,8]", "seeds=2", "optim.steps=10"),
     "rewinding": ("method.levels=1", "optim.steps=210", "seeds=1", "width=.05", "optim.batch=2"),
+    "connectivity": ("optim.steps=4", "seeds=1"),
 }
 
 
@@ -67,6 +68,13 @@ FEWER: dict[str, dict[str, Any]] = {  # arms of the grids, those among them that
             "IMP": ["method=imp", "method.levels=1", "method.fraction=.5", "method.exclude=[]"],
             **{name: [f"method={word}", "model.init=kaiming_normal"] for name, word in POPULAR.items()},
         },
+    },
+    "connectivity": {
+        "values": {"levels": 1, "fraction": 0.5},
+        "settings": {"unstable": ["model=mlp", "width=.05", "optim=sgd"], "stable": ["width=.05"]},
+        "rewind": {"unstable": [0, 2], "stable": [0]},
+        "late": 2,
+        "widths": [0.05, 0.1],
     },
     "multi-prize": {"densities": [0.1, 0.5], "widths": [0.1, 0.25]},
     "canvas": {
@@ -112,6 +120,7 @@ FEWER: dict[str, dict[str, Any]] = {  # arms of the grids, those among them that
 FROM_LEVELS = {
     "reinforcement",
     "same-ticket",
+    "connectivity",
     "tail",
     "tail-mnist1d",
     "bits",
