@@ -188,6 +188,7 @@ IN_THE_KEY = {
         "method.kind": "shuffle",
         "method.trunk_level": "2",
         "method.trunk_seed": "1",
+        "method.trunk_shift": "1",
         "method.binarise": "true",
     },
 }
