@@ -37,6 +37,7 @@ SMALL = {
     "tail": ("method.examples=100",),
     "bits": (),
     "seed-variance": ("optim.steps=4", "seeds=2"),
+    "mask-transport": ("optim.steps=4", "seeds=1"),
     "rewinding": ("method.levels=1", "optim.steps=210", "seeds=1", "width=.05", "optim.batch=2"),
 }
 
@@ -50,6 +51,7 @@ FEWER: dict[str, dict[str, Any]] = {  # arms of the grids, those among them that
     "sanity": {"trunks": SANITY, "kinds": ["ticket", "shuffle"]},
     "rewinding": {"rewind": {"unstable": [0, 100], "stable": [0]}},
     "seed-variance": {"widths": [0.5, 2]},
+    "mask-transport": {"widths": [0.25, 2]},
     "multi-prize": {"densities": [0.1, 0.5], "widths": [0.1, 0.25]},
     "canvas": {
         "ticket": ["method=imp", "method.levels=8", "width=0.5"],

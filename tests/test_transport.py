@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
+import itertools
+import math
 import shutil
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import helpers
+import pandas as pd
 import pytest
 import torch
 from helpers import STREAMS, File, context, dying, initial, same, spec, trained
@@ -16,7 +19,10 @@ from test_symmetry import apart, draw, drawn, orders_of, scales_of
 from torch import nn
 from torch.func import functional_call
 
+from ltx.config.compose import compose
 from ltx.config.spec import Spec
+from ltx.figures.arms import plan
+from ltx.figures.mask_transport import TICKET, claims
 from ltx.methods import State
 from ltx.methods.control import transported
 from ltx.methods.imp import gauge_magnitude
@@ -99,7 +105,7 @@ def test_a_moved_mask_has_the_trunks_counts_in_other_places_and_the_seeds_own_in
             assert torch.equal(mask.sum(1).sort().values, other[name].sum(1).sort().values), "units move as a whole"
             assert torch.equal(moved[f"begin/{name}"], own[name] * mask)
     masks = [under("mask", tensors) for tensors, _ in found]
-    assert all(not (after[key] & ~before[key]).any() for before, after in pairwise(masks) for key in after)
+    assert all(not (after[key] & ~before[key]).any() for before, after in itertools.pairwise(masks) for key in after)
 
 
 def test_a_shift_names_for_every_seed_the_seed_of_the_trunk_that_its_pin_would(store: Path) -> None:
@@ -217,4 +223,62 @@ def test_levels_of_balanced_magnitudes_are_nested_and_their_counts_exact(model: 
     masks = [under("mask", tensors) for tensors, _ in files]
     n = sum(mask.numel() for mask in masks[0].values())
     assert [sum(int(keep.sum()) for keep in mask.values()) for mask in masks] == [round(n * 0.6**i) for i in range(4)]
-    assert all(not (after[key] & ~before[key]).any() for before, after in pairwise(masks) for key in after)
+    assert all(not (after[key] & ~before[key]).any() for before, after in itertools.pairwise(masks) for key in after)
+
+
+FIXED, ARMS = plan("mask-transport", [])
+
+
+def planted(losses: dict[str, dict[float, float]]) -> pd.DataFrame:
+    """Return a table of four seeds in which a line has these losses by width at level 6, and ten times that at 4."""
+    found = []
+    for line, by_width in losses.items():
+        for (width, loss), seed, level in itertools.product(by_width.items(), range(4), (0, 4, 6)):
+            noise = 1 + 0.001 * float(STREAMS.generator("noise", line, str(width), seed, level).standard_normal())
+            row = {"line": line, "width": width, "seed": seed, "level": level, "density": 0.5**level}
+            found.append({**row, "test_loss": loss * noise * (10 if level == 4 else 1), "test_accuracy": 0.5})
+    return pd.DataFrame(found)
+
+
+def asked(line: str, below: str, level: int, at: str | float) -> dict[str, Any]:
+    """Return a yaml's content with one claim."""
+    of = {"line": line, "below": below, "level": level, "at": at}
+    return {**FIXED, "claims": {"one": {"statement": "s", "threshold": 0, "n": 4, "of": of}}}
+
+
+@pytest.mark.parametrize(
+    ("line", "below", "level", "at", "ratio"),
+    [
+        ("a", "b", 6, 0.25, 5),
+        ("a", "b", 6, 2, 1.5),
+        ("b", "a", 6, 0.25, 1 / 5),
+        ("a", "b", 4, "mean", math.sqrt(5 * 1.5)),
+        ("a", "b", 6, "narrow - wide", 5 / 1.5),
+        ("b", "a", 4, "narrow - wide", 1.5 / 5),
+    ],
+)
+def test_a_claim_is_of_the_log_of_a_ratio_of_losses(line: str, below: str, level: int, at: Any, ratio: float) -> None:
+    table = planted({"a": {0.25: 0.1, 2: 0.2}, "b": {0.25: 0.5, 2: 0.3}})
+    claim = claims(table, asked(line, below, level, at))["one"]
+    assert claim.effect == pytest.approx(math.log(ratio), abs=0.004) and claim.n == 4
+    assert claim.verdict == ("passed" if ratio > 1 else "failed")
+
+
+def test_a_seed_without_all_its_runs_is_left_out_of_a_claim() -> None:
+    table = planted({"a": {0.25: 0.1, 2: 0.2}, "b": {0.25: 0.5, 2: 0.3}})
+    table = table[~((table["line"] == "b") & (table["width"] == 2) & (table["seed"] == 3))]
+    for at, n in (("mean", 3), (2, 3), (0.25, 4), ("narrow - wide", 3)):
+        assert claims(table, asked("a", "b", 6, at))["one"].n == n
+
+
+def test_controls_of_the_figure_stand_on_its_own_tickets_and_its_claims_on_its_arms() -> None:
+    specs = {arm.name: Spec.of(compose(arm.words, [])) for arm in ARMS}
+    for arm in ARMS:
+        trunk = specs[arm.name].trunk
+        assert ("stands_on" in arm.facts) == (trunk is not None)
+        if trunk is not None:
+            assert trunk.key == specs[f"{TICKET} {arm.facts['width']:g}"].key, "nothing is searched twice"
+    lines = {arm.facts["line"] for arm in ARMS}
+    for claim in FIXED["claims"].values():
+        assert {claim["of"]["line"], claim["of"]["below"]} <= lines and claim["of"]["level"] in FIXED["levels"]
+        assert claim["of"]["at"] in (*FIXED["widths"], "mean", "narrow - wide")

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
+import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ltx.analysis.intervals import interval
+from ltx.analysis.intervals import Interval, interval
 from ltx.figures.arms import Arm, Store
 from ltx.figures.claims import Claim, decide, stated
 from ltx.figures.drawing import curve
 from ltx.report.letters import SMALL
-from ltx.report.style import beside, dashed, number_axis, page, within
+from ltx.report.style import beside, dashed, page, place, within
 from ltx.report.style import curve as style_curve
 
-TICKET = "IMP ticket"  # what all others are held against
+TICKET = "IMP ticket"  # what the others are held against
 
 
 def arms(fixed: dict[str, Any]) -> list[Arm]:
@@ -42,7 +43,7 @@ def rows(store: Store) -> pd.DataFrame:
 
 
 def draw(table: pd.DataFrame) -> Figure:
-    """Draw the accuracy of every line against width, and below it by how much each is under IMP's ticket."""
+    """Draw the accuracy of every line against width, and below how many times the loss of IMP's ticket its loss is."""
     lines, widths = list(dict.fromkeys(table["line"])), sorted(table["width"].unique())
     levels = sorted(table.loc[table["line"] == lines[-1], "level"].unique())
     figure, panels = page(2, 1.7, len(levels), sharey="row")
@@ -50,40 +51,52 @@ def draw(table: pd.DataFrame) -> Figure:
         at = table[table["level"] == level]
         for index, line in enumerate(lines):
             curve(above, at[at["line"] == line], "width", "test_accuracy", line, index, len(lines))
+            if line != TICKET:
+                ratios = [times(logs) for logs in per_width(apart(at, line, TICKET))]
+                style_curve(below, widths, ratios, line, index, beside(index, len(lines), len(widths), len(levels)))
+        below.axhline(1, **dashed(":"))
         above.set_title(f"{100 * at['density'].mean():.3g} % kept", fontsize=SMALL, pad=3)
-        lost(below, at, lines)
-        number_axis(above, widths, "")
-        number_axis(below, widths, "width")
-        within(above, 0, 1)
+        for axes, name in ((above, ""), (below, "width")):
+            axes.set_xscale("log")
+            axes.set_xlim(widths[0] / 1.25, widths[-1] * 1.25)
+            place(axes, widths, name)
+    within(panels[0, 0], 0, 1)
     panels[0, 0].set_ylabel("test accuracy")
-    panels[1, 0].set_ylabel(f"accuracy above {TICKET}'s")
+    panels[1, 0].set_ylabel("loss / IMP ticket's loss")
     return figure
 
 
-def lost(axes: Axes, at: pd.DataFrame, lines: list[str]) -> None:
-    """Draw by how much the accuracy of every line is above that of IMP's ticket, paired by seed."""
-    axes.axhline(0, **dashed(":"))
-    for index, line in enumerate(lines):
-        if line != TICKET:
-            apart = difference(at, "test_accuracy", line, [TICKET])
-            values = [interval(apart[width].dropna().tolist(), -1, 1) for width in apart]
-            style_curve(axes, list(apart), values, line, index, beside(index, len(lines), len(values), 2))
+def times(logs: list[float]) -> Interval:
+    """Return the geometric mean of ratios with its interval from their logs."""
+    found = interval(logs)
+    return Interval(math.exp(found.mean), math.exp(found.low), math.exp(found.high), found.n)
 
 
-def difference(at: pd.DataFrame, column: str, one: str, others: list[str]) -> pd.DataFrame:
-    """Return by how much a line is above the mean of others at one level, a column per width and a row per seed."""
-    values = at.pivot_table(index="seed", columns=["line", "width"], values=column)
-    mean = sum((values[other] for other in others), start=0 * values[one]) / len(others)
-    return values[one] - mean
+def apart(at: pd.DataFrame, line: str, other: str) -> pd.DataFrame:
+    """Return log(loss of a line / loss of another) at one level, a column per width and a row per seed.
+
+    Ratios, because losses fall with the width by an order of magnitude, and differences between them likewise.
+    """
+    loss = np.log(at.pivot_table(index="seed", columns=["line", "width"], values="test_loss"))
+    return loss[line] - loss[other]
+
+
+def per_width(values: pd.DataFrame) -> list[list[float]]:
+    """Return the values of the seeds that have one, width by width."""
+    return [values[width].dropna().tolist() for width in values]
 
 
 def claims(table: pd.DataFrame, fixed: dict[str, Any]) -> dict[str, Claim]:
-    """Decide whether a line is above others, as the mean over widths or by more at the narrowest than at the widest."""
+    """Decide whether a line's loss is below another's: at a width, over widths, or more so at the narrowest."""
     found = {}
     for name, said in stated(fixed).items():
         of = fixed["claims"][name]["of"]
-        apart = difference(table[table["level"] == of["level"]], "test_accuracy", of["one"], of["others"])
-        narrow, wide = apart.columns.min(), apart.columns.max()
-        values = apart.mean(axis=1, skipna=False) if of["over"] == "mean" else apart[narrow] - apart[wide]
+        below = apart(table[table["level"] == of["level"]], of["below"], of["line"])
+        if of["at"] == "mean":
+            values = below.mean(axis=1, skipna=False)
+        elif of["at"] == "narrow - wide":
+            values = below[below.columns.min()] - below[below.columns.max()]
+        else:
+            values = below[of["at"]]
         found[name] = decide(said, values.dropna().tolist())
     return found
