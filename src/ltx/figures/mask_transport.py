@@ -75,7 +75,7 @@ def times(logs: list[float]) -> Interval:
 def apart(at: pd.DataFrame, line: str, other: str) -> pd.DataFrame:
     """Return log(loss of a line / loss of another) at one level, a column per width and a row per seed.
 
-    Ratios, because losses fall with the width by an order of magnitude, and differences between them likewise.
+    Ratios, because losses fall several-fold with the width, and differences between them likewise.
     """
     loss = np.log(at.pivot_table(index="seed", columns=["line", "width"], values="test_loss"))
     return loss[line] - loss[other]
