@@ -166,6 +166,7 @@ START = "run model.hidden=[4] model.weights=weights/"
 OWN_NET = "run model=own model.name="
 OWN_DATA = "run data=own data.name="
 CONTROL = "run method=control method.kind=ticket"
+TRANSPORT = "run method=control method.kind=transport"
 MINE = "run --config-dir mine"
 
 # What is typed, split at spaces, and what the refusal says.
@@ -456,6 +457,22 @@ TYPED: list[tuple[str, str]] = [
     (f"{CONTROL} root=HERE/done of=KEY0", "did you mean 'KEY'?"),
     (f"{CONTROL} root=HERE/done of=KEY:a", "RUN:seed or RUN:seed:level"),
     (f"{CONTROL} root=HERE/done of=KEY:0:9", "it has levels 0 to 1"),
+    (
+        f"{CONTROL} trunk={{method:imp}} method.trunk_shift=0",
+        "method.trunk_shift=0: should be greater than or equal to 1",
+    ),
+    (f"{CONTROL} trunk={{method:imp}} method.trunk_seed=3 method.trunk_shift=2", "give one of them"),
+    (f"{TRANSPORT} trunk={{method:imp}}", "give method.trunk_shift=1 or method.trunk_seed=0"),
+    (f"{TRANSPORT} method.trunk_shift=1 trunk={{method:edge_popup}}", "with method=edge_popup the trunk has none"),
+    (f"{TRANSPORT} method.trunk_shift=1 trunk={{method:dense}}", "trunk={method:imp,method.levels:14} has"),
+    (f"{TRANSPORT} method.trunk_shift=1 trunk={{method:ticket_split}}", "with method=ticket_split the trunk has none"),
+    (
+        f"{TRANSPORT} method.trunk_shift=1 trunk={{method:imp,model:own,model.name:bad_net:Net}}",
+        "Net does not say what its hidden units are",
+    ),
+    # criteria that need symmetries
+    ("run method.criterion=gauge_magnitude model=mlp model.activation=sign", "method.criterion=final ranks"),
+    (f"{OWN_NET}bad_net:Net method.criterion=gauge_magnitude", "Net does not say what its hidden units are"),
     # yaml files of one's own
     (f"{MINE} method=bare", "`defaults: [imp, _self_]`"),
     (f"{MINE} method=bar", "did you mean 'bare'?"),
@@ -491,7 +508,7 @@ TYPED: list[tuple[str, str]] = [
     (f"{OWN_NET}bad_net:", "package.module:Class"),
     ("run model.name=lenett", "did you mean 'lenet'?"),
     (f"{OWN_NET}bad_net.py:Net", "not a file: bad_net:Net"),
-    (f"{OWN_NET}bad_package/nets.py:Net", "not a file: bad_package.nets:Net"),
+    (f"{OWN_NET}bad_package/nets.py:Net", "not a file: bad_package.bad_net:Net"),
     (f"{OWN_NET}bad_net.Net", "Your own: bad_net:Net"),
     (f"{OWN_NET}bad_net", "package.module:Class"),
     (f"{OWN_NET}bad_net:net", "did you mean 'Net'?"),

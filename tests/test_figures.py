@@ -39,6 +39,7 @@ SMALL = {
     "seed-variance": ("optim.steps=4", "seeds=2"),
     "reinforcement": ("model.hidden=[12,8]", "seeds=2"),
     "same-ticket": ("model.hidden=[12,8]", "seeds=2", "optim.steps=10"),
+    "mask-transport": ("optim.steps=4", "seeds=1"),
     "rewinding": ("method.levels=1", "optim.steps=210", "seeds=1", "width=.05", "optim.batch=2"),
     "connectivity": ("optim.steps=4", "seeds=1"),
 }
@@ -76,6 +77,7 @@ FEWER: dict[str, dict[str, Any]] = {  # arms of the grids, those among them that
         "late": 2,
         "widths": [0.05, 0.1],
     },
+    "mask-transport": {"widths": [0.25, 2]},
     "multi-prize": {"densities": [0.1, 0.5], "widths": [0.1, 0.25]},
     "canvas": {
         "ticket": ["method=imp", "method.levels=8", "width=0.5"],

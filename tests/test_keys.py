@@ -188,6 +188,7 @@ IN_THE_KEY = {
         "method.kind": "shuffle",
         "method.trunk_level": "2",
         "method.trunk_seed": "1",
+        "method.trunk_shift": "1",
         "method.binarise": "true",
     },
 }
@@ -300,6 +301,7 @@ PINNED: dict[tuple[str, ...], str] = {
     ("method=biprop", "model=convnet"): "biprop-convnet-digits-w1-5c17c596",
     ("method=supermask", "model=mlp"): "supermask-mlp-digits-w1-4d297216",
     ("method=gem_miner",): "gem_miner-lenet-digits-w1-ad9ed3f6",
+    ("method=control", "trunk={method:imp}"): "control-lenet-digits-w1-3264c5b6",
     ("optim.schedule=multistep", "optim.milestones=[200,300]", "optim.clip=1"): "imp-lenet-digits-w1-0b421ee4",
 }
 

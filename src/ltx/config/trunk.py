@@ -96,6 +96,14 @@ def searches(config: dict[str, Any]) -> bool:
     return bool(method.trains == "scores")
 
 
+def prunes_trained(trunk: Checked) -> bool:
+    """Tell whether level 0 of a trunk is a trained dense network, and later levels have masks."""
+    from ltx.methods import WithoutGradients
+
+    trained = not searches(trunk.config) and not isinstance(trunk.method, WithoutGradients)
+    return trained and trunk.method.last_level > 0
+
+
 def check(spec: Checked, network: nn.Module) -> None:
     """Raise BadInput where a run cannot stand on its trunk, or has none and needs one."""
     from ltx.tensors import matrices
@@ -120,10 +128,11 @@ def check(spec: Checked, network: nn.Module) -> None:
             f"the trunk's network has other shapes at {', '.join(unlike)}: what it found fits only "
             "a network of the same width, classes and input."
         )
-    if method.get("kind") == "transport" and (searches(below) or spec.trunk.method.last_level == 0):
+    if method.get("kind") == "transport" and not prunes_trained(spec.trunk):
         raise BadInput(
-            "method.kind=transport moves the mask of a pruned network by way of its dense one, and "
-            f"method={below['name']} trains none; trunk={{method:imp,method.levels:14}} does."
+            "method.kind=transport moves a mask by way of the trained dense networks of two seeds, but with "
+            f"method={below['name']} the trunk has none with levels pruned from it; "
+            "trunk={method:imp,method.levels:14} has."
         )
     if method.get("kind") in ("ticket", "data_order") and below.get("retrain", "rewind") != "rewind":
         raise BadInput(
@@ -134,8 +143,9 @@ def check(spec: Checked, network: nn.Module) -> None:
 
 def seed_of(spec: Checked, seed: int) -> int:
     """Return the trunk's seed that one of this run's seeds stands on."""
-    pinned = spec.config["method"].get("trunk_seed")
-    return seed if pinned is None else int(pinned)
+    method = spec.config["method"]
+    pinned, shift = method.get("trunk_seed"), method.get("trunk_shift")
+    return int(pinned) if pinned is not None else seed + int(shift or 0)
 
 
 def seeds_of(spec: Checked, seed: int) -> list[int]:

@@ -94,7 +94,7 @@ def transported(trunk: State, context: Context, level: int) -> State:
     def canonical(state: State) -> Tensors:
         context.network.load_state_dict(state.weights | state.buffers)
         verify(context.network, table, context.batch(0)[0], context.streams.generator("mask", "verify"))
-        return balanced(folded(context.network, table).state_dict(), table)
+        return balanced(folded(context.network, table, torch.float64).state_dict(), table)
 
     own, other = canonical(context.dense(True)), canonical(context.dense(False))
     orders = weight_matching(own, other, table, context.streams.generator("mask", "matching"))
@@ -130,6 +130,7 @@ class Method(dense.Method):
     kind: what is changed, one of KINDS. Those that draw initial weights train from step 0, the others from the trunk's
         anchor.
     trunk_level: stand on that level of the trunk alone. trunk_seed: every seed stands on that seed of the trunk.
+    trunk_shift: every seed stands on the trunk's seed of its own number plus this.
     binarise: start from sign(w) * alpha * mask, alpha = mean |w| over the layer's kept weights.
     """
 
@@ -141,6 +142,7 @@ class Method(dense.Method):
     trunk_level: Annotated[int, Ge(0)] | None
     trunk_seed: Annotated[int, Ge(0)] | None
     binarise: Literal[True] | None = None
+    trunk_shift: Annotated[int, Ge(1)] | None = None
 
     @property
     def last_level(self) -> int:
@@ -151,7 +153,17 @@ class Method(dense.Method):
             raise ValueError(f"method.kind={self.kind} is unknown{nearest(self.kind, KINDS)}")
         if self.levels is None and self.trunk_level is None:
             raise ValueError("method=control needs trunk={method:imp,...} to stand on")
+        if self.trunk_seed is not None and self.trunk_shift is not None:
+            raise ValueError(
+                f"method.trunk_seed={self.trunk_seed} and method.trunk_shift={self.trunk_shift} both say which seed of "
+                "the trunk is stood on; give one of them"
+            )
         if self.kind == "transport":
+            if self.trunk_seed is None and self.trunk_shift is None:
+                raise ValueError(
+                    "method.kind=transport moves the mask of another seed, but every seed stands on the trunk's seed "
+                    "of its own number; give method.trunk_shift=1 or method.trunk_seed=0"
+                )
             table_of(layout.network)
 
     def plan(self, level: int, steps: int, trunk: Plan | None) -> Plan:

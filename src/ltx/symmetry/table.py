@@ -11,10 +11,7 @@ from torch import nn
 
 from ltx.errors import nearest
 
-EXAMPLE = """
-    def symmetry(self):
-        from ltx.symmetry import Units
-        return [Units(("fc1",), ("fc2",)), Units(("fc2",), ("out",))]"""
+EXAMPLE = 'def symmetry(self): return [Units(("fc1",), ("fc2",)), Units(("fc2",), ("out",))]'
 
 
 @dataclass(frozen=True)
@@ -71,7 +68,7 @@ def table_of(module: nn.Module) -> Table:
     if said is None:
         raise ValueError(
             f"{type(module).__name__} does not say what its hidden units are; name the layers that write and read "
-            f"them in a method like this one:{EXAMPLE}"
+            f"them in a method, with Units of ltx.symmetry: {EXAMPLE}"
         )
     found = said()
     table = found if isinstance(found, Table) else Table(tuple(found))
