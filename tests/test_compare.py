@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -136,6 +137,45 @@ def test_networks_of_other_shapes_and_faulty_words_are_refused(runs: tuple[Path,
         result = compared(ltx, root, *words)
         assert result.code == 2 and reason in " ".join(result.err.split()), (words, result.err)
     assert not (root / "compare" / "nothing").exists()
+
+
+OWN = """
+import math
+from torch import nn
+
+class Net(nn.Sequential):
+    def __init__(self, input_shape, classes):
+        super().__init__(nn.Flatten(), nn.Linear(math.prod(input_shape), 6), nn.{activation}(), nn.Linear(6, classes))
+"""
+TABLE = """
+    def symmetry(self):
+        from ltx.symmetry import Units
+        return [Units(("1",), ("3",))]
+"""
+
+
+@pytest.mark.parametrize(
+    ("activation", "table", "note"),
+    [
+        ("ReLU", TABLE, ""),
+        ("ReLU", "", "does not say what its hidden units are"),
+        ("GELU", TABLE, "say rescales=False"),
+    ],
+)
+def test_a_users_network_is_compared_by_the_symmetries_that_it_states_where_they_hold(
+    activation: str, table: str, note: str, ltx: Ltx, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("ownnet.py").write_text(OWN.format(activation=activation) + table)
+    monkeypatch.delitem(sys.modules, "ownnet", raising=False)
+    words = ("model=own", "model.name=ownnet:Net", "model.init=kaiming_normal", *IMP[:3], "optim.steps=5", "seeds=2")
+    assert ltx("run", *words, "workers=0").code == 0
+    [key] = run_keys(root)
+    assert ltx("compare", key, f"{key}:1").code == 2, "its module is imported only where that is asked for"
+    result = ltx("compare", key, f"{key}:1", "--json", "trust=true")
+    assert result.code == 0, result.err
+    said = json.loads(result.out)
+    assert (set(said["alike"]) == set()) == bool(note) and note in " ".join(said["notes"])
+    assert said["lines"] and not said["same_init"]
 
 
 def made(shared: int, size_mean: float, z: float, ceiling: float | None = None) -> Identity:

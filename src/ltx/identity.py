@@ -78,6 +78,8 @@ class Known:
         spec, seed = self.spec, self.seed
         while spec.trunk is not None and spec.method.needs_trunk:
             spec, seed = spec.trunk, seed_of(spec, seed)
+        if spec.trunk is not None:  # it goes on from the trunk's end, which its first level began with
+            return open_run(self.path.parent / spec.key, trust=True).ticket(seed, 0).begin
         network = spec.network(streams=spec.streams(seed))
         if spec.start is not None:
             spec.start.load(network)
@@ -92,9 +94,13 @@ class Known:
     def table(self) -> Table:
         """The symmetries of the network. Raises ValueError where it does not state them, or states others."""
         table = table_of(self.module)
-        x = self.spec.form.inputs(self.spec.data.train.x[:VERIFIED])
-        verify(self.module, table, x, generator("compare", self.seed, "verify"))
+        verify(self.module, table, self.examples(VERIFIED), generator("compare", self.seed, "verify"))
         return table
+
+    def examples(self, count: int) -> Tensor:
+        """Return the first training examples, the same for every run on these data."""
+        x, _ = self.spec.data.train.take(slice(0, count))
+        return self.spec.form.inputs(x)
 
     @cached_property
     def canonical(self) -> tuple[Tensors, int]:
@@ -105,8 +111,7 @@ class Known:
     @cached_property
     def activations(self) -> list[Tensor]:
         """What the hidden units make of training examples."""
-        x = self.spec.form.inputs(self.spec.data.train.x[:MATCHED])
-        return activations(self.module, self.table, x)
+        return activations(self.module, self.table, self.examples(MATCHED))
 
     @property
     def accuracy(self) -> float:
@@ -119,7 +124,7 @@ class Known:
         """The class of every test example."""
         with torch.no_grad(), self.spec.form.context("cpu"):
             outputs = [self.module(self.spec.form.inputs(x)) for x, _ in self.spec.data.test.chunks(2048)]
-        return torch.cat(outputs).argmax(dim=1)
+        return torch.cat(outputs).argmax(dim=-1)
 
 
 def comparable(one: Known, other: Known) -> None:
@@ -219,7 +224,7 @@ def compare(
         every,
         disagreement(one, other),
     )
-    unknown = stated(one)
+    unknown = without_symmetry(one, other)
     if unknown:
         step("the line between them")
         return replace(found, lines=lines(one, other, {IDENTITY: []}), notes=[unknown])
@@ -240,13 +245,13 @@ def compare(
     )
 
 
-def stated(known: Known) -> str:
-    """Return why the network's symmetries are not known, empty where they are."""
+def without_symmetry(one: Known, other: Known) -> str:
+    """Return why two networks are compared without symmetries, empty where both state the same ones."""
     try:
-        known.table  # noqa: B018  it is asked for later, and refused here
+        alike = one.table == other.table
     except ValueError as error:
         return f"weights are compared as they are, without symmetries: {error}"
-    return ""
+    return "" if alike else "weights are compared as they are: the networks state different symmetries"
 
 
 def disagreement(one: Known, other: Known) -> float:
