@@ -23,8 +23,9 @@ GROUND = "ground"
 HEIGHT, STEP = 0.62, 1.0  # of a box, and from row to row
 PLACES = {  # of each room: its middle, its width (both in parts of the picture) and what it is
     "cli": (0.4, 0.32, "commands and key=value"),
-    "figures": (0.4, 0.32, "a paper's arms and claims"),
-    "api": (0.82, 0.3, "ltx.run, ltx.open_run"),
+    "figures": (0.3, 0.32, "a paper's arms and claims"),
+    "identity": (0.54, 0.32, "two tickets compared"),
+    "api": (0.76, 0.3, "ltx.run, ltx.open_run"),
     "runs": (0.63, 0.36, "what is missing, and doing it"),
     "report": (0.54, 0.32, "tables, plots, progress"),
     "launch": (0.885, 0.2, "where workers live"),
@@ -65,7 +66,7 @@ def heights() -> dict[str, float]:
 
 def draw() -> Figure:
     """Draw the rooms and their arrows."""
-    figure = Figure(figsize=(4.72, 5.4))  # 12 cm
+    figure = Figure(figsize=(4.72, 6.5))  # 12 cm
     axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
     axes.set(xlim=(0, 1), ylim=(-0.95, STEP * len(ROWS) - 0.5))
     axes.set_axis_off()

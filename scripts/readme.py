@@ -33,7 +33,8 @@ LEVELS = (0, 3, 5, 8, 11, 14)  # those of its table that README shows
 METHODS = ("dense", "imp", "edge_popup", "biprop", "supermask", "gem_miner", "at_init")
 EACH = ["width=.25", "seeds=5"]  # the accuracies of the methods are of these
 SWEPT = [[f"method={m}", f"width={w}"] for m in ("dense", "imp", "edge_popup", "biprop") for w in (0.25, 0.5, 1, 2)]
-FIGURES = ("imp", "tail", "bits")  # the last two are not made at a tiny size: a tail needs many masks
+# The first alone is made at a tiny size: a tail needs many masks, and the others have sizes of their own.
+FIGURES = ("imp", "tail", "bits", "same-ticket", "reinforcement")
 PAGES = ("README.md", "docs/methods.md")
 SMALL = ["optim.steps=42", "seeds=2", "width=.1", "workers=0"]
 SMALL_FIGURE = ["optim.steps=10", "seeds=2", "width=.05", "method.levels=2", "workers=0"]

@@ -20,7 +20,9 @@ ROWS = (
     ("config",),
     ("launch", "report"),
     ("runs",),
-    ("figures", "identity", "api"),
+    ("api",),
+    ("identity",),
+    ("figures",),
     ("cli",),
 )
 DOORS = {
