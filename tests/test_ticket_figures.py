@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
+from helpers import same, spec, trained
 
 from ltx.figures import read, reinforcement, same_ticket
 from ltx.figures.claims import Claim
+from ltx.tensors import under
 
 WIDTHS, SEEDS = (0.25, 0.5, 1.0, 2.0), range(100, 106)
 
@@ -80,3 +84,11 @@ def test_what_tickets_share_is_decided_against_chance_and_against_a_search_run_t
     assert {name for name, claim in found.items() if claim.verdict == "failed"} == {"IMP twice", "edge-popup twice"}
     nothing = same_ticket.claims(shared(0.0), fixed)
     assert nothing["degree"].verdict == "undecided" and nothing["biprop"].verdict == "undecided"
+
+
+def test_a_shorter_run_at_a_constant_rate_is_the_beginning_of_a_longer_one(tmp_path: Path) -> None:
+    network = ("model.hidden=[8,6]", "model.bias=false", "seeds=1")
+    [(shorter, _)] = trained(spec("method=dense", "optim.steps=4", *network), tmp_path / "shorter")
+    longer = spec("method=imp", "method.levels=0", "method.rewind=4", "optim.steps=9", *network)
+    [(level, _)] = trained(longer, tmp_path / "longer")
+    assert same(under("end", shorter), under("anchor", level)) and not same(under("end", level), under("end", shorter))
