@@ -16,7 +16,7 @@ from ltx.tensors import under
 WIDTHS, SEEDS = (0.25, 0.5, 1.0, 2.0), range(100, 106)
 
 
-def trained(gain: float, counterpart: float, rest: float, loss: float) -> pd.DataFrame:
+def changed(gain: float, counterpart: float, rest: float, loss: float) -> pd.DataFrame:
     """Return tickets before and after training, which changes accuracies and losses by these."""
     noise = np.random.default_rng(0)
     rows = []
@@ -38,7 +38,7 @@ def decided(table: pd.DataFrame) -> dict[str, Claim]:
 
 
 def test_a_ticket_that_training_favours_is_said_to_be_reinforced() -> None:
-    found = decided(trained(gain=0.1, counterpart=0.02, rest=-0.2, loss=-0.3))
+    found = decided(changed(gain=0.1, counterpart=0.02, rest=-0.2, loss=-0.3))
     assert {claim.verdict for name, claim in found.items() if name not in ("edge-popup width", "random accuracy")} == {
         "passed"
     }
@@ -48,7 +48,7 @@ def test_a_ticket_that_training_favours_is_said_to_be_reinforced() -> None:
 
 
 def test_a_ticket_that_training_spoils_is_said_to_be_dampened() -> None:
-    found = decided(trained(gain=-0.1, counterpart=0.02, rest=0.2, loss=0.3))
+    found = decided(changed(gain=-0.1, counterpart=0.02, rest=0.2, loss=0.3))
     names = ("edge-popup accuracy 1", "edge-popup counterparts", "edge-popup loss", "IMP accuracy", "rest accuracy 2")
     assert {found[name].verdict for name in names} == {"failed"}
 
