@@ -248,6 +248,13 @@ def masks() -> Iterator[Line]:
     return masks.lines()
 
 
+def pairs() -> Iterator[Line]:
+    """Pairs of networks: their units matched, and the line between them followed, on one core."""
+    import matching
+
+    return matching.lines()
+
+
 def command(*words: str | Path) -> Callable[[], float]:
     """Return a function that runs a command and returns its seconds."""
     return lambda: timed(lambda: subprocess.run(words, check=True, stdout=subprocess.DEVNULL))
@@ -340,6 +347,7 @@ BENCHES = {
     "level": of_steps("level"),
     "data": images,
     "masks": masks,
+    "matching": pairs,
 }
 
 
