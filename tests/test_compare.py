@@ -16,7 +16,8 @@ from ltx import open_run
 from ltx.analysis.connectivity import Barrier
 from ltx.analysis.identity import IDENTITY, WEIGHTS, Alike, Ceiling, Identity, Line, Side
 from ltx.analysis.overlap import Null, Overlap
-from ltx.identity import Known, words_for
+from ltx.identity.beside import words_for
+from ltx.identity.measure import Known
 from ltx.report.identity_words import answer, renamed
 from ltx.store.find import run_keys
 

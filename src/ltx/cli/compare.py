@@ -24,7 +24,7 @@ def compare(arguments: list[str]) -> int:
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     from ltx.api import open_run
-    from ltx.identity import STEPS, comparison
+    from ltx.identity.beside import STEPS, comparison
     from ltx.report.identity_picture import picture
     from ltx.report.identity_words import plain, sentences, tables
     from ltx.report.plots import save_plot

@@ -17,7 +17,7 @@ from ltx.figures.arms import Arm, Finished, Store
 from ltx.figures.claims import Claim, decide, stated
 from ltx.figures.drawing import curve, line_at
 from ltx.figures.networks import one_thread, the_arm, ticket
-from ltx.identity import Known, lines, orders
+from ltx.identity.measure import Known, lines, orders
 from ltx.report.layout import legend_above
 from ltx.report.style import density_axis, number_axis, page
 

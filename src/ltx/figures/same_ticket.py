@@ -16,7 +16,7 @@ from ltx.analysis.overlap import against, overlap, together
 from ltx.figures.arms import Arm, Finished, Store
 from ltx.figures.claims import Claim, decide, stated
 from ltx.figures.networks import one_thread, opened
-from ltx.identity import Known, alike, orders
+from ltx.identity.measure import Known, alike, orders
 from ltx.report.style import beside, number_axis, page, within
 from ltx.report.style import curve as style_curve
 from ltx.streams import generator

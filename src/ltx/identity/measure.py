@@ -1,9 +1,8 @@
-"""Whether two tickets are the same: masks against every null, weights up to symmetry, and the line between them."""
+"""What comparing two tickets measures: overlaps against nulls, networks under orders of units, lines between them."""
 
 from __future__ import annotations
 
 import math
-import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -13,19 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from ltx.analysis.connectivity import barriers
-from ltx.analysis.identity import ACTIVATIONS, IDENTITY, WEIGHTS, Alike, Ceiling, Identity, Line, Side
+from ltx.analysis.identity import ACTIVATIONS, IDENTITY, WEIGHTS, Alike, Identity, Line, Side
 from ltx.analysis.nulls import ROUNDS, degree_matched, layer_matched, size_matched
 from ltx.analysis.overlap import Law, Null, against, by_layer, overlap, together
 from ltx.api import Run, Ticket, open_run, seed_folder
-from ltx.config.compose import compose as composed
-from ltx.config.flat import NOT_SAID, Flat, flatten, read, without_plumbing
-from ltx.config.names import GROUPS
 from ltx.config.spec import Spec
 from ltx.config.trunk import seed_of
-from ltx.config.words import text
 from ltx.errors import BadInput
-from ltx.store.files import Damaged
-from ltx.store.find import run_keys
 from ltx.store.folders import RunFolder
 from ltx.streams import generator
 from ltx.symmetry import Table, table_of, verify
@@ -40,10 +33,6 @@ DRAWS, FEWEST = 200, 20  # random masks of given degrees: as many as these for s
 TRADED = 4e8  # weights that may be traded for them in all
 VERIFIED = 20  # training examples on which a network's symmetries are tried
 MATCHED = 1000  # training examples whose activations are matched
-STRANGERS = 4  # unrelated networks that are matched likewise, at most
-STEPS = 7  # that `comparison` tells of
-SEARCHED = ("order", "augment", "mask", "noise")  # the streams that a search draws from, beside the initialisation's
-AGAIN = 1000  # a number that these streams can be pinned to, which no usual seed has
 
 
 @dataclass(frozen=True)
@@ -140,6 +129,14 @@ def comparable(one: Known, other: Known) -> None:
         raise BadInput(f"{one.run} and {other.run} have seen data of other shapes.")
 
 
+def nulls(one: Known, other: Known) -> tuple[dict[str, Null], dict[str, Null]]:
+    """Return what every null says of the overlap in all layers, by its name, and the layer-matched one by layer."""
+    masks = one.ticket.mask, other.ticket.mask
+    found, whole, parts = laws(one, other), overlap(*masks), by_layer(*masks)
+    every = {name: against(whole, together(by_name.values())) for name, by_name in found.items()}
+    return every, {name: against(parts[name], law) for name, law in found["layer"].items()}
+
+
 def laws(one: Known, other: Known) -> dict[str, dict[str, Law]]:
     """Return what the shared count would be by chance in every layer, by the name of the null."""
     first, second = one.ticket.mask, other.ticket.mask
@@ -152,14 +149,6 @@ def laws(one: Known, other: Known) -> dict[str, dict[str, Law]]:
         "degree": degree_matched(first, second, rng, draws),
         "size": size_matched(first, second, sizes),
     }
-
-
-def nulls(one: Known, other: Known) -> tuple[dict[str, Null], dict[str, Null]]:
-    """Return what every null says of the overlap in all layers, by its name, and the layer-matched one by layer."""
-    masks = one.ticket.mask, other.ticket.mask
-    found, whole, parts = laws(one, other), overlap(*masks), by_layer(*masks)
-    every = {name: against(whole, together(by_name.values())) for name, by_name in found.items()}
-    return every, {name: against(parts[name], law) for name, law in found["layer"].items()}
 
 
 def orders(one: Known, other: Known) -> dict[str, list[Tensor]]:
@@ -259,87 +248,6 @@ def disagreement(one: Known, other: Known) -> float:
     if one.spec.facts.task == "regression":
         return math.nan
     return float((one.predictions != other.predictions).float().mean())
-
-
-def comparison(
-    one: tuple[Run, int | None, int | None],
-    other: tuple[Run, int | None, int | None],
-    root: Path,
-    step: Callable[[str], None] = lambda _: None,
-) -> tuple[Identity, Known, Known]:
-    """Compare the tickets of two runs, each given with its seed and level, beside what the store can add.
-
-    That is how much each search shares with itself, and tickets of other inits of the second run. Raises BadInput.
-    """
-    step("reading")
-    first, second = Known.of(*one), Known.of(*other)
-    comparable(first, second)
-    found = compare(first, second, strangers(first, second, other[0]), step)
-    step("the same search run twice")
-    sides = {"A": (first, one[0])} | ({} if first.run == second.run else {"B": (second, other[0])})
-    ceilings, missing = [], []
-    for name, (side, run) in sides.items():
-        twin = again(side, root, run.trust)
-        if twin is None:
-            missing.append(twice(name, side))
-        else:
-            ceilings.append(Ceiling(name, twin.run, overlap(side.ticket.mask, twin.ticket.mask).iou))
-    return replace(found, ceilings=ceilings, missing=missing), first, second
-
-
-def strangers(one: Known, other: Known, run: Run) -> list[Known]:
-    """Return tickets like the second of other seeds of its run, whose inits have nothing to do with the first's."""
-    found: list[Known] = []
-    for folder in RunFolder(other.path).seeds():
-        if folder.seed not in (one.seed, other.seed) and other.level in folder.levels() and len(found) < STRANGERS:
-            stranger = Known.of(run, folder.seed, other.level)
-            if not same(one.init, stranger.init) and not same(other.init, stranger.init):
-                found.append(stranger)
-    return found
-
-
-def again(known: Known, root: Path, trust: bool) -> Known | None:
-    """Return a ticket of the same search and init that drew other data orders or scores, if the store has one."""
-    own = searched(known.path)
-    for key in run_keys(root):
-        path = root / "runs" / key
-        if key == known.run or key.split("-")[:1] != known.run.split("-")[:1] or searched(path) != own:
-            continue
-        if known.level in RunFolder(path).seed(known.seed).levels():
-            return Known.of(open_run(path, trust), known.seed, known.level)
-    return None
-
-
-def searched(path: Path) -> Flat:
-    """Return what a run searches, and where: its config without seeds, levels and what a search draws from."""
-    try:
-        flat = read(path)
-    except Damaged:
-        return {"damaged": str(path)}
-    drawn = {f"{trunk}streams.{name}" for name in SEARCHED for trunk in ("", "trunk.")}
-    return {key: value for key, value in flat.items() if key not in drawn and key not in NOT_SAID}
-
-
-def twice(name: str, known: Known) -> str:
-    """Say which command runs a search a second time, for how much it shares with itself."""
-    pins = [f"streams.{stream}={AGAIN}" for stream in SEARCHED]
-    command = shlex.join(["ltx", "run", *words_for(known.spec), f"seeds=[{known.seed}]", *pins])
-    return f"How much {name}'s search shares with itself is not known; it is once this has run: `{command}`."
-
-
-def words_for(spec: Spec) -> list[str]:
-    """Return words that make a run's config, its seeds and what changes no result aside."""
-    streams = {**spec.config["streams"], **dict.fromkeys(SEARCHED)}
-    own = without_plumbing(flatten({**spec.config, "trunk": None, "streams": streams}))
-    groups = [f"{group}={spec.config[group]['name']}" for group in GROUPS if ":" not in spec.config[group]["name"]]
-    usual = without_plumbing(flatten(composed(groups, [])))
-    changed = {key: own.get(key) for key in {**usual, **own} if own.get(key) != usual.get(key) and key != "seeds"}
-    words = [*groups, *(f"{key}={text(value)}" for key, value in changed.items() if not key.endswith("_digest"))]
-    if spec.trunk is None:
-        return words
-    # The trunk takes over everything but the method.
-    below = [word for word in words_for(spec.trunk) if word.startswith("method") or word not in words]
-    return [*words, f"trunk={text(dict(word.split('=', 1) for word in below))}"]
 
 
 def side(known: Known) -> Side:
