@@ -36,11 +36,11 @@ def opened(directory: Path) -> Run:
 
 
 class Scorer:
-    """Scores any weights of one run's network on a part of its data."""
+    """Scores any weights of one run's network on its test part."""
 
-    def __init__(self, spec: Spec, part: str = "test"):
+    def __init__(self, spec: Spec):
         self.network, self.form, self.task = spec.network(), spec.form, TASKS[spec.data.task]
-        self.split = getattr(spec.data, part)
+        self.split = spec.data.test
 
     def __call__(self, weights: Tensors) -> tuple[float, float]:
         """Return loss and accuracy of the network with these weights, those of norms and biases among them."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import pandas as pd
-import torch
 from matplotlib.figure import Figure
 
 from ltx.analysis.connectivity import instability
@@ -13,6 +12,7 @@ from ltx.config.spec import Spec
 from ltx.figures.arms import Arm, Store
 from ltx.figures.claims import Claim, decide, stated
 from ltx.figures.drawing import curve, line_at, reference
+from ltx.figures.networks import one_thread
 from ltx.report.letters import SMALL
 from ltx.report.style import number_axis, page, within
 from ltx.store.folders import RunFolder
@@ -81,15 +81,10 @@ def measure(spec: Spec, copy: Spec, seed: int, level: int) -> float:
         weights = {name: end[name] for name, _ in network.named_parameters()}
         return end | run.method.effective(weights, {}, mask)
 
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with spec.form.context("cpu"):
-            ends = effective(spec), effective(copy)
-            _, errors = along(network, *ends, data.test, TASKS[data.task], spec.form, restate=subset)
-        return instability(errors)
-    finally:
-        torch.set_num_threads(threads)
+    with one_thread(), spec.form.context("cpu"):
+        ends = effective(spec), effective(copy)
+        _, errors = along(network, *ends, data.test, TASKS[data.task], spec.form, restate=subset)
+    return instability(errors)
 
 
 def draw(table: pd.DataFrame) -> Figure:
