@@ -44,7 +44,7 @@ def lines() -> Iterator[Line]:
     seen: dict[str, list[float]] = {}
 
     def together() -> None:
-        seen["together"], _ = along(network, one, other, split, task)
+        [(seen["together"], _)] = along(network, one, other, [split], task)
 
     def loop() -> None:
         seen["loop"] = [evaluate(network, between(one, other, i / 29), split, task)[0] for i in range(30)]

@@ -99,7 +99,7 @@ def test_a_line_needs_both_ends() -> None:
         barriers([0.1])
     run = spec(*FULLY_CONNECTED[0])
     with pytest.raises(ValueError, match="points=1"):
-        along(run.network(), end(run, 0), end(run, 1), run.data.test, CLASSIFICATION, points=1)
+        along(run.network(), end(run, 0), end(run, 1), [run.data.test], CLASSIFICATION, points=1)
 
 
 def test_integers_on_the_line_are_those_of_the_first_end() -> None:
@@ -119,13 +119,17 @@ def test_a_line_is_a_plain_loop_over_its_points(
     test, calibration = parts(run)
     restate = calibration if restated else None
     with run.form.context("cpu"):
-        losses, errors = along(
-            run.network(), end(run, 0), end(run, 1), test, CLASSIFICATION, run.form, points=5, restate=restate
+        val = run.data.val
+        (losses, errors), of_val = along(
+            run.network(), end(run, 0), end(run, 1), [test, val], CLASSIFICATION, run.form, points=5, restate=restate
+        )
+        [alone] = along(
+            run.network(), end(run, 0), end(run, 1), [val], CLASSIFICATION, run.form, points=5, restate=restate
         )
         expected = looped(run, 5, restate)
     assert losses == pytest.approx([loss for loss, _ in expected], abs=1e-6, rel=1e-6)
     assert errors == pytest.approx([error for _, error in expected], abs=1e-6)
-    assert len(set(losses)) == 5
+    assert len(set(losses)) == 5 and of_val == alone
 
 
 @pytest.mark.parametrize("words", [FULLY_CONNECTED[1], LOOPED[0]], ids=" ".join)
@@ -134,7 +138,7 @@ def test_the_network_is_left_as_it_was(words: tuple[str, ...]) -> None:
     test, calibration = parts(run)
     network = run.network(streams=Streams(7, 0, 0, 0, 0)).train()
     before = copy.deepcopy(network.state_dict())
-    along(network, end(run, 0), end(run, 1), test, CLASSIFICATION, points=3, restate=calibration)
+    along(network, end(run, 0), end(run, 1), [test], CLASSIFICATION, points=3, restate=calibration)
     assert network.training
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
 
@@ -145,7 +149,8 @@ def test_a_network_has_no_barrier_to_itself(words: tuple[str, ...]) -> None:
     test, calibration = parts(run)
     state = end(run, 0)
     for restate in (None, calibration):
-        for values in along(run.network(), state, dict(state), test, CLASSIFICATION, restate=restate):
+        [ways] = along(run.network(), state, dict(state), [test], CLASSIFICATION, restate=restate)
+        for values in ways:
             assert len(values) == 30 and barriers(values) == Barrier(0, 0)
 
 
@@ -154,7 +159,7 @@ def test_a_state_of_another_network_is_refused() -> None:
     one, other = end(run, 0), end(run, 1)
     del one["out.bias"], other["out.bias"]
     with pytest.raises(RuntimeError, match=r"out\.bias"):
-        along(run.network(), one, other, run.data.test, CLASSIFICATION, points=3)
+        along(run.network(), one, other, [run.data.test], CLASSIFICATION, points=3)
 
 
 def test_large_networks_and_others_than_fully_connected_ones_take_turns() -> None:

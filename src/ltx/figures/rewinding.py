@@ -83,7 +83,7 @@ def measure(spec: Spec, copy: Spec, seed: int, level: int) -> float:
 
     with one_thread(), spec.form.context("cpu"):
         ends = effective(spec), effective(copy)
-        _, errors = along(network, *ends, data.test, TASKS[data.task], spec.form, restate=subset)
+        [(_, errors)] = along(network, *ends, [data.test], TASKS[data.task], spec.form, restate=subset)
     return instability(errors)
 
 

@@ -184,11 +184,12 @@ def lines(one: Known, other: Known, chosen: dict[str, list[Tensor]], points: int
     for name, order in chosen.items():
         end = other.module.state_dict()
         end = permuted(end, one.table, order) if name != IDENTITY else end
-        for part, split in (("train", data.measured), ("test", data.test)):
-            for restate in (None,) if again is None else (None, again):
-                with form.context("cpu"):
-                    ways = along(one.module, begin, end, split, TASKS[data.task], form, points, restate)
-                for of, values in zip(("loss", "error"), ways, strict=True):
+        for restate in (None,) if again is None else (None, again):
+            with form.context("cpu"):
+                splits = data.measured, data.test
+                ways = along(one.module, begin, end, splits, TASKS[data.task], form, points, restate)
+            for part, way in zip(("train", "test"), ways, strict=True):
+                for of, values in zip(("loss", "error"), way, strict=True):
                     found.append(Line(name, part, of, restate is not None, values, barriers(values)))
     return found
 

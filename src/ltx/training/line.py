@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -24,17 +25,18 @@ def along(
     network: nn.Module,
     one: Tensors,
     other: Tensors,
-    split: Split,
+    splits: Sequence[Split],
     task: Task,
     form: Form = USUAL,
     points: int = 30,
     restate: Split | None = None,
-) -> tuple[list[float], list[float]]:
-    """Return mean losses and errors at equidistant points of the line, both ends included; error is 1 - accuracy.
+) -> list[tuple[list[float], list[float]]]:
+    """Return of each split mean losses and errors at equidistant points of the line, both ends included.
 
-    one, other: all parameters and buffers of the ends, as the network sees them. Buffers lie on the line as well. With
-    `restate` the BatchNorm statistics of every point are estimated on that split instead. The network is left as it
-    was, and as for `evaluate` the caller enters `form.context`. Raises ValueError for fewer than two points.
+    Error is 1 - accuracy. one, other: all parameters and buffers of the ends, as the network sees them. Buffers lie on
+    the line as well. With `restate` the BatchNorm statistics of every point are estimated on that split instead. The
+    network is left as it was, and as for `evaluate` the caller enters `form.context`. Raises ValueError for fewer than
+    two points.
     """
     if points < 2:
         raise ValueError(f"points={points} do not make a line; give at least 2, the ends")
@@ -53,7 +55,7 @@ def along(
         if restate is not None:
             reestimate(scratch, {}, restate, form)
 
-    found: list[tuple[float, float]] = []
+    found: list[list[tuple[float, float]]] = [[] for _ in splits]
     if len(shares) > 1 and stackable(scratch, form):
         for start in range(0, points, POINTS):
             states = stacked(one, other, shares[start : start + POINTS])
@@ -62,13 +64,15 @@ def along(
                     load({name: tensor[i] for name, tensor in states.items()})
                     for name in buffers(scratch):
                         states[name][i] = held[name]
-            found += side_by_side(scratch, states, split, task, form)
+            for values, split in zip(found, splits, strict=True):
+                values += side_by_side(scratch, states, split, task, form)
     else:
         for share in shares:
             load(between(one, other, share))
-            found.append(evaluate(scratch, {}, split, task, form))
-    found *= points // len(found)
-    return [loss for loss, _ in found], [1 - score for _, score in found]
+            for values, split in zip(found, splits, strict=True):
+                values.append(evaluate(scratch, {}, split, task, form))
+    copies = points // len(shares)
+    return [([loss for loss, _ in values] * copies, [1 - score for _, score in values] * copies) for values in found]
 
 
 def stacked(one: Tensors, other: Tensors, shares: list[float]) -> Tensors:
