@@ -158,14 +158,14 @@ def answer(found: Identity) -> str:
     least = min((null.z for null in found.nulls.values() if not math.isnan(null.z)), default=math.nan)
     if not least >= SHOWN:
         return f"Not the same ticket: {shared}, no more than by chance ({chance})."
-    known = [ceiling for ceiling in found.ceilings if ceiling.iou > null.mean]
-    if known:
-        best = min(known, key=lambda ceiling: ceiling.iou)
-        of_ceiling = (whole.iou - null.mean) / (best.iou - null.mean)
-        twice = f"two runs of {best.of}'s search share {percent(best.iou)}"
-        if of_ceiling >= AS_OFTEN:
-            return f"The same ticket, as far as the search finds one twice: {shared}, {chance}, and {twice}."
-        return f"Related, but not the same ticket: {shared}; {chance}, and {twice}."
+    ceilings = sorted((one for one in found.ceilings if one.iou > null.mean), key=lambda one: one.iou)
+    if ceilings:
+        reached = [(whole.iou - null.mean) / (ceiling.iou - null.mean) >= AS_OFTEN for ceiling in ceilings]
+        twice = " and ".join(f"two runs of {ceiling.of}'s search share {percent(ceiling.iou)}" for ceiling in ceilings)
+        if all(reached) and ceilings[-1].iou > 0.5:
+            return f"The same ticket, as far as a search finds one twice: {shared}; {chance}, {twice}."
+        other = f" {ceilings[0].of}'s search finds another ticket each time." if reached[0] else ""
+        return f"Related, but not the same ticket: {shared}; {chance}, {twice}.{other}"
     inside = "mostly the same" if null.corrected > 0.5 else "related, but not the same"
     return f"{inside.capitalize()} ticket: {shared}, where {chance} (z = {least:.1f})."
 
