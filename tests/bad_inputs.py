@@ -508,7 +508,7 @@ TYPED: list[tuple[str, str]] = [
     (f"{OWN_NET}bad_net:", "package.module:Class"),
     ("run model.name=lenett", "did you mean 'lenet'?"),
     (f"{OWN_NET}bad_net.py:Net", "not a file: bad_net:Net"),
-    (f"{OWN_NET}bad_package/nets.py:Net", "not a file: bad_package.bad_net:Net"),
+    (f"{OWN_NET}bad_package/nets.py:Net", "not a file: bad_package.nets:Net"),
     (f"{OWN_NET}bad_net.Net", "Your own: bad_net:Net"),
     (f"{OWN_NET}bad_net", "package.module:Class"),
     (f"{OWN_NET}bad_net:net", "did you mean 'Net'?"),

@@ -148,7 +148,7 @@ def test_every_criterion_at_initialisation_ranks_the_weights_of_the_file(criteri
 def test_a_control_keeps_the_files_weights_or_draws_others_at_random(kind: str, file: Path) -> None:
     below, values = started(file, "imp"), load_file(file)
     levels_of(below)
-    method = content("method", "control") | {"kind": kind, "trunk_level": 1}
+    method = content("method", "control") | {"kind": kind, "trunk_level": 1, "trunk_seed": 0}
     found = Spec.of({**below.config, "method": method, "trunk": below.config})
     ((tensors, _),) = levels_of(found)
     begin, mask = under("begin", tensors), under("mask", tensors)
