@@ -64,6 +64,11 @@ FILES: dict[str, str | bytes] = {
     "weights/old.bin": pickled(old=True),
     # networks
     "bad_net.py": TORCH + NET,
+    "bad_symmetry.py": net(
+        "self.a(x.flatten(1)))",
+        "self.a(x.flatten(1)).tanh())\n\n    def symmetry(self):\n        from ltx.symmetry import Units\n\n"
+        "        return [Units(('a',), ('b',))]",
+    ),
     "bad_import.py": "import torch\n\nimport einops\n",
     "bad_import_below.py": "import bad_import\n",
     "bad_from.py": "from torch import Linnear\n",
@@ -473,6 +478,10 @@ TYPED: list[tuple[str, str]] = [
     # criteria that need symmetries
     ("run method.criterion=gauge_magnitude model=mlp model.activation=sign", "method.criterion=final ranks"),
     (f"{OWN_NET}bad_net:Net method.criterion=gauge_magnitude", "Net does not say what its hidden units are"),
+    (
+        f"{OWN_NET}bad_symmetry:Net method.criterion=gauge_magnitude",
+        "the scale of the units of 'a'; say rescales=False",
+    ),
     # yaml files of one's own
     (f"{MINE} method=bare", "`defaults: [imp, _self_]`"),
     (f"{MINE} method=bar", "did you mean 'bare'?"),

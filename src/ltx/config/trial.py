@@ -79,10 +79,27 @@ def check(spec: Parts) -> None:
             if unknown:
                 raise BadInput(f"the method would prune {unknown[0]}{nearest(unknown[0], matrices)}")
             spec.method.check(Layout.of(network, names, spec.config["model"], spec.facts.task), spec.optim.steps)
+            try_symmetry(spec)
         except ValueError as error:
             raise BadInput(f"{str(error).rstrip('.')}.") from error
         for level in {0, spec.method.last_level}:
             spec.plan(level)
+
+
+def try_symmetry(spec: Parts) -> None:
+    """Raise ValueError where a network of the user's does not have the symmetries that the method needs of it."""
+    from ltx.streams import generator
+    from ltx.symmetry import table_of, verify
+    from ltx.tensors import seeded
+
+    if spec.method.needs_symmetry and ":" in spec.config["model"]["name"]:
+        import torch
+
+        rng = generator("trial", 0, "symmetry")
+        with seeded(0):
+            module = spec.network()
+        zeros = spec.facts.zeros(20, "cpu")
+        verify(module, table_of(module), torch.from_numpy(rng.standard_normal(tuple(zeros.shape))).float(), rng)
 
 
 def check_width(spec: Parts) -> None:

@@ -150,6 +150,10 @@ class Method(Protocol):
     def trains_norms(self) -> bool:
         """Tell whether a search trains the parameters of norms beside its scores; it trains nothing else."""
 
+    @property
+    def needs_symmetry(self) -> bool:
+        """Tell whether the method renames or rescales hidden units, so that the network's table of them must hold."""
+
     def prunable(self, matrices: list[str]) -> list[str]:
         """Return the parameters to mask, in order. Raises ValueError for an unknown layer."""
 

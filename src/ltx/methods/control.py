@@ -148,6 +148,10 @@ class Method(dense.Method):
     def last_level(self) -> int:
         return 0 if self.trunk_level is not None else self.levels or 0
 
+    @property
+    def needs_symmetry(self) -> bool:
+        return self.kind == "transport"
+
     def check(self, layout: Layout, steps: int) -> None:
         if self.kind not in KINDS:
             raise ValueError(f"method.kind={self.kind} is unknown{nearest(self.kind, KINDS)}")

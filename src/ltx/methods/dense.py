@@ -34,6 +34,11 @@ class Method:
     def trains_norms(self) -> bool:
         return False
 
+    @property
+    def needs_symmetry(self) -> bool:
+        """Tell whether the method renames or rescales hidden units, so that the network's table of them must hold."""
+        return False
+
     def prunable(self, matrices: list[str]) -> list[str]:
         return matrices
 

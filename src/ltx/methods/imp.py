@@ -51,6 +51,10 @@ class Method(dense.Method):
     def last_level(self) -> int:
         return self.levels
 
+    @property
+    def needs_symmetry(self) -> bool:
+        return self.criterion == "gauge_magnitude"
+
     def prunable(self, matrices: list[str]) -> list[str]:
         left = without(self.exclude, matrices)
         for pattern in self.fraction if isinstance(self.fraction, dict) else ():
