@@ -125,6 +125,21 @@ def test_a_control_is_held_against_the_weights_that_its_mask_was_chosen_over(
     assert all(torch.equal(tensor, trunk.init[name]) for name, tensor in control.init.items())
 
 
+def test_what_goes_on_from_a_trunk_is_held_against_the_weights_it_began_with(
+    runs: tuple[Path, dict[str, str]], ltx: Ltx
+) -> None:
+    root, _ = runs
+    before = set(run_keys(root))
+    assert ltx("run", *SHORT, *IMP, "trunk={method:dense,optim.steps:5}", "seeds=1", f"root={root}").code == 0
+    [key] = {key for key in set(run_keys(root)) - before if key.startswith("imp")}
+    run = open_run(root / "runs" / key)
+    found = Known.of(run, 0)
+    level_0 = run.ticket(0, 0)
+    assert all(torch.equal(found.init[name], tensor) for name, tensor in level_0.begin.items())
+    drawn = run.spec.network(streams=run.spec.streams(0)).get_parameter("fc1.weight")
+    assert not torch.equal(found.init["fc1.weight"], drawn)
+
+
 def test_networks_of_other_shapes_and_faulty_words_are_refused(runs: tuple[Path, dict[str, str]], ltx: Ltx) -> None:
     root, keys = runs
     for words, reason in (

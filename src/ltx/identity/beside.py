@@ -22,7 +22,7 @@ from ltx.store.find import run_keys
 from ltx.store.folders import RunFolder
 
 STRANGERS = 4  # unrelated networks that are matched likewise, at most
-STEPS = 7  # that `comparison` tells of
+STEPS = 6  # that `comparison` tells of
 SEARCHED = ("order", "augment", "mask", "noise")  # the streams that a search draws from, beside the initialisation's
 AGAIN = 1000  # a number that these streams can be pinned to, which no usual seed has
 
