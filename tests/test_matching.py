@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 import torch
-from test_symmetry import NETWORKS, apart, draw, drawn, ladder, orders_of, scales_of
+from symmetric import NETWORKS, apart, draw, drawn, ladder, orders_of, scales_of
 from torch import Tensor
 
 from ltx.models.mlp import Model as MLP

@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 import torch
 from helpers import STREAMS, File, context, dying, initial, same, spec, trained
-from test_symmetry import apart, draw, drawn, orders_of, scales_of
+from symmetric import apart, draw, drawn, orders_of, scales_of
 from torch import Tensor, nn
 from torch.func import functional_call
 
