@@ -16,7 +16,7 @@ from ltx.analysis.identity import ACTIVATIONS, IDENTITY, WEIGHTS
 from ltx.figures.arms import Arm, Finished, Store
 from ltx.figures.claims import Claim, decide, stated
 from ltx.figures.drawing import curve, line_at
-from ltx.figures.networks import one_thread, the_arm, ticket
+from ltx.figures.networks import known, one_thread, the_arm
 from ltx.identity.measure import Known, lines, orders
 from ltx.report.layout import legend_above
 from ltx.report.style import density_axis, number_axis, page
@@ -72,11 +72,6 @@ def rows(store: Store) -> pd.DataFrame:
                     seen += between_inits(known(done, seed, 0), known(redrawn, seed, 0))
                 found += [{**facts, "seed": seed, **row} for row in seen]
     return pd.DataFrame(found)
-
-
-def known(done: Finished, seed: int, level: int) -> Known:
-    """Return the end of a level as what is compared."""
-    return Known(ticket(done, seed, level), done.spec.directory, seed, level)
 
 
 def untrained(one: Known) -> Known:

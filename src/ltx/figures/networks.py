@@ -12,6 +12,7 @@ import torch
 from ltx.api import Run, Ticket, open_run
 from ltx.config.spec import Spec
 from ltx.figures.arms import Finished, Store
+from ltx.identity.measure import Known
 from ltx.tensors import Tensors
 from ltx.training.evaluate import evaluate
 from ltx.training.task import TASKS
@@ -25,8 +26,12 @@ def the_arm(store: Store, **facts: str | float) -> Finished:
 
 def ticket(done: Finished, seed: int, level: int | None = None) -> Ticket:
     """Return what a level of a seed began with and ended at; the last level that was asked for unless told."""
-    chosen = done.spec.method.last_level if level is None else level
-    return opened(done.spec.directory).ticket(seed, chosen)
+    return known(done, seed, level).ticket
+
+
+def known(done: Finished, seed: int, level: int | None = None) -> Known:
+    """Return the same as what is compared with others."""
+    return Known.of(opened(done.spec.directory), seed, done.spec.method.last_level if level is None else level)
 
 
 @cache

@@ -13,9 +13,9 @@ from ltx.analysis.identity import IDENTITY, WEIGHTS
 from ltx.analysis.intervals import interval
 from ltx.analysis.nulls import degree_matched, layer_matched, size_matched
 from ltx.analysis.overlap import against, overlap, together
-from ltx.figures.arms import Arm, Finished, Store
+from ltx.figures.arms import Arm, Store
 from ltx.figures.claims import Claim, decide, stated
-from ltx.figures.networks import one_thread, opened
+from ltx.figures.networks import known, one_thread
 from ltx.identity.measure import Known, alike, orders
 from ltx.report.style import beside, number_axis, page, within
 from ltx.report.style import curve as style_curve
@@ -52,21 +52,16 @@ def rows(store: Store) -> pd.DataFrame:
         for width in dict.fromkeys(float(done.arm.facts["width"]) for done in store.arms):
             arms = {str(d.arm.facts["search"]): d for d in store.arms if d.arm.facts["width"] == width}
             seeds = arms["IMP"].spec.seeds
-            known = {(name, seed): read(done, seed) for name, done in arms.items() for seed in done.spec.seeds}
+            tickets = {(name, seed): known(done, seed) for name, done in arms.items() for seed in done.spec.seeds}
             for seed, stranger in zip(seeds, [*seeds[1:], seeds[0]], strict=True):
-                own = {name: known[name, seed] for name in arms}
-                own |= {name + UNRELATED: known[name, stranger] for name in arms}
+                own = {name: tickets[name, seed] for name in arms}
+                own |= {name + UNRELATED: tickets[name, stranger] for name in arms}
                 for one, other in (*SAME, *OTHERS, *APART):
                     facts = {"width": width, "seed": seed, "one": one, "other": other}
                     found.append(
                         facts | compared(own[one], own[other], (one, other) in SAME, (one, other) not in OTHERS)
                     )
     return pd.DataFrame(found)
-
-
-def read(done: Finished, seed: int) -> Known:
-    """Return a ticket at the last level that was asked for."""
-    return Known.of(opened(done.spec.directory), seed, done.spec.method.last_level)
 
 
 def compared(one: Known, other: Known, degrees: bool, matched: bool) -> dict[str, float]:
