@@ -156,7 +156,7 @@ def test_a_finished_run_is_opened_as_tables_and_tickets(finished):
     kept = sum(int(mask.sum()) for mask in ticket.mask.values())
     assert kept == run.summary.query("seed == 1 and level == 1")["kept"].item() and not ticket.score
     assert all(not ticket.weights[name][~mask].any() for name, mask in ticket.mask.items())
-    with pytest.raises(BadInput, match=r"no finished level 7 of seed 0. There are: seed_000/level_00, "):
+    with pytest.raises(BadInput, match=r"no finished level 7 of seed 0. There are levels of seed 0: 0-"):
         run.ticket(level=7)
     with pytest.raises(BadInput, match="no run's directory"):
         open_run(finished / "plots")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -16,7 +17,7 @@ from ltx import open_run
 from ltx.analysis.connectivity import Barrier
 from ltx.analysis.identity import IDENTITY, WEIGHTS, Alike, Ceiling, Identity, Line, Side
 from ltx.analysis.overlap import Null, Overlap
-from ltx.identity.beside import words_for
+from ltx.identity.beside import twice, words_for
 from ltx.identity.measure import Known
 from ltx.report.identity_words import answer, renamed
 from ltx.store.find import run_keys
@@ -107,6 +108,22 @@ def test_a_second_run_of_a_search_is_found_in_the_store_and_gives_the_ceiling(
     one, other = (open_run(root / "runs" / keys[name]).ticket(0).mask for name in ("popup", "again"))
     shared = sum(int((one[n] & other[n]).sum()) for n in one) / sum(int((one[n] | other[n]).sum()) for n in one)
     assert said["ceilings"] == [{"of": "B", "run": keys["again"], "iou": shared}]
+
+
+def test_a_second_run_of_a_search_has_another_data_order(runs: tuple[Path, dict[str, str]], ltx: Ltx) -> None:
+    root, keys = runs
+    again = Known.of(open_run(root / "runs" / keys["again"]), 0)
+    assert "streams.order=1001" in twice("A", again), "its own is pinned to 1000 already"
+    before = set(run_keys(root))
+    assert ltx("run", *SHORT, *IMP, "streams.mask=7", "seeds=1", f"root={root}").code == 0
+    [key] = set(run_keys(root)) - before
+    shutil.move(root / "runs" / keys["again"], root / "away")
+    try:
+        same_order = json.loads(compared(ltx, root, keys["imp"], key, "--json").out)
+        assert same_order["iou"] == 1 and same_order["ceilings"] == [], "the same search in the same order is no second"
+    finally:
+        shutil.move(root / "away", root / "runs" / keys["again"])
+        shutil.rmtree(root / "runs" / key)
 
 
 def test_the_command_that_is_named_runs_the_same_search_once_more(runs: tuple[Path, dict[str, str]], ltx: Ltx) -> None:

@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     from ltx.tensors import Tensors
 
 
+SHOWN = 3  # seeds that a message tells the levels of
+
+
 @dataclass(frozen=True)
 class Ticket:
     """One level of one seed: what it started from and ended at, all on the CPU, by parameter name.
@@ -130,9 +133,13 @@ class Run:
         finished = folder.levels()
         chosen = finished[-1] if level is None and finished else level or 0
         if chosen not in finished:
-            there = ", ".join(f"{f.path.name}/level_{n:02d}" for f in run.seeds() for n in f.levels())
+            there = [f"seed {f.seed}: {stretches(f.levels())}" for f in run.seeds() if f.levels()]
+            if finished:
+                there = [f"seed {folder.seed}: {stretches(finished)}"]
+            levels = "; ".join(there[:SHOWN]) + (f" and {len(there) - SHOWN} seeds more" if len(there) > SHOWN else "")
             raise BadInput(
-                f"{self.path} has no finished level {chosen} of seed {folder.seed}. There are: {there or 'none'}."
+                f"{self.path} has no finished level {chosen} of seed {folder.seed}. There are levels of "
+                f"{levels or 'none'}."
             )
         spec = self.spec
         tensors, meta = level_file(folder, chosen, spec.identity(folder.seed))
@@ -141,6 +148,17 @@ class Run:
         own, scores, gate = (all_laid_out(found, like) for found in ({name: end[name] for name in like}, score, mask))
         weights = cpu(spec.method.effective(own, scores, gate))  # as they lay in training, which orders a layer's sums
         return Ticket(spec, weights, mask, under("begin", tensors), end, score, meta["row"]["density"])
+
+
+def stretches(numbers: Sequence[int]) -> str:
+    """Write ascending numbers with those that follow on one another as one: 0-3, 7."""
+    found: list[list[int]] = []
+    for number in numbers:
+        if found and number == found[-1][-1] + 1:
+            found[-1].append(number)
+        else:
+            found.append([number])
+    return ", ".join(f"{part[0]}-{part[-1]}" if len(part) > 1 else f"{part[0]}" for part in found)
 
 
 def seed_folder(run: RunFolder, seed: int | None) -> SeedFolder:

@@ -65,14 +65,16 @@ def strangers(one: Known, other: Known, run: Run) -> list[Known]:
 
 
 def again(known: Known, root: Path, trust: bool) -> Known | None:
-    """Return a ticket of the same search and init that drew other data orders or scores, if the store has one."""
+    """Return a ticket of the same search and init in another data order, if the store has one."""
     own = searched(known.path)
     for key in run_keys(root):
         path = root / "runs" / key
         if key == known.run or key.split("-")[:1] != known.run.split("-")[:1] or searched(path) != own:
             continue
         if known.level in RunFolder(path).seed(known.seed).levels():
-            return Known.of(open_run(path, trust), known.seed, known.level)
+            found = Known.of(open_run(path, trust), known.seed, known.level)
+            if order_of(found) != order_of(known):
+                return found
     return None
 
 
@@ -86,9 +88,16 @@ def searched(path: Path) -> Flat:
     return {key: value for key, value in flat.items() if key not in drawn and key not in NOT_SAID}
 
 
+def order_of(known: Known) -> int:
+    """Return the seed of the data order that a ticket was found in."""
+    spec, seed = known.origin
+    return spec.streams(seed).order
+
+
 def twice(name: str, known: Known) -> str:
     """Say which command runs a search a second time, for how much it shares with itself."""
-    pins = [f"streams.{stream}={AGAIN}" for stream in SEARCHED]
+    other = AGAIN if order_of(known) != AGAIN else AGAIN + 1
+    pins = [f"streams.{stream}={other}" for stream in SEARCHED]
     command = shlex.join(["ltx", "run", *words_for(known.spec), f"seeds=[{known.seed}]", *pins])
     return f"How much {name}'s search shares with itself is not known; it is once this has run: `{command}`."
 

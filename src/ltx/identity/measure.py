@@ -61,12 +61,18 @@ class Known:
         """The run's spec."""
         return self.ticket.spec
 
-    @cached_property
-    def init(self) -> Tensors:
-        """The initial weights that the mask was chosen over, as drawn: those of a control's trunk."""
+    @property
+    def origin(self) -> tuple[Spec, int]:
+        """The run that chose the mask, and its seed: this one, or the trunk of a control."""
         spec, seed = self.spec, self.seed
         while spec.trunk is not None and spec.method.needs_trunk:
             spec, seed = spec.trunk, seed_of(spec, seed)
+        return spec, seed
+
+    @cached_property
+    def init(self) -> Tensors:
+        """The initial weights that the mask was chosen over, as drawn: those of a control's trunk."""
+        spec, seed = self.origin
         if spec.trunk is not None:  # it goes on from the trunk's end, which its first level began with
             tensors, _ = level_file(RunFolder(self.path.parent / spec.key).seed(seed), 0, spec.identity(seed))
             return under("begin", tensors)
