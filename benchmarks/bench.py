@@ -15,8 +15,9 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,18 @@ class Line:
         return f"{self.name:32} {figure:>8} / {reach:9} {verdict:8} {self.detail}"
 
 
+@dataclass(frozen=True)
+class Level:
+    """A level to train: of which run, from which state, on which data."""
+
+    spec: Any
+    network: Any
+    state: Any
+    data: Any
+    streams: Any
+    number: int
+
+
 def medians(*sides: Callable[[], float], rounds: int = ROUNDS) -> list[float]:
     """Return the median of what each side measures, the sides taking turns, after a round that does not count."""
     times = [[side() for side in sides] for _ in range(rounds + 1)][1:]
@@ -58,39 +71,23 @@ def timed(call: Callable[[], object]) -> float:
 
 def lenet_step() -> Iterator[Line]:
     """B1: a masked LeNet-300-100 step on data of MNIST's size, against Trainer + DataLoader + self.log every step."""
-    import numpy as np
-    import torch
     from reference import lightning_loop
 
-    from ltx.config.spec import Spec
     from ltx.data.batches import Batches
-    from ltx.data.splits import Dataset, Memory
-    from ltx.methods import State
-    from ltx.streams import Streams
-    from ltx.tensors import Tensors
 
-    torch.set_num_threads(1)
-    steps, rng = 468, np.random.default_rng(0)
-    x = torch.from_numpy(rng.standard_normal((60128, 1, 28, 28), dtype=np.float32))
-    y = torch.from_numpy(rng.integers(0, 10, 60128))
-    train, val = Memory(x[:60000], y[:60000]), Memory(x[60000:], y[60000:])
-    data, streams = Dataset(train, val, val, 10), Streams(0, 0, 0, 0, 0)
-    sgd = ["optim=sgd", "optim.momentum=0", "optim.schedule=constant", "optim.batch=128", f"optim.steps={steps}"]
-    spec = Spec.of(composed("method=imp", "method.levels=1", *sgd))
-    network = lenet(28 * 28)
-    start = {name: tensor.detach().clone() for name, tensor in network.named_parameters()}
-    mask = {name: torch.from_numpy(rng.random(start[name].shape) < 0.5) for name in ("fc1.weight", "fc2.weight")}
-    start |= {name: start[name] * keep for name, keep in mask.items()}
-    batches = Batches(data, 128, streams).indices(0, steps).numpy()
-    ends: dict[str, Tensors] = {}
+    level = of_mnists_size(density=0.5)
+    spec, network, train, mask = level.spec, level.network, level.data.train, level.state.mask
+    steps = spec.optim.steps
+    batches = Batches(level.data, 128, level.streams).indices(0, steps).numpy()
+    ends: dict[str, Any] = {}
 
     def ours() -> float:
-        seconds, trained, _ = fit(spec, network, State(start, {}, mask), data, streams, level=1)
+        seconds, trained, _ = fit(level)
         ends["ltx"] = trained.weights
         return seconds / steps
 
     def plain() -> float:
-        network.load_state_dict(start)
+        network.load_state_dict(level.state.weights)
         seconds = timed(lambda: lightning_loop(network, mask, train.x, train.y, batches, spec.optim.lr))
         ends["plain"] = {name: tensor.detach().clone() for name, tensor in network.named_parameters()}
         return seconds / steps
@@ -99,6 +96,58 @@ def lenet_step() -> Iterator[Line]:
     assert_close("B1", ends["ltx"], ends["plain"])
     a, b = medians(ours, plain)
     yield Line("B1 LeNet step, plain / ltx", b / a, 1.25, "x", True, f"{b * 1e3:.2f} / {a * 1e3:.2f} ms")
+
+
+def compressed_step() -> Iterator[Line]:
+    """B3: a LeNet-300-100 step on data of MNIST's size, its sparse layers as compressed rows, against dense ones.
+
+    At 5 % density, at 10 %, and at the density up to which a run compresses.
+    """
+    from ltx.config.schema import TrainerConfig
+    from ltx.training.rows import fits
+
+    most = TrainerConfig.model_fields["sparse_cpu"].default
+    for density, reach in ((0.05, 3.0), (0.1, 2.0), (most, 1.0)):
+        level = of_mnists_size(density)
+        rows = fits(level.network, level.spec.form)
+        ends: dict[bool, Any] = {}
+
+        def step(names: list[str], level: Level = level, ends: dict[bool, Any] = ends) -> float:
+            seconds, trained, _ = fit(level, names)
+            ends[bool(names)] = trained.weights
+            return seconds / level.spec.optim.steps
+
+        a, b = medians(partial(step, rows), partial(step, []))
+        assert_close(f"B3 at {density:.0%}", ends[True], ends[False], 1e-4)
+        detail = f"{b * 1e3:.2f} / {a * 1e3:.2f} ms; {', '.join(rows)}"
+        yield Line(f"B3 LeNet at {density:.0%}, dense / rows", b / a, reach, "x", True, detail)
+
+
+def of_mnists_size(density: float) -> Level:
+    """Return level 1 of LeNet-300-100 on random data of MNIST's size.
+
+    Of its two hidden layers the state keeps a random share of the weights.
+    """
+    import numpy as np
+    import torch
+
+    from ltx.config.spec import Spec
+    from ltx.data.splits import Dataset, Memory
+    from ltx.methods import State
+    from ltx.streams import Streams
+
+    torch.set_num_threads(1)
+    steps, rng = 468, np.random.default_rng(0)
+    x = torch.from_numpy(rng.standard_normal((60128, 1, 28, 28), dtype=np.float32))
+    y = torch.from_numpy(rng.integers(0, 10, 60128))
+    train, val = Memory(x[:60000], y[:60000]), Memory(x[60000:], y[60000:])
+    sgd = ["optim=sgd", "optim.momentum=0", "optim.schedule=constant", "optim.batch=128", f"optim.steps={steps}"]
+    spec = Spec.of(composed("method=imp", "method.levels=1", *sgd))
+    network = lenet(28 * 28)
+    start = {name: tensor.detach().clone() for name, tensor in network.named_parameters()}
+    mask = {name: torch.from_numpy(rng.random(start[name].shape) < density) for name in ("fc1.weight", "fc2.weight")}
+    start |= {name: start[name] * keep for name, keep in mask.items()}
+    return Level(spec, network, State(start, {}, mask), Dataset(train, val, val, 10), Streams(0, 0, 0, 0, 0), 1)
 
 
 def selection() -> Iterator[Line]:
@@ -148,7 +197,7 @@ def runner_tax() -> Iterator[Line]:
     results: dict[str, Any] = {}
 
     def ours() -> float:
-        seconds, trained, losses = fit(spec, network, State(start, {}, mask), data, streams, level=0)
+        seconds, trained, losses = fit(Level(spec, network, State(start, {}, mask), data, streams, 0))
         results["ltx"] = trained.weights, losses
         return seconds / steps
 
@@ -292,8 +341,11 @@ def lenet(inputs: int) -> Any:
     return Model(input_shape=(inputs,), classes=10, width=1.0, hidden=[300, 100], norm=None, bias=True)
 
 
-def fit(spec: Any, network: Any, state: Any, data: Any, streams: Any, level: int) -> tuple[float, Any, list[float]]:
-    """Train a level as a worker does, records to a file; return seconds, what it left and the validation losses."""
+def fit(level: Level, rows: Sequence[str] = ()) -> tuple[float, Any, list[float]]:
+    """Train a level as a worker does, records to a file; return seconds, what it left and the validation losses.
+
+    `rows` names the weights that are held as compressed rows.
+    """
     from ltx.store.seeds import Records, SeedFolder
     from ltx.training.fit import Hooks, Setup, train
 
@@ -305,8 +357,10 @@ def fit(spec: Any, network: Any, state: Any, data: Any, streams: Any, level: int
             records.add({"seed": 0, **row} for row in rows)
             losses.extend(row["loss"] for row in rows if row["split"] == "val")
 
+        spec = level.spec
         hooks = Hooks(record, lambda *_: None, lambda *_: None, spec.config["trainer"]["checkpoint_seconds"])
-        setup = Setup(network, spec.method, state, spec.plan(level), spec.optim, data, streams, hooks, spec.form)
+        plan, beginning = spec.plan(level.number), (level.network, spec.method, level.state)
+        setup = Setup(*beginning, plan, spec.optim, level.data, level.streams, hooks, spec.form, rows)
         began = time.perf_counter()
         trained = train(setup, "cpu", spec.config["trainer"], None)
         seconds = time.perf_counter() - began
@@ -314,11 +368,11 @@ def fit(spec: Any, network: Any, state: Any, data: Any, streams: Any, level: int
     return seconds, trained, losses
 
 
-def assert_close(name: str, ours: Any, theirs: Any) -> None:
+def assert_close(name: str, ours: Any, theirs: Any, most: float = 1e-5) -> None:
     """Stop if the two sides did not end at the same weights, and say how close they are."""
     import torch
 
-    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=most)
     same = all(torch.equal(ours[key], theirs[key]) for key in ours)
     worst = max(float((ours[key] - theirs[key]).abs().max()) for key in ours)
     print(f"{name}: both sides end at the same weights, {'bit for bit' if same else f'within {worst:.1e}'}")
@@ -337,6 +391,7 @@ def of_steps(name: str) -> Callable[[], Iterator[Line]]:
 
 BENCHES = {
     "B1": lenet_step,
+    "B3": compressed_step,
     "B4": of_steps("edge_popup"),
     "B5": of_steps("biprop"),
     "B6": selection,

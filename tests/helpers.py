@@ -84,10 +84,10 @@ def dying(function: Callable[..., Any], call: int) -> Callable[..., Any]:
     """Return a function that raises OSError at one of its calls, counted from 1, as if its process ended there."""
     calls = itertools.count(1)
 
-    def until_then(*args: Any) -> Any:
+    def until_then(*args: Any, **options: Any) -> Any:
         if next(calls) == call:
             raise OSError("killed")
-        return function(*args)
+        return function(*args, **options)
 
     return until_then
 

@@ -68,6 +68,7 @@ class Case:
     chunk: int = 100
     every: float = 1e9
     precision: str = "32-true"
+    compressed: tuple[str, ...] = ()
     check: Callable[[], None] = lambda: None
     checkpoints: dict[int, bytes] = field(default_factory=dict)
     records: list[dict[str, Any]] = field(default_factory=list)
@@ -85,8 +86,9 @@ class Case:
         hooks = Hooks(self.records.extend, lambda step, loss: None, self.checkpoint, self.every, self.check)
         options = {"deterministic": True, "chunk": self.chunk}
         plan = Plan(self.level, 0, self.first, self.last, self.anchor, rate_at=self.rate_at)
+        data, form = self.data or blobs(), Form(self.precision)
         setup = Setup(
-            network, self.method, state, plan, self.recipe, self.data or blobs(), STREAMS, hooks, Form(self.precision)
+            network, self.method, state, plan, self.recipe, data, STREAMS, hooks, form, compressed=self.compressed
         )
         return train(setup, "cpu", options, resume)
 

@@ -15,7 +15,7 @@ from ltx.config import defaults
 from ltx.config.loading import load
 from ltx.config.names import check_trusted
 from ltx.config.spec import Spec
-from ltx.errors import BadInput, Failed, forget_notices
+from ltx.errors import BadInput, Failed, forget_notices, stretches
 from ltx.launch import local as launch
 from ltx.launch.signals import interruptible
 from ltx.store.files import Damaged, read_yaml, unpack
@@ -148,17 +148,6 @@ class Run:
         own, scores, gate = (all_laid_out(found, like) for found in ({name: end[name] for name in like}, score, mask))
         weights = cpu(spec.method.effective(own, scores, gate))  # as they lay in training, which orders a layer's sums
         return Ticket(spec, weights, mask, under("begin", tensors), end, score, meta["row"]["density"])
-
-
-def stretches(numbers: Sequence[int]) -> str:
-    """Write ascending numbers with those that follow on one another as one: 0-3, 7."""
-    found: list[list[int]] = []
-    for number in numbers:
-        if found and number == found[-1][-1] + 1:
-            found[-1].append(number)
-        else:
-            found.append([number])
-    return ", ".join(f"{part[0]}-{part[-1]}" if len(part) > 1 else f"{part[0]}" for part in found)
 
 
 def seed_folder(run: RunFolder, seed: int | None) -> SeedFolder:

@@ -7,7 +7,7 @@ import difflib
 import sys
 import sysconfig
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 _noticed: set[str] = set()
 
@@ -98,3 +98,14 @@ def noticed(text: str) -> bool:
 def forget_notices() -> None:
     """Begin another command of the same process: what was said before may be said again."""
     _noticed.clear()
+
+
+def stretches(numbers: Sequence[int]) -> str:
+    """Write ascending numbers with those that follow on one another as one: 0-3, 7."""
+    found: list[list[int]] = []
+    for number in numbers:
+        if found and number == found[-1][-1] + 1:
+            found[-1].append(number)
+        else:
+            found.append([number])
+    return ", ".join(f"{part[0]}-{part[-1]}" if len(part) > 1 else f"{part[0]}" for part in found)

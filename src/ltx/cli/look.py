@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import shlex
 from pathlib import Path
+from statistics import mean
 from typing import TYPE_CHECKING, Any
 
-from ltx.errors import BadInput, nearest, notice, printable
+from ltx.errors import BadInput, nearest, notice, printable, stretches
 
 if TYPE_CHECKING:
+    from ltx.store.folders import RunFolder
     from ltx.store.sweeps import SweepFolder
 
 
@@ -136,10 +138,30 @@ def show_run(path: Path) -> int:
     if rows:
         console = Console(highlight=False)
         console.print(table(rows, path.name, console.width))
+    if said := compressed_rows(folder):
+        print(said)
     for plot in sorted((path / "plots").glob("*.png")):
         print(f"plot: {plot}")
     print(f"run:  {path}")
     return 0
+
+
+def compressed_rows(folder: RunFolder) -> str:
+    """Say which layers were trained as compressed rows, at which levels, and how long a level took; or nothing."""
+    names: set[str] = set()
+    levels: set[int] = set()
+    for seed in folder.seeds():
+        for level, meta in seed.metas().items():
+            found = meta.get("compressed")
+            if isinstance(found, list) and found:
+                levels.add(level)
+                names |= {printable(str(name)).removesuffix(".weight") for name in found}
+    if not levels:
+        return ""
+    ends = [row for seed in folder.seeds() for row in seed.records() if row["split"] == "test"]
+    took = {level: [row["seconds"] for row in ends if row["level"] == level] for level in (0, max(levels))}
+    times = [f"level {level} took {mean(seconds):.1f} s a seed" for level, seconds in took.items() if seconds]
+    return "; ".join([f"compressed rows: {', '.join(sorted(names))} at levels {stretches(sorted(levels))}", *times])
 
 
 def show_sweep(sweep: SweepFolder) -> int:

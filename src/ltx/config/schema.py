@@ -62,6 +62,9 @@ def no_float16(value: Any) -> Any:
     return value
 
 
+Share = Annotated[float, Ge(0), Le(1)]
+
+
 class TrainerConfig(BaseModel):
     """What reaches Lightning's Trainer, the steps fused into one training_step, seconds between checkpoints.
 
@@ -69,6 +72,9 @@ class TrainerConfig(BaseModel):
         32-true: float32. bf16-mixed: matrix products and convolutions in bfloat16 (autocast); weights, scores,
         statistics and the optimiser's moments stay float32. bf16-true: all of these are bfloat16 too, in the level
         files as well; what changes a value by less than about 1/256 of it is lost then, so that no scores are searched.
+    sparse_cpu, sparse_cuda: the density up to which a linear layer is computed from its kept weights alone on a device
+        (see `training.rows`); 0: never. Measured beforehand (`make bench ARGS=B3`) and never timed while anything runs,
+        so that a run does the same wherever it goes on. A config written before there were these has none.
     """
 
     model_config = STRICT
@@ -76,6 +82,8 @@ class TrainerConfig(BaseModel):
     deterministic: bool
     chunk: Annotated[int, Ge(1)]
     checkpoint_seconds: Annotated[float, Ge(0)]
+    sparse_cpu: Share = 0.25
+    sparse_cuda: Share = 0.0
 
 
 class RunConfig(BaseModel):

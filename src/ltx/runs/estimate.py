@@ -9,16 +9,23 @@ from dataclasses import dataclass
 
 import torch
 import yaml
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ltx.config.spec import Spec
-from ltx.methods import WithoutGradients
+from ltx.errors import stretches
+from ltx.methods import WithoutGradients, imp, layer
+from ltx.methods.counts import total
 from ltx.methods.ticket_sample import FITTED, SCORED
 from ltx.report.progress import clock
+from ltx.runs.checks import pick_device
 from ltx.runs.memory import needed
 from ltx.runs.point import level_steps, missing_levels
 from ltx.runs.sweep import expand, labels, workers
 from ltx.store.folders import RunFolder
+from ltx.tensors import matrices
+from ltx.training.leaves import masks_alone
+from ltx.training.rows import GROWTH, LEAST, few, fits
 
 # On one core of a 2-core cloud machine: operations a second in float32 and with bfloat16, and what each parameter
 # tensor costs a step besides, in layers around it, its gradient and its update. LeNet, convnet, Conv-2, Conv-4, VGG-11,
@@ -36,6 +43,47 @@ def step_seconds(spec: Spec) -> float:
         network(spec.form.inputs(spec.facts.zeros(spec.optim.batch, "meta")))
     rate = FLOPS if spec.form.precision == "32-true" else BF16_FLOPS
     return TENSOR * len([*network.parameters()]) + 3 * counter.get_total_flops() / rate
+
+
+def planned(spec: Spec, level: int, network: nn.Module) -> float:
+    """Return the share of its prunable weights that a level keeps, 1 where that is not known before it is trained."""
+    method = spec.method
+    if method.needs_trunk and spec.trunk is not None:
+        return planned(spec.trunk, min(level, spec.trunk.method.last_level), network)
+    if isinstance(method, imp.Method):
+        at = {name: network.get_parameter(name).shape for name in method.prunable(matrices(network))}
+        return total(method.kept(level, at)) / sum(shape.numel() for shape in at.values())
+    return float(getattr(method, "density", 1.0))
+
+
+def compressed(spec: Spec) -> dict[int, tuple[list[str], float]]:
+    """Return by level which matrices it will likely train as compressed rows, and the seconds a step then saves."""
+    if isinstance(spec.method, WithoutGradients):
+        return {}
+    network, device = spec.network(device="meta"), pick_device(spec.config["device"])
+    fitting = {*fits(network, spec.form)} & {*spec.method.prunable(matrices(network))}
+    sizes = {name: network.get_parameter(name).numel() for name in fitting}
+    found = {}
+    for level in range(spec.method.last_level + 1) if sizes else ():
+        kept = planned(spec, level, network)
+        names = few({name: (round(kept * n), n) for name, n in sizes.items()}, device, spec.config["trainer"])
+        if names and masks_alone(spec.method, spec.plan(level)):
+            dense = 6 * spec.optim.batch * sum(sizes[name] for name in names) / FLOPS
+            found[level] = names, dense * (1 - LEAST - GROWTH * kept)
+    return found
+
+
+def sparse_words(spec: Spec) -> str:
+    """Say which layers will likely be trained as compressed rows, at which levels, and what that saves; or nothing."""
+    found = compressed(spec)
+    if not found:
+        return ""
+    names = sorted({layer(name) for names, _ in found.values() for name in names})
+    saved = sum(level_steps(spec, level)[1] * seconds for level, (_, seconds) in found.items()) * len(spec.seeds)
+    return (
+        f"compressed rows: {', '.join(names)} at level{'s' if len(found) > 1 else ''} {stretches([*found])}, where few "
+        f"weights are kept; that saves about {clock(saved)} of one worker's time (trainer.sparse_cpu=0: never)\n"
+    )
 
 
 def mask_seconds(spec: Spec) -> float:
@@ -76,9 +124,11 @@ def cost(spec: Spec) -> Cost:
     folder = RunFolder(spec.directory)
     missing = {seed: missing_levels(spec, folder.seed(seed), verify=False) for seed in spec.seeds}
     count, levels = sum(map(len, missing.values())), (spec.method.last_level + 1) * len(missing)
-    steps = sum(level_steps(spec, level)[1] for levels_of in missing.values() for level in levels_of)
-    each = mask_seconds if isinstance(spec.method, WithoutGradients) else step_seconds
+    work = [(level, level_steps(spec, level)[1]) for levels_of in missing.values() for level in levels_of]
+    steps, each = sum(n for _, n in work), mask_seconds if isinstance(spec.method, WithoutGradients) else step_seconds
     seconds = steps * each(spec) if count else 0.0
+    saved = compressed(spec) if count else {}
+    seconds -= sum(n * saved[level][1] for level, n in work if level in saved)
     jobs, memory = sum(map(bool, missing.values())), needed(spec) if count else 0.0
     return Cost(levels - count, levels, steps, seconds, count * level_bytes(spec), jobs, memory)
 
@@ -136,7 +186,7 @@ def dry_run(spec: Spec) -> str:
         f"done already: {found.done} of {found.levels} levels over {plural(len(spec.seeds), 'seed')}\n"
         f"to {'score' if isinstance(spec.method, WithoutGradients) else 'train'}: {found.steps} "
         f"{'masks' if isinstance(spec.method, WithoutGradients) else 'steps'}, {together([found], spec)}\n"
-        f"{memory}{warning}"
+        f"{sparse_words(spec)}{memory}{warning}"
     )
 
 

@@ -28,8 +28,9 @@ from ltx.streams import Streams
 from ltx.tensors import Tensors, buffers, cpu, in_kind, matrices, seeded, under
 from ltx.training.checkpoint import LAYOUT, joined
 from ltx.training.fit import Hooks, Resume, Setup, Trained, train
-from ltx.training.leaves import trained_beside
+from ltx.training.leaves import masks_alone, pruned_are_zero, trained_beside
 from ltx.training.measure import Measure
+from ltx.training.rows import few, fits
 from ltx.training.task import TASKS
 
 Report = Callable[[str, Any], None]
@@ -38,12 +39,16 @@ Columns = Mapping[str, Value]
 
 @dataclass(frozen=True)
 class Computed:
-    """A level before it is measured: where it began, what came out, a method's further columns and what it sampled."""
+    """A level before it is measured: where it began, what came out, a method's further columns and what it sampled.
+
+    compressed: the weights that were trained as compressed rows.
+    """
 
     begin: State
     end: Trained
     columns: Columns
     sample: Tensors = field(default_factory=dict)
+    compressed: list[str] = field(default_factory=list)
 
 
 class LevelLoop:
@@ -231,14 +236,25 @@ class LevelLoop:
         if plan.other_order:
             order, augment = streams.other(streams.order), streams.other(streams.augment)
             streams = replace(streams, order=order, augment=augment)
-        setup = Setup(self.network, method, begin, plan, self.spec.optim, self.data, streams, hooks, self.spec.form)
+        rows, form = self.compressed(plan, begin, resume), self.spec.form
+        setup = Setup(self.network, method, begin, plan, self.spec.optim, self.data, streams, hooks, form, rows)
         end = train(setup, self.device, self.options, resume)
         state, on = end.state, self.measure.on
         with self.seeded("measure", level):
             columns = method.columns(state, self.streams, lambda noise: on(self.data.test, state, noise)[1])
             if plan.first == plan.last or plan.restates:
                 end = replace(end, buffers=self.measure.restated(state).buffers)
-        return Computed(begin, end, columns)
+        return Computed(begin, end, columns, compressed=rows)
+
+    def compressed(self, plan: Plan, begin: State, resume: Resume | None) -> list[str]:
+        """Name the weights that a level trains as compressed rows (see `rows`); it goes on as it was begun."""
+        if resume is not None:
+            found: list[str] = resume[1].get("compressed", [])
+            return found
+        if not masks_alone(self.method, plan) or (self.spec.optim.weight_decay and not pruned_are_zero(begin)):
+            return []  # pruned weights that are not zero would decay, unseen, where all weights are held
+        masks = {name: begin.mask[name] for name in fits(self.network, self.spec.form) if name in begin.mask}
+        return few({name: (int(m.sum()), m.numel()) for name, m in masks.items()}, self.device, self.options)
 
     def commit(self, plan: Plan, mask: Tensors, found: Computed, row: Row, records: list[dict[str, Any]]) -> None:
         """Write the level's file, unless another process was faster, and remove its checkpoint."""
@@ -255,6 +271,8 @@ class LevelLoop:
         )
         records.sort(key=lambda record: (record["step"], record["split"]))
         about = {"row": row.columns(), "layers": row.layers, "anchor_step": plan.anchor, "records": records}
+        if found.compressed:
+            about["compressed"] = found.compressed
         meta = {**self.identity, "level": plan.level, **about}
         commit(self.folder.level_path(plan.level), pack(tensors, meta), replace=False)
         self.folder.partial_path.unlink(missing_ok=True)

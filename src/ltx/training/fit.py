@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import time
 import warnings
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +26,7 @@ from ltx.tensors import Tensors, buffers, cpu, generators, laid_out, seeded, set
 from ltx.training.checkpoint import joined, moments, part, set_moments
 from ltx.training.evaluate import calibration, grid
 from ltx.training.form import USUAL, Form
-from ltx.training.leaves import Leaves
+from ltx.training.leaves import Leaves, masks_alone
 from ltx.training.optim import SGD, Adam
 from ltx.training.task import TASKS
 from ltx.training.watch import Diverged, Watch
@@ -79,7 +79,7 @@ class Trained:
 
 @dataclass(frozen=True)
 class Setup:
-    """What one level is trained with."""
+    """What one level is trained with; the weights named in `compressed` as their kept values alone (see `rows`)."""
 
     network: nn.Module
     method: Method
@@ -90,6 +90,7 @@ class Setup:
     streams: Streams
     hooks: Hooks
     form: Form = USUAL
+    compressed: Sequence[str] = ()
 
 
 class Fit(lightning.LightningModule):
@@ -103,7 +104,8 @@ class Fit(lightning.LightningModule):
         self.automatic_optimization = False
         self.plan, self.recipe, self.streams, self.hooks = setup.plan, setup.optim, setup.streams, setup.hooks
         self.task, self.data = TASKS[setup.data.task], setup.data
-        self.leaves = Leaves(setup.network, setup.method, setup.state, setup.form)
+        fixed = masks_alone(setup.method, setup.plan)
+        self.leaves = Leaves(setup.network, setup.method, setup.state, setup.form, fixed, setup.compressed)
         subset = calibration(setup.data, setup.streams) if setup.plan.restates else None
         val = setup.data.validated(setup.optim.steps * setup.optim.batch)
         self.watch = Watch(setup.plan, self.task, self.leaves, val, subset)
@@ -161,6 +163,7 @@ class Fit(lightning.LightningModule):
             raise Diverged(plan.level, step) from None
         loss = self.task.loss(outputs, y, recipe.label_smoothing)
         loss.backward()  # there is one device and no loss scaling, so Lightning's manual_backward would only cost time
+        leaves.mask_gradients()
         if recipe.clip is not None:
             nn.utils.clip_grad_norm_(leaves.trained, recipe.clip)
         optimiser.step()
@@ -218,6 +221,7 @@ class Fit(lightning.LightningModule):
             "generators": generators(self.device),
         }
         meta = {"level": self.plan.level, "step": self.step, "seconds": self.elapsed(), **self.watch.meta()}
+        meta["compressed"] = list(self.leaves.values)
         return joined(parts), meta
 
     def restore(self, tensors: Tensors, meta: dict[str, Any]) -> None:
@@ -260,7 +264,7 @@ def train(setup: Setup, device: str, options: dict[str, Any], resume: Resume | N
         finally:
             if fit.batches is not None:
                 fit.batches.close()  # left to the garbage collector, worker processes are not told and hold it up
-    end = cpu(setup.network.state_dict())
+    end = cpu(fit.leaves.snapshot())
     kept = buffers(setup.network)
     return Trained(
         weights={name: tensor for name, tensor in end.items() if name not in kept},

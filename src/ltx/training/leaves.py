@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ltx.methods import Method, State
+from ltx.methods import Method, Plan, State, dense
 from ltx.tensors import Tensors, call, laid_out, norms, prefixed, under
 from ltx.training.form import Form
+from ltx.training.rows import Places, Rows
+
+
+def masks_alone(method: Method, plan: Plan) -> bool:
+    """Tell whether all that a method does to the weights of a level is to mask them, with one mask."""
+    return type(method).effective is dense.Method.effective and method.trains == "weights" and not plan.every
+
+
+def pruned_are_zero(state: State) -> bool:
+    """Tell whether every pruned weight of a state is zero."""
+    return not any(bool(state.weights[name][~mask].any()) for name, mask in state.mask.items())
 
 
 def trained_beside(network: nn.Module, method: Method) -> list[str]:
@@ -23,23 +34,36 @@ class Leaves(nn.Module):
 
     Methods train the weights or the scores; of the network's own parameters a search trains the norms at most, where
     it says so, and leaves the rest as it was drawn. Calling it gives the network's outputs. Other forms of the same
-    thing (kept values alone, several networks stacked) need no more than what stands here.
+    thing (several networks stacked) need no more than what stands here.
+    Of the weights named in `compressed` only the kept values are held (see `rows`); the network has them when `settle`
+    was called. Where the level's mask is `fixed` and pruned weights are zero, nothing is multiplied by the mask but
+    gradients, in place: the numbers are the same.
     """
 
-    def __init__(self, network: nn.Module, method: Method, state: State, form: Form):
+    def __init__(
+        self,
+        network: nn.Module,
+        method: Method,
+        state: State,
+        form: Form,
+        fixed: bool = False,
+        compressed: Sequence[str] = (),
+    ):
         super().__init__()
+        self.fixed = fixed and pruned_are_zero(state)
         self.network, self.method, self.form = form.network(network), method, form
         network.load_state_dict(state.weights | state.buffers, strict=True)
         beside = trained_beside(network, method)
         for name, parameter in network.named_parameters():
-            parameter.requires_grad_(method.trains == "weights" or name in beside)
+            parameter.requires_grad_((method.trains == "weights" and name not in compressed) or name in beside)
         parameters = dict(network.named_parameters())
+        self.values = {name: nn.Parameter(parameters[name].detach()[state.mask[name]]) for name in compressed}
         self.scores: Tensors = {
             name: nn.Parameter(laid_out(score.clone(), parameters[name]), method.trains == "scores")
             for name, score in state.scores.items()
         }
         self.held = nn.ParameterList(
-            self.scores.values()
+            [*self.scores.values(), *self.values.values()]
         )  # torch moves and lists only parameters that a module holds in this way
         self.mask = state.mask
         self.place(torch.device("cpu"))
@@ -54,12 +78,24 @@ class Leaves(nn.Module):
         """Keep a mask (bool) and its gate, the same as numbers that lie as the weights do."""
         dtype = next(self.network.parameters()).dtype
         self.mask = mask
-        self.gate = {name: laid_out(m.to(dtype), self.weights[name]) for name, m in mask.items()}
+        whole = {name: m for name, m in mask.items() if name not in self.values}
+        self.gate = {name: laid_out(m.to(dtype), self.weights[name]) for name, m in whole.items()}
+        self.pruned = [name for name, m in whole.items() if not m.all()]
+        self.places = {name: Places(mask[name]) for name in self.values}
 
     def effective(self, done: float = 1.0, noise: Tensors | None = None) -> Tensors:
-        """Return the weights the network sees in place of its own, with the graph to what is trained."""
+        """Return the weights the network sees in place of its own, or their rows, with the graph to what is trained."""
+        rows: Tensors = {name: Rows.of(values, self.places[name]) for name, values in self.values.items()}
+        if self.fixed:
+            return rows
         seen = self.method.effective(self.weights, self.scores, self.gate, done, noise)
-        return {name: tensor for name, tensor in seen.items() if tensor is not self.weights[name]}
+        return {name: tensor for name, tensor in seen.items() if tensor is not self.weights[name]} | rows
+
+    def mask_gradients(self) -> None:
+        """Set the gradients of pruned weights to zero, where the effective weights have not done so."""
+        for name in self.pruned if self.fixed else ():
+            if (gradient := self.weights[name].grad) is not None:
+                gradient.mul_(self.gate[name])
 
     def forward(self, x: Tensor, done: float, noise: Tensors | None) -> Tensor:
         return self.form.outputs(call(self.network, self.effective(done, noise), self.form.inputs(x)))
@@ -80,8 +116,15 @@ class Leaves(nn.Module):
         if mask is not self.mask:
             self.set_mask(mask)
 
+    @torch.no_grad()
+    def settle(self) -> None:
+        """Write the values that are held in place of weights to the network."""
+        for name, values in self.values.items():
+            self.weights[name].view(-1)[self.places[name].flat] = values
+
     def snapshot(self) -> Tensors:
         """Copy all parameters and buffers of the network."""
+        self.settle()
         return {name: tensor.detach().clone() for name, tensor in self.network.state_dict().items()}
 
     def tensors(self) -> Tensors:
@@ -92,6 +135,8 @@ class Leaves(nn.Module):
     def restore(self, tensors: Tensors) -> None:
         """Continue from what `tensors` returned."""
         self.network.load_state_dict(under("network", tensors))
+        for name, values in self.values.items():
+            values.data.copy_(self.weights[name].detach().view(-1)[self.places[name].flat])
         scores = under("score", tensors)
         for name, parameter in self.scores.items():
             parameter.data.copy_(scores[name])
