@@ -304,6 +304,13 @@ def pairs() -> Iterator[Line]:
     return matching.lines()
 
 
+def gpu() -> Iterator[Line]:
+    """A GPU: steps, its matmul rate, and stacked replicas."""
+    import cuda
+
+    return cuda.lines()
+
+
 def command(*words: str | Path) -> Callable[[], float]:
     """Return a function that runs a command and returns its seconds."""
     return lambda: timed(lambda: subprocess.run(words, check=True, stdout=subprocess.DEVNULL))
@@ -341,7 +348,7 @@ def lenet(inputs: int) -> Any:
     return Model(input_shape=(inputs,), classes=10, width=1.0, hidden=[300, 100], norm=None, bias=True)
 
 
-def fit(level: Level, rows: Sequence[str] = ()) -> tuple[float, Any, list[float]]:
+def fit(level: Level, rows: Sequence[str] = (), device: str = "cpu") -> tuple[float, Any, list[float]]:
     """Train a level as a worker does, records to a file; return seconds, what it left and the validation losses.
 
     `rows` names the weights that are held as compressed rows.
@@ -362,7 +369,7 @@ def fit(level: Level, rows: Sequence[str] = ()) -> tuple[float, Any, list[float]
         plan, beginning = spec.plan(level.number), (level.network, spec.method, level.state)
         setup = Setup(*beginning, plan, spec.optim, level.data, level.streams, hooks, spec.form, rows)
         began = time.perf_counter()
-        trained = train(setup, "cpu", spec.config["trainer"], None)
+        trained = train(setup, device, spec.config["trainer"], None)
         seconds = time.perf_counter() - began
         records.close()
     return seconds, trained, losses
@@ -403,6 +410,7 @@ BENCHES = {
     "data": images,
     "masks": masks,
     "matching": pairs,
+    "cuda": gpu,
 }
 
 

@@ -20,13 +20,21 @@ class LoggingModule(lightning.LightningModule):
     def __init__(self, network: nn.Module, mask: Tensors, lr: float):
         super().__init__()
         self.network, self.lr = network, lr
-        self.masks = [(network.get_parameter(name), keep.float()) for name, keep in mask.items()]
+        self.masks = [(name, keep.float()) for name, keep in mask.items()]
+
+    def on_fit_start(self) -> None:
+        self.masks = [(name, keep.to(self.device)) for name, keep in self.masks]
+
+    def zero(self) -> None:
+        """Set the pruned weights to zero."""
+        with torch.no_grad():
+            for name, keep in self.masks:
+                weight = self.network.get_parameter(name)
+                weight.mul_(keep.to(weight.device))
 
     def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
         x, y = batch
-        with torch.no_grad():
-            for weight, keep in self.masks:
-                weight.mul_(keep)
+        self.zero()
         logits = self.network(x)
         loss = F.cross_entropy(logits, y)
         self.log("train_loss", loss)
@@ -37,12 +45,15 @@ class LoggingModule(lightning.LightningModule):
         return torch.optim.SGD(self.network.parameters(), lr=self.lr)
 
 
-def lightning_loop(network: nn.Module, mask: Tensors, x: Tensor, y: Tensor, batches: np.ndarray, lr: float) -> None:
+def lightning_loop(
+    network: nn.Module, mask: Tensors, x: Tensor, y: Tensor, batches: np.ndarray, lr: float, accelerator: str = "cpu"
+) -> None:
     """Train `network` in place on the batches of example indices (steps, batch): Trainer, DataLoader, self.log."""
     module = LoggingModule(network, mask, lr)
     loader = DataLoader(TensorDataset(x, y), batch_sampler=batches.tolist())
     trainer = lightning.Trainer(
-        accelerator="cpu",
+        accelerator=accelerator,
+        devices=1,
         max_epochs=1,
         logger=False,
         enable_checkpointing=False,
@@ -50,9 +61,7 @@ def lightning_loop(network: nn.Module, mask: Tensors, x: Tensor, y: Tensor, batc
         enable_model_summary=False,
     )
     trainer.fit(module, loader)
-    with torch.no_grad():
-        for weight, keep in module.masks:
-            weight.mul_(keep)
+    module.zero()
 
 
 def bare_loop(

@@ -1,0 +1,202 @@
+"""On a GPU: a step against a plain Lightning loop, the share of its matmul rate, and what stacking replicas would pay.
+
+Everything here needs CUDA; `make bench ARGS=cuda` says so where there is none.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+from bench import Line, assert_close, fit, medians, of_mnists_size
+from reference import lightning_loop
+from steps import BATCH, SGD, SHAPE, STREAMS, beginning, composed
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+from ltx.config.spec import Spec
+from ltx.data.batches import Batches
+from ltx.data.splits import Dataset, Memory
+from ltx.training.fit import Fit, Hooks, Setup
+from ltx.training.rows import fits
+
+SIZES = {"fc1": (300, 784), "fc2": (100, 300), "out": (10, 100)}
+
+
+def lines() -> Iterator[Line]:
+    """Yield all lines, or none where there is no GPU."""
+    if not torch.cuda.is_available():
+        print("cuda: no GPU here")
+        return
+    print(f"cuda: {torch.cuda.get_device_name()}, torch {torch.__version__}")
+    yield from lenet_step()
+    yield from compressed_step()
+    yield from matmul_share()
+    yield from replicas()
+
+
+def synchronised(call: Callable[[], object]) -> float:
+    """Return the seconds a call takes, the GPU's work included."""
+    torch.cuda.synchronize()
+    began = time.perf_counter()
+    call()
+    torch.cuda.synchronize()
+    return time.perf_counter() - began
+
+
+def lenet_step() -> Iterator[Line]:
+    """Yield B1 on the GPU."""
+    level = of_mnists_size(density=0.5)
+    steps, train = level.spec.optim.steps, level.data.train
+    batches = Batches(level.data, BATCH, level.streams).indices(0, steps).numpy()
+    ends: dict[str, Any] = {}
+
+    def ours() -> float:
+        seconds, trained, _ = fit(level, device="cuda")
+        ends["ltx"] = trained.weights
+        return seconds / steps
+
+    def plain() -> float:
+        level.network.load_state_dict(level.state.weights)
+        loop = partial(lightning_loop, level.network, level.state.mask, train.x, train.y, batches, level.spec.optim.lr)
+        seconds = synchronised(lambda: loop(accelerator="gpu"))
+        ends["plain"] = {name: tensor.detach().cpu() for name, tensor in level.network.named_parameters()}
+        return seconds / steps
+
+    a, b = medians(ours, plain)
+    assert_close("cuda LeNet", ends["ltx"], ends["plain"], 1e-4)
+    yield Line("cuda LeNet step, plain / ltx", b / a, 1.25, "x", True, f"{b * 1e3:.2f} / {a * 1e3:.2f} ms")
+
+
+def compressed_step() -> Iterator[Line]:
+    """Yield what compressed rows at 5 % density cost or save on the GPU, which `trainer.sparse_cuda` goes by."""
+    level = of_mnists_size(density=0.05)
+    rows, steps = fits(level.network, level.spec.form), level.spec.optim.steps
+    a, b = medians(lambda: fit(level, rows, "cuda")[0], lambda: fit(level, device="cuda")[0])
+    detail = f"{b / steps * 1e3:.2f} / {a / steps * 1e3:.2f} ms; dense is used below 1"
+    yield Line("cuda LeNet at 5%, dense / rows", b / a, 1.0, "x", True, detail)
+
+
+def matmul_share() -> Iterator[Line]:
+    """Yield which share of the GPU's own rate of products of matrices the steps of convolutional networks reach."""
+    for precision, kind in (("32-true", torch.float32), ("bf16-mixed", torch.bfloat16)):
+        n = 8192
+        x, y = (torch.randn(n, n, device="cuda", dtype=kind) for _ in range(2))
+        (seconds,) = medians(lambda x=x, y=y: synchronised(lambda: [x @ y for _ in range(5)]) / 5)  # type: ignore[misc]
+        peak = 2 * n**3 / seconds
+        for model in ("conv4", "resnet20"):
+            spec = Spec.of(composed("method=dense", f"model={model}", *SGD, f"trainer.precision={precision}"))
+            step, work = conv_step(spec)
+            (each,) = medians(step)
+            rate = work / each
+            detail = f"{rate / 1e12:.1f} of {peak / 1e12:.0f} Tflop/s, {each * 1e3:.2f} ms a step"
+            yield Line(f"cuda {model} {precision}", rate / peak, 0.0, "", True, detail)
+
+
+def conv_step(spec: Spec) -> tuple[Callable[[], float], float]:
+    """Return a function that takes 20 steps and returns the seconds of one, and the operations of a step."""
+    rng = torch.Generator().manual_seed(0)
+    part = Memory(torch.randn(1024, *SHAPE, generator=rng), torch.randint(0, 10, (1024,), generator=rng))
+    data = Dataset(part, part, part, 10)
+    network, state = beginning(spec)
+    network = spec.form.network(network)
+    hooks = Hooks(lambda rows: None, lambda *_: None, lambda *_: None, 1e9)
+    plan = replace(spec.plan(0), anchor=None)
+    fit = Fit(Setup(network, spec.method, state, plan, spec.optim, data, STREAMS, hooks, spec.form)).cuda()
+    fit.leaves.place(torch.device("cuda"))
+    optimiser, steps = fit.configure_optimizers(), 20
+    with FlopCounterMode(display=False) as counter:
+        network(spec.form.inputs(part.x[:BATCH].cuda()))
+    network.train()
+
+    def run() -> float:
+        fit.batches = Batches(data, BATCH, STREAMS, "cuda").stream(0, steps)
+        fit.watch.waiting.clear()
+
+        def go() -> None:
+            with spec.form.context("cuda"):
+                for step in range(steps):
+                    fit.take_step(step, optimiser)
+
+        return synchronised(go) / steps
+
+    return run, 3 * counter.get_total_flops()
+
+
+def replicas() -> Iterator[Line]:
+    """Yield how much faster many LeNets train stacked in one tensor, a chunk of steps as one CUDA graph, than alone.
+
+    A prototype: neither is in ltx.
+    """
+    alone = eager(Stack(1))
+    (one,) = medians(alone)
+    yield Line("cuda LeNet graph, eager / graph", one / medians(graphed(Stack(1)))[0], 1.0, "x", True, "one replica")
+    for count in (8, 64, 256, 1024):
+        (many,) = medians(graphed(Stack(count)))
+        detail = f"{one * 1e6:.0f} us alone, {many / count * 1e6:.2f} us a replica, {many * 1e6:.0f} us for all"
+        yield Line(f"cuda {count} LeNets, alone / stacked", one * count / many, 5.0, "x", True, detail)
+
+
+class Stack:
+    """Masked LeNets of many seeds, stacked, on data of MNIST's size in the GPU's memory; Adam, a batch each."""
+
+    steps = 20
+
+    def __init__(self, count: int):
+        make = torch.Generator("cuda").manual_seed(0)
+
+        def drawn(*shape: int) -> Tensor:
+            return torch.randn(count, *shape, device="cuda", generator=make)
+
+        self.x = torch.randn(60000, 784, device="cuda", generator=make)
+        self.y = torch.randint(0, 10, (60000,), device="cuda", generator=make)
+        self.weights = {n: (drawn(*shape) / shape[1] ** 0.5).requires_grad_() for n, shape in SIZES.items()}
+        self.biases = {
+            n: torch.zeros(count, 1, shape[0], device="cuda", requires_grad=True) for n, shape in SIZES.items()
+        }
+        self.gates = {n: (drawn(*SIZES[n]) > 0).float() for n in ("fc1", "fc2")}
+        self.chosen = torch.randint(0, 60000, (self.steps, count, BATCH), device="cuda", generator=make)
+        trained = [*self.weights.values(), *self.biases.values()]
+        self.optimiser = torch.optim.Adam(trained, 1e-3, fused=True, capturable=True)
+
+    def step(self, chosen: Tensor) -> None:
+        """Take one step of every replica."""
+        h, y = self.x[chosen], self.y[chosen]
+        for name, weight in self.weights.items():
+            seen = weight * self.gates[name] if name in self.gates else weight
+            h = torch.baddbmm(self.biases[name], h, seen.mT)
+            h = h if name == "out" else h.relu()
+        loss = F.cross_entropy(h.flatten(0, 1), y.flatten(), reduction="sum") / BATCH
+        self.optimiser.zero_grad(set_to_none=False)
+        loss.backward()
+        self.optimiser.step()
+
+    def chunk(self) -> None:
+        """Take a chunk of steps."""
+        for chosen in self.chosen:
+            self.step(chosen)
+
+
+def eager(stack: Stack) -> Callable[[], float]:
+    """Return a function that takes a chunk and returns the seconds of a step."""
+    stack.chunk()
+    return lambda: synchronised(stack.chunk) / stack.steps
+
+
+def graphed(stack: Stack) -> Callable[[], float]:
+    """Return the same of a chunk that was captured as one CUDA graph."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            stack.step(stack.chosen[0])
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        stack.chunk()
+    return lambda: synchronised(graph.replay) / stack.steps
