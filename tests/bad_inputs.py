@@ -69,7 +69,7 @@ FILES: dict[str, str | bytes] = {
         "self.a(x.flatten(1)).tanh())\n\n    def symmetry(self):\n        from ltx.symmetry import Units\n\n"
         "        return [Units(('a',), ('b',))]",
     ),
-    "bad_import.py": "import torch\n\nimport einops\n",
+    "bad_import.py": "import torch\n\nimport no_such_package\n",
     "bad_import_below.py": "import bad_import\n",
     "bad_from.py": "from torch import Linnear\n",
     "bad_syntax.py": "x = 1\nclass Net(:\n    pass\n",
@@ -508,8 +508,8 @@ TYPED: list[tuple[str, str]] = [
     # one's own network
     ("run model=own", "model.name is missing"),
     (
-        f"{OWN_NET}timm:create_model",
-        "neither in this folder nor installed; a package is installed first: pip install timm",
+        f"{OWN_NET}no_such_models:create_model",
+        "neither in this folder nor installed; a package is installed first: pip install no_such_models",
     ),
     (f"{OWN_NET}bad_nett:Net", "there is no module bad_nett; did you mean 'bad_net'?"),
     (f"{OWN_NET}bad_package.net:Net", "did you mean 'bad_package.nets'?"),
@@ -523,7 +523,7 @@ TYPED: list[tuple[str, str]] = [
     (f"{OWN_NET}bad_net:net", "did you mean 'Net'?"),
     (f"{OWN_NET}bad_net:nn", "should be an nn.Module, or a function that returns one. Known: Net."),
     (f"{OWN_NET}os:system", "part of Python itself"),
-    (f"{OWN_NET}bad_import:Net", "bad_import.py, line 3: ModuleNotFoundError: No module named 'einops'."),
+    (f"{OWN_NET}bad_import:Net", "bad_import.py, line 3: ModuleNotFoundError: No module named 'no_such_package'."),
     (f"{OWN_NET}bad_import_below:Net", "bad_import.py, line 3: ModuleNotFoundError"),
     (f"{OWN_NET}bad_from:Net", "bad_from.py, line 1: ImportError: cannot import name 'Linnear'"),
     (f"{OWN_NET}bad_syntax:Net", "bad_syntax.py, line 2: SyntaxError: invalid syntax."),

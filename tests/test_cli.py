@@ -12,7 +12,6 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
 from conftest import TINY, levels, tree
 from rich.console import Console
@@ -102,7 +101,7 @@ def test_a_run_keeps_its_config_and_what_it_ran_on(finished):
     config = yaml.safe_load((finished / "config.yaml").read_text())
     assert config["method"]["levels"] == 1 and config["seeds"] == [0, 1] and config["width"] == 0.05
     manifest = json.loads((finished / "manifest.json").read_text())
-    assert manifest["key"] == finished.name and manifest["versions"]["torch"] == torch.__version__
+    assert manifest["key"] == finished.name and manifest["versions"]["torch"] == version("torch")
     assert {"git", "device", "threads", "data"} <= set(manifest)
     (command,) = manifest["commands"]
     assert command["command"][:2] == ["ltx", "run"] and command["time"].endswith("Z")

@@ -49,9 +49,13 @@ class Batches:
             for start in range(first, last, SPAN):
                 yield from self.indices(start, min(start + SPAN, last))
 
-        draws = map(self.draws, range(first, last))
-        for step, (x, y) in enumerate(self.train.ahead(wanted(), draws), first):
-            yield self.augmented(step, x), y
+        ahead = self.train.ahead(wanted(), map(self.draws, range(first, last)))
+        try:
+            for step, (x, y) in enumerate(ahead, first):
+                yield self.augmented(step, x), y
+        finally:
+            if isinstance(ahead, Generator):
+                ahead.close()  # closing the generator around it does not, in Python 3.12
 
     def at(self, step: int) -> Example:
         """Return the batch of one step."""
