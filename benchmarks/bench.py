@@ -348,10 +348,12 @@ def lenet(inputs: int) -> Any:
     return Model(input_shape=(inputs,), classes=10, width=1.0, hidden=[300, 100], norm=None, bias=True)
 
 
-def fit(level: Level, rows: Sequence[str] = (), device: str = "cpu") -> tuple[float, Any, list[float]]:
+def fit(
+    level: Level, rows: Sequence[str] = (), device: str = "cpu", graphs: bool = False
+) -> tuple[float, Any, list[float]]:
     """Train a level as a worker does, records to a file; return seconds, what it left and the validation losses.
 
-    `rows` names the weights that are held as compressed rows.
+    rows: the weights that are held as compressed rows. graphs: steps are captured in CUDA graphs.
     """
     from ltx.store.seeds import Records, SeedFolder
     from ltx.training.fit import Hooks, Setup, train
@@ -367,7 +369,7 @@ def fit(level: Level, rows: Sequence[str] = (), device: str = "cpu") -> tuple[fl
         spec = level.spec
         hooks = Hooks(record, lambda *_: None, lambda *_: None, spec.config["trainer"]["checkpoint_seconds"])
         plan, beginning = spec.plan(level.number), (level.network, spec.method, level.state)
-        setup = Setup(*beginning, plan, spec.optim, level.data, level.streams, hooks, spec.form, rows)
+        setup = Setup(*beginning, plan, spec.optim, level.data, level.streams, hooks, spec.form, rows, graphs)
         began = time.perf_counter()
         trained = train(setup, device, spec.config["trainer"], None)
         seconds = time.perf_counter() - began

@@ -220,6 +220,7 @@ OUTSIDE_THE_KEY = {
     "trainer.checkpoint_seconds": "1",
     "trainer.sparse_cpu": ".1",  # results change in rounding, as on another device
     "trainer.sparse_cuda": ".1",
+    "trainer.cuda_graphs": "false",
     "retry_failed": "true",
     "trust": "true",
     "fail_fast": "true",

@@ -69,6 +69,8 @@ class Case:
     every: float = 1e9
     precision: str = "32-true"
     compressed: tuple[str, ...] = ()
+    graphs: bool = False
+    device: str = "cpu"
     check: Callable[[], None] = lambda: None
     checkpoints: dict[int, bytes] = field(default_factory=dict)
     records: list[dict[str, Any]] = field(default_factory=list)
@@ -87,10 +89,9 @@ class Case:
         options = {"deterministic": True, "chunk": self.chunk}
         plan = Plan(self.level, 0, self.first, self.last, self.anchor, rate_at=self.rate_at)
         data, form = self.data or blobs(), Form(self.precision)
-        setup = Setup(
-            network, self.method, state, plan, self.recipe, data, STREAMS, hooks, form, compressed=self.compressed
-        )
-        return train(setup, "cpu", options, resume)
+        how = (form, self.compressed, self.graphs)
+        setup = Setup(network, self.method, state, plan, self.recipe, data, STREAMS, hooks, *how)
+        return train(setup, self.device, options, resume)
 
 
 def blobs(augment: bool = True) -> Dataset:

@@ -74,7 +74,10 @@ class TrainerConfig(BaseModel):
         files as well; what changes a value by less than about 1/256 of it is lost then, so that no scores are searched.
     sparse_cpu, sparse_cuda: the density up to which a linear layer is computed from its kept weights alone on a device
         (see `training.rows`); 0: never. Measured beforehand (`make bench ARGS=B3`) and never timed while anything runs,
-        so that a run does the same wherever it goes on. A config written before there were these has none.
+        so that a run does the same wherever it goes on.
+    cuda_graphs: on a GPU the steps of a fixed mask on data in memory are launched many at once (see `training.graphs`).
+
+    A config that was written before there were the last three has none of them.
     """
 
     model_config = STRICT
@@ -84,6 +87,7 @@ class TrainerConfig(BaseModel):
     checkpoint_seconds: Annotated[float, Ge(0)]
     sparse_cpu: Share = 0.25
     sparse_cuda: Share = 0.0
+    cuda_graphs: bool = True
 
 
 class RunConfig(BaseModel):

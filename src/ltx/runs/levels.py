@@ -237,7 +237,8 @@ class LevelLoop:
             order, augment = streams.other(streams.order), streams.other(streams.augment)
             streams = replace(streams, order=order, augment=augment)
         rows, form = self.compressed(plan, begin, resume), self.spec.form
-        setup = Setup(self.network, method, begin, plan, self.spec.optim, self.data, streams, hooks, form, rows)
+        graphs = self.options["cuda_graphs"] and ":" not in self.spec.config["model"]["name"]  # ltx's own draw nothing
+        setup = Setup(self.network, method, begin, plan, self.spec.optim, self.data, streams, hooks, form, rows, graphs)
         end = train(setup, self.device, self.options, resume)
         state, on = end.state, self.measure.on
         with self.seeded("measure", level):

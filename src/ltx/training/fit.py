@@ -10,15 +10,16 @@ import time
 import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import lightning
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ltx.data.batches import Batches
-from ltx.data.splits import Dataset, Example
+from ltx.data.splits import Dataset, Example, Memory
 from ltx.masks import NotANumber
 from ltx.methods import Method, Plan, State
 from ltx.streams import Streams
@@ -26,6 +27,7 @@ from ltx.tensors import Tensors, buffers, cpu, generators, laid_out, seeded, set
 from ltx.training.checkpoint import joined, moments, part, set_moments
 from ltx.training.evaluate import calibration, grid
 from ltx.training.form import USUAL, Form
+from ltx.training.graphs import Graphs, spans
 from ltx.training.leaves import Leaves, masks_alone
 from ltx.training.optim import SGD, Adam
 from ltx.training.task import TASKS
@@ -79,7 +81,11 @@ class Trained:
 
 @dataclass(frozen=True)
 class Setup:
-    """What one level is trained with; the weights named in `compressed` as their kept values alone (see `rows`)."""
+    """What one level is trained with.
+
+    compressed: the weights that are trained as their kept values alone (see `rows`). graphs: steps may be captured on a
+    GPU (see `graphs`), since the network draws nothing and does the same at every step.
+    """
 
     network: nn.Module
     method: Method
@@ -91,6 +97,7 @@ class Setup:
     hooks: Hooks
     form: Form = USUAL
     compressed: Sequence[str] = ()
+    graphs: bool = False
 
 
 class Fit(lightning.LightningModule):
@@ -114,11 +121,14 @@ class Fit(lightning.LightningModule):
         self.began = self.checkpointed = time.monotonic()
         self.anchor = self.leaves.snapshot() if setup.plan.anchor == setup.plan.first else {}
         self.batches: Generator[Example, None, None] | None = None
+        self.graphs: Graphs | None = None
+        self.captures = setup.graphs and fixed and not setup.compressed and capturable(setup.data)
         self.moments: Tensors = {}
         self.generators: Tensors = {}
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        optimiser = self.recipe.build([p for p in self.leaves.parameters() if p.requires_grad])
+        trained = [p for p in self.leaves.parameters() if p.requires_grad]
+        optimiser = self.recipe.build(trained, capturable=self.captures and self.device.type == "cuda")
         if self.moments:
             set_moments(optimiser, self.moments)
         return optimiser
@@ -128,6 +138,9 @@ class Fit(lightning.LightningModule):
         self.watch.place(self.device)
         batches = Batches(self.data, self.recipe.batch, self.streams, self.device)
         self.batches = batches.stream(self.step, self.plan.last)
+        if self.captures and self.device.type == "cuda":
+            optimiser = self.raw_optimiser()
+            self.graphs = Graphs(batches, partial(self.update, optimiser), optimiser)
         if not self.generators:
             with seeded(self.streams.torch_seed("noise", "network", self.plan.level), str(self.device)):
                 self.generators = generators(self.device)
@@ -139,38 +152,62 @@ class Fit(lightning.LightningModule):
         """
         self.hooks.check()
         set_generators(self.generators, self.device)
+        optimiser = self.raw_optimiser()
+        if self.graphs is None:
+            for step in range(*chunk):
+                self.take_step(step, optimiser)
+                self.after_step(optimiser)
+        else:
+            for first, last in spans(*chunk, self.grid | {self.plan.anchor or 0}):
+                rates = [self.rate(step) for step in range(first, last)]
+                for step, (loss, outputs, y) in enumerate(self.graphs.take(first, last, rates), first + 1):
+                    self.watch.add(loss, outputs, y, step)
+                self.__dict__["step"] = last
+                self.after_step(optimiser)
+        self.generators = generators(self.device)
+
+    def raw_optimiser(self) -> torch.optim.Optimizer:
+        """Return torch's optimiser without what Lightning puts around it."""
         optimiser = self.optimizers(use_pl_optimizer=False)
         assert isinstance(optimiser, torch.optim.Optimizer)
-        for step in range(*chunk):
-            self.take_step(step, optimiser)
-            self.after_step(optimiser)
-        self.generators = generators(self.device)
+        return optimiser
+
+    def rate(self, step: int) -> float:
+        """Return the learning rate of the step from `step` to `step + 1`."""
+        return self.recipe.rate(step if self.plan.rate_at is None else self.plan.rate_at)
 
     def take_step(self, step: int, optimiser: torch.optim.Optimizer) -> None:
         """Take the step from `step` to `step + 1`."""
         assert self.batches is not None
         x, y = next(self.batches)
-        leaves, plan, recipe = self.leaves, self.plan, self.recipe
-        rate = recipe.rate(step if plan.rate_at is None else plan.rate_at)
+        plan, rate = self.plan, self.rate(step)
         for group in optimiser.param_groups:
             group["lr"] = rate
-        for parameter in leaves.trained:
-            parameter.grad = None
         try:
-            outputs = leaves(x, step / plan.last, self.noise(step))
+            loss, outputs = self.update(optimiser, x, y, step / plan.last, self.noise(step))
         except NotANumber:
             self.watch.flush(step)  # raises for the first loss that was not finite, if one was
             raise Diverged(plan.level, step) from None
+        if plan.clamp is not None:
+            self.leaves.clamp(*plan.clamp)
+        self.__dict__["step"] = step + 1  # nn.Module's own setattr takes microseconds
+        self.watch.add(loss, outputs, y, step + 1)
+
+    def update(
+        self, optimiser: torch.optim.Optimizer, x: Tensor, y: Tensor, done: float = 1.0, noise: Tensors | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Move what is trained by the gradient of a batch; return the loss and the outputs."""
+        leaves, recipe = self.leaves, self.recipe
+        for parameter in leaves.trained:
+            parameter.grad = None
+        outputs = leaves(x, done, noise)
         loss = self.task.loss(outputs, y, recipe.label_smoothing)
         loss.backward()  # there is one device and no loss scaling, so Lightning's manual_backward would only cost time
         leaves.mask_gradients()
         if recipe.clip is not None:
             nn.utils.clip_grad_norm_(leaves.trained, recipe.clip)
         optimiser.step()
-        if plan.clamp is not None:
-            leaves.clamp(*plan.clamp)
-        self.__dict__["step"] = step + 1  # nn.Module's own setattr takes microseconds
-        self.watch.add(loss, outputs, y, step + 1)
+        return loss, outputs
 
     def after_step(self, optimiser: torch.optim.Optimizer) -> None:
         """Let the method act, record on the validation grid, keep the anchor, and checkpoint when it is time."""
@@ -231,6 +268,11 @@ class Fit(lightning.LightningModule):
         self.moments, self.anchor = part("optim", tensors), part("anchor", tensors)
         self.generators = part("generators", tensors)
         self.step, self.seconds = meta["step"], meta["seconds"]
+
+
+def capturable(data: Dataset) -> bool:
+    """Tell whether a batch is some examples of a part in memory, as they are."""
+    return isinstance(data.train, Memory) and data.augment is None
 
 
 class Chunks(torch.utils.data.IterableDataset):

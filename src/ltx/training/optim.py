@@ -63,8 +63,8 @@ class SGD(Optim):
         if self.nesterov and not self.momentum:
             raise ValueError("optim.nesterov=true needs optim.momentum above 0")
 
-    def build(self, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
-        """Return the fused torch optimiser over `parameters`."""
+    def build(self, parameters: list[torch.nn.Parameter], capturable: bool = False) -> torch.optim.Optimizer:
+        """Return the fused torch optimiser over `parameters`; its steps can be captured in a CUDA graph as they are."""
         return torch.optim.SGD(
             parameters,
             self.lr,
@@ -87,11 +87,12 @@ class Adam(Optim):
         if len(self.betas) != 2:
             raise ValueError(f"optim.betas={self.betas} should be two numbers")
 
-    def build(self, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
-        """Return the fused torch optimiser over `parameters`."""
+    def build(self, parameters: list[torch.nn.Parameter], capturable: bool = False) -> torch.optim.Optimizer:
+        """Return the fused torch optimiser over `parameters`, one that can be captured in a CUDA graph if asked for."""
         kind = torch.optim.AdamW if isinstance(self, AdamW) else torch.optim.Adam
         betas = (self.betas[0], self.betas[1])
-        return kind(parameters, self.lr, betas=betas, eps=self.eps, weight_decay=self.weight_decay, fused=True)
+        options = {"betas": betas, "eps": self.eps, "weight_decay": self.weight_decay, "capturable": capturable}
+        return kind(parameters, self.lr, **options, fused=True)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
