@@ -62,7 +62,7 @@ figures: $(addprefix figure-,$(FIGURES)) ## redraw every figure and check its cl
 figure-%: $(STAMP) ## redraw one figure, NAME in place of %: make figure-imp
 	$(BIN)/ltx figure $* $(ARGS)
 
-bench: $(STAMP) ## measure speed against plain loops; ARGS=B1 for one of B1 B4 B5 B6 B7 B8 B9 sweep level data masks matching
+bench: $(STAMP) ## measure speed against plain loops; ARGS=B1 for one (benchmarks/README.md)
 	$(BIN)/python benchmarks/bench.py $(ARGS)
 
 clean: ## remove caches and build products; .venv and outputs/ stay

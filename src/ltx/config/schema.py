@@ -85,7 +85,7 @@ class TrainerConfig(BaseModel):
     deterministic: bool
     chunk: Annotated[int, Ge(1)]
     checkpoint_seconds: Annotated[float, Ge(0)]
-    sparse_cpu: Share = 0.25
+    sparse_cpu: Share = 0.2
     sparse_cuda: Share = 0.0
     cuda_graphs: bool = True
 

@@ -326,6 +326,9 @@ def trainer(device: str, precision: Any, deterministic: bool) -> lightning.Train
     for name in ("utilities.rank_zero", "trainer.connectors.signal_connector", "accelerators.cuda"):
         logging.getLogger(f"lightning.pytorch.{name}").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")
+    # Where algorithms are deterministic torch would also fill all new memory before it is used, for those who read it
+    # before they write it. That is a tenth of a small network's step.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     kind, _, number = device.partition(":")
     return lightning.Trainer(
         accelerator="gpu" if kind == "cuda" else "cpu",

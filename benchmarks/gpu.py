@@ -1,6 +1,6 @@
 """On a GPU: a step against a plain Lightning loop, the share of its matmul rate, and what stacking replicas would pay.
 
-Everything here needs CUDA; `make bench ARGS=cuda` says so where there is none.
+Everything here needs CUDA; `make bench ARGS=gpu` says so where there is none.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ SIZES = {"fc1": (300, 784), "fc2": (100, 300), "out": (10, 100)}
 def lines() -> Iterator[Line]:
     """Yield all lines, or none where there is no GPU."""
     if not torch.cuda.is_available():
-        print("cuda: no GPU here")
+        print("gpu: none here")
         return
-    print(f"cuda: {torch.cuda.get_device_name()}, torch {torch.__version__}")
+    print(f"gpu: {torch.cuda.get_device_name()}, torch {torch.__version__}")
     yield from lenet_step()
     yield from compressed_step()
     yield from matmul_share()
@@ -70,9 +70,9 @@ def lenet_step() -> Iterator[Line]:
 
     a, b, c = medians(partial(ours, True), partial(ours, False), plain)
     for graphs in ("True", "False"):
-        assert_close(f"cuda LeNet, graphs {graphs}", ends[graphs], ends["plain"], 1e-4)
-    yield Line("cuda LeNet step, plain / ltx", c / a, 1.25, "x", True, f"{c * 1e3:.2f} / {a * 1e3:.2f} ms")
-    yield Line("cuda LeNet step, single / graphs", b / a, 1.0, "x", True, f"{b * 1e3:.2f} / {a * 1e3:.2f} ms")
+        assert_close(f"GPU LeNet, graphs {graphs}", ends[graphs], ends["plain"], 1e-4)
+    yield Line("GPU LeNet step, plain / ltx", c / a, 1.25, "x", True, f"{c * 1e3:.2f} / {a * 1e3:.2f} ms")
+    yield Line("GPU LeNet step, single / graphs", b / a, 1.0, "x", True, f"{b * 1e3:.2f} / {a * 1e3:.2f} ms")
 
 
 def compressed_step() -> Iterator[Line]:
@@ -81,7 +81,7 @@ def compressed_step() -> Iterator[Line]:
     rows, steps = fits(level.network, level.spec.form), level.spec.optim.steps
     a, b = medians(lambda: fit(level, rows, "cuda")[0], lambda: fit(level, device="cuda")[0])
     detail = f"{b / steps * 1e3:.2f} / {a / steps * 1e3:.2f} ms; dense is used below 1"
-    yield Line("cuda LeNet at 5%, dense / rows", b / a, 1.0, "x", True, detail)
+    yield Line("GPU LeNet at 5%, dense / rows", b / a, 1.0, "x", True, detail)
 
 
 def matmul_share() -> Iterator[Line]:
@@ -97,7 +97,7 @@ def matmul_share() -> Iterator[Line]:
             (each,) = medians(step)
             rate = work / each
             detail = f"{rate / 1e12:.1f} of {peak / 1e12:.0f} Tflop/s, {each * 1e3:.2f} ms a step"
-            yield Line(f"cuda {model} {precision}", rate / peak, 0.0, "", True, detail)
+            yield Line(f"GPU {model} {precision}", rate / peak, 0.0, "", True, detail)
 
 
 def conv_step(spec: Spec) -> tuple[Callable[[], float], float]:
@@ -137,11 +137,11 @@ def replicas() -> Iterator[Line]:
     """
     alone = eager(Stack(1))
     (one,) = medians(alone)
-    yield Line("cuda LeNet graph, eager / graph", one / medians(graphed(Stack(1)))[0], 1.0, "x", True, "one replica")
+    yield Line("GPU LeNet graph, eager / graph", one / medians(graphed(Stack(1)))[0], 1.0, "x", True, "one replica")
     for count in (8, 64, 256, 1024):
         (many,) = medians(graphed(Stack(count)))
         detail = f"{one * 1e6:.0f} us alone, {many / count * 1e6:.2f} us a replica, {many * 1e6:.0f} us for all"
-        yield Line(f"cuda {count} LeNets, alone / stacked", one * count / many, 5.0, "x", True, detail)
+        yield Line(f"GPU {count} LeNets, alone / stacked", one * count / many, 5.0, "x", True, detail)
 
 
 class Stack:
