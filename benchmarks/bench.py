@@ -94,7 +94,7 @@ def lenet_step() -> Iterator[Line]:
     ours(), plain()
     assert_close("B1", ends["ltx"], ends["plain"])
     a, b = medians(ours, plain)
-    yield Line("B1 LeNet step, plain / ltx", b / a, 1.25, "x", True, f"{b * 1e3:.2f} / {a * 1e3:.2f} ms")
+    yield Line("B1 LeNet step, plain / ltx", b / a, 1.6, "x", True, f"{b * 1e3:.2f} / {a * 1e3:.2f} ms")
 
 
 def compressed_step() -> Iterator[Line]:
@@ -230,7 +230,7 @@ def runner_tax() -> Iterator[Line]:
     ours(), bare()
     assert_close("B8", results["ltx"][0], results["bare"][0])
     a, b = medians(ours, bare, rounds=9)
-    yield Line("B8 digits step, ltx / bare", a / b, 1.10, "x", False, f"{a * 1e6:.0f} / {b * 1e6:.0f} us")
+    yield Line("B8 digits step, ltx / bare", a / b, 1.08, "x", False, f"{a * 1e6:.0f} / {b * 1e6:.0f} us")
 
 
 def start_up() -> Iterator[Line]:
@@ -252,7 +252,7 @@ def start_up() -> Iterator[Line]:
             return seconds
 
         a, b = medians(first_step, command(sys.executable, "-c", "import lightning"))
-        yield Line("B9 first step / import lightning", a / b, 1.6, "x", False, f"{a:.2f} / {b:.2f} s")
+        yield Line("B9 first step / import lightning", a / b, 1.5, "x", False, f"{a:.2f} / {b:.2f} s")
         (helped,) = medians(command(LTX, "--help"))
         yield Line("B9 ltx --help", helped, 1.0, "s", False, "")
         fill(Path(folder) / "many", 1000)
@@ -281,7 +281,7 @@ def sweeps() -> Iterator[Line]:
 
         points(2, 1, 2)()
         one, two = medians(points(6, 1500, 1), points(6, 1500, 2), rounds=3)
-        yield Line("two workers, one / two", one / two, 1.8, "x", True, f"{one:.1f} / {two:.1f} s, 6 points")
+        yield Line("two workers, one / two", one / two, 1.85, "x", True, f"{one:.1f} / {two:.1f} s, 6 points")
         few, many = medians(points(2, 1, 2), points(12, 1, 2), rounds=3)
         yield Line("one more point", (many - few) / 10, 1.0, "s", False, "beyond its training")
 
