@@ -1,4 +1,5 @@
-"""Make anew what the pages show: the table and picture of `make run`, a sweep, a figure, the accuracies of methods.
+"""Make anew what the pages show: the table and picture of `make run`, what its tickets cost, a sweep, figures, and the
+accuracies of methods.
 
     python scripts/readme.py                       # finished runs are read, missing ones trained: minutes
     python scripts/readme.py --small --to FOLDER   # a tiny size, to see that it works; FOLDER gets README.md and docs/
@@ -19,7 +20,10 @@ from pathlib import Path
 
 from rich.console import Console
 
+from ltx import open_run
+from ltx.export.build import Export
 from ltx.figures.make import make
+from ltx.identity.measure import Known
 from ltx.report.plots import save_plot
 from ltx.report.sweep_picture import draw_sweep
 from ltx.report.tables import compared, table
@@ -30,6 +34,7 @@ from ltx.store.rows import Row
 REPOSITORY = Path(__file__).resolve().parents[1]
 MAIN = ["method=imp", "width=4"]  # `make run`
 LEVELS = (0, 3, 5, 8, 11, 14)  # those of its table that README shows
+COSTS = (0, 3, 8, 11, 14)  # those whose tickets README says the costs of
 METHODS = ("dense", "imp", "edge_popup", "biprop", "supermask", "gem_miner", "at_init")
 EACH = ["width=.25", "seeds=5"]  # the accuracies of the methods are of these
 SWEPT = [[f"method={m}", f"width={w}"] for m in ("dense", "imp", "edge_popup", "biprop") for w in (0.25, 0.5, 1, 2)]
@@ -58,6 +63,19 @@ def table_text(rows: Sequence[Row]) -> str:
     return "\n".join(line for line in lines if line and not set(line) <= {" ", "─"}) + "\n"
 
 
+def costs_text(run: Path, levels: Sequence[int]) -> str:
+    """Return the table of what the tickets of a run cost: kept, accuracy, bytes on disk and milliseconds of a batch."""
+    lines = ["| kept | test accuracy | KB on disk | ms for 1 example | ms for 256 |", "|---:|---:|---:|---:|---:|"]
+    for level in levels:
+        made = Export.of(Known.of(open_run(run), None, level), scores=False)
+        rows, (one, many) = made.rows, made.times()
+        accuracy = f"{sum(row.test_accuracy for row in rows) / len(rows):.3f}".removeprefix("0")
+        times = " | ".join(f"{t.compressed:.2f} ({t.dense:.2f})" for t in (one, many))
+        size = f"{len(made.content) / 1000:,.0f} ({made.dense_bytes / 1000:,.0f})"
+        lines.append(f"| {100 * rows[0].density:.1f} % | {accuracy} | {size} | {times} |")
+    return "\n".join(lines) + "\n"
+
+
 def accuracy_text(rows: Sequence[Row]) -> str:
     """Return a method's mean test accuracy, and what it keeps of all matrix weights unless that is all."""
     mean = f"{sum(row.test_accuracy for row in rows) / len(rows):.3f}".removeprefix("0")
@@ -68,6 +86,13 @@ def with_table(readme: str, shown: str) -> str:
     """Return README with another table of `make run`."""
     readme, found = re.subn(r"(?<=^```text\n).*?(?=^```)", lambda _: shown, readme, count=1, flags=re.M | re.S)
     assert found == 1, "README.md has no block of text for the table of `make run`"
+    return readme
+
+
+def with_costs(readme: str, shown: str) -> str:
+    """Return README with another table of what tickets cost."""
+    readme, found = re.subn(r"^\| kept \|.*\n(?:\|.*\n)+", lambda _: shown, readme, count=1, flags=re.M)
+    assert found == 1, "README.md has no table of what tickets cost"
     return readme
 
 
@@ -97,7 +122,8 @@ def main(small: bool, to: Path, words: list[str]) -> None:
             raise SystemExit(code)
         shutil.copy(figure["path"], to / "docs" / f"figure-{name}.png")
     readme, methods = ((REPOSITORY / page).read_text() for page in PAGES)
-    (to / PAGES[0]).write_text(with_table(readme, table_text(rows)))
+    costs = costs_text(outcome.asked[0].directory, COSTS[:1] if small else COSTS)
+    (to / PAGES[0]).write_text(with_costs(with_table(readme, table_text(rows)), costs))
     (to / PAGES[1]).write_text(with_accuracies(methods, accuracies))
     shutil.copy(outcome.asked[0].directory / "plots" / "levels.png", to / "docs" / "imp-width4.png")
     save_plot(draw_sweep(swept.asked, sweep.labels(swept.asked, points), curves), to / "docs" / "sweep.png")
