@@ -51,6 +51,17 @@ def output_root(found: dict[str, str]) -> Path:
     return root
 
 
+def reference(word: str, root: Path) -> tuple[Path, int | None, int | None]:
+    """Return the run, seed and level that RUN[:seed[:level]] means. Raises BadInput."""
+    from ltx.store.find import find_run
+
+    name, *numbers = word.rsplit(":", 2) if word.count(":") < 3 else (word,)
+    if not all(number.isdigit() for number in numbers):
+        raise BadInput(f"{word} should read RUN, RUN:seed or RUN:seed:level.")
+    seed, level = (*map(int, numbers), None, None)[:2]
+    return find_run(name, root), seed, level
+
+
 def status(arguments: list[str]) -> int:
     """Print the state of every run and sweep, or of the runs that words name or select."""
     from rich.console import Console
