@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import shlex
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ltx.errors import BadInput, nearest, notice, printable
 
 if TYPE_CHECKING:
+    from ltx.export.build import Export
+    from ltx.export.timing import Times
     from ltx.store.sweeps import SweepFolder
 
 
@@ -116,10 +119,12 @@ def show(arguments: list[str]) -> int:
     from ltx.store.find import exact_run, find_run
     from ltx.store.sweeps import find_sweep, sweeps
 
-    words, found = options(arguments, (), ("root",))
+    words, found = options(arguments, ("--time",), ("root", "trust"))
     if len(words) != 1:
         raise BadInput("show takes one RUN or SWEEP: a key, a sweep's name or a directory (ltx status lists them).")
     root = output_root(found)
+    if "--time" in found:
+        return show_times(*reference(words[0], root), found.get("trust") == "true")
     path = exact_run(words[0], root)
     sweep = None if path else find_sweep(words[0], root)
     if sweep is not None:
@@ -151,6 +156,31 @@ def show_run(path: Path) -> int:
         print(f"plot: {plot}")
     print(f"run:  {path}")
     return 0
+
+
+def show_times(path: Path, seed: int | None, level: int | None, trust: bool) -> int:
+    """Measure and print how long a ticket takes to compute, and its bytes, as `ltx export` does; writes nothing."""
+    from ltx.api import open_run
+    from ltx.export.build import Export
+    from ltx.identity.measure import Known
+
+    made = Export.of(Known.of(open_run(path, trust), seed, level))
+    print_times(made, made.times())
+    print(f"run:  {path}")
+    return 0
+
+
+def print_times(made: Export, times: list[Times]) -> None:
+    """Print which ticket an export is of, and its milliseconds and bytes beside those of the dense network."""
+    from rich.console import Console
+
+    from ltx.export.card import lines, measured_on, units
+    from ltx.report.grid import grid
+
+    console, row = Console(highlight=False), made.row
+    print(f"{made.known.run}, seed {row.seed}, level {row.level}: {row.kept:,} of {row.prunable:,} weights kept")
+    console.print(grid(lines(made, times), ("",), caption=measured_on(made, times)))
+    print(textwrap.fill(units(made), console.width, subsequent_indent="  "))
 
 
 def show_sweep(sweep: SweepFolder) -> int:
