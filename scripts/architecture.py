@@ -24,6 +24,7 @@ HEIGHT, STEP = 0.62, 1.0  # of a box, and from row to row
 PLACES = {  # of each room: its middle, its width (both in parts of the picture) and what it is
     "cli": (0.4, 0.32, "commands and key=value"),
     "figures": (0.3, 0.32, "a paper's arms and claims"),
+    "export": (0.72, 0.32, "tickets that leave ltx"),
     "identity": (0.54, 0.32, "two tickets compared"),
     "api": (0.76, 0.3, "ltx.run, ltx.open_run"),
     "runs": (0.63, 0.36, "what is missing, and doing it"),

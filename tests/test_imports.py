@@ -22,7 +22,7 @@ ROWS = (
     ("runs",),
     ("api",),
     ("identity",),
-    ("figures",),
+    ("export", "figures"),
     ("cli",),
 )
 DOORS = {

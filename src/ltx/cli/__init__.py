@@ -26,9 +26,12 @@ ltx runs experiments on the Lottery Ticket Hypothesis.
   ltx list [methods|models|data|optim|experiments|figures]   what can be named
   ltx status [RUN...]          every run and sweep, and by what the runs differ
   ltx show RUN|SWEEP           a run's config, table and plots; a sweep's table
+  ltx show A --time            how long a ticket takes, and its bytes
   ltx diff RUN RUN             in what two runs differ: config and accuracy
   ltx compare A B              whether two tickets are the same, up to symmetry;
                                each is RUN, RUN:seed or RUN:seed:level
+  ltx export A DIR             a ticket as safetensors, with a loader in plain
+                               torch and a model card
   ltx tail                     whether tickets are short- or long-tailed as
                                networks widen, with the evidence
   eval "$(ltx complete)"       tab completion for bash; put it in ~/.bashrc

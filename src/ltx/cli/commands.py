@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from ltx.cli.compare import compare
+from ltx.cli.export import export
 from ltx.cli.look import diff, options, output_root, show, status
 from ltx.cli.tail import tail
 from ltx.cli.training import figure, run
@@ -56,4 +57,4 @@ def complete(arguments: list[str]) -> int:
 
 
 COMMANDS = {"run": run, "figure": figure, "list": list_names, "status": status, "show": show, "diff": diff}
-COMMANDS |= {"compare": compare, "tail": tail, "complete": complete}
+COMMANDS |= {"compare": compare, "export": export, "tail": tail, "complete": complete}

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import shutil
 import textwrap
-from pathlib import Path
 
-from ltx.cli.look import options, output_root
+from ltx.cli.look import options, output_root, reference
 from ltx.errors import BadInput
 
 
@@ -51,14 +50,3 @@ def compare(arguments: list[str]) -> int:
     place = save_plot(picture(seen, one.ticket.mask, other.ticket.mask), root / "compare" / f"{name}.png")
     print(f"picture: {place}")
     return 0
-
-
-def reference(word: str, root: Path) -> tuple[Path, int | None, int | None]:
-    """Return the run, seed and level that RUN[:seed[:level]] means. Raises BadInput."""
-    from ltx.store.find import find_run
-
-    name, *numbers = word.rsplit(":", 2) if word.count(":") < 3 else (word,)
-    if not all(number.isdigit() for number in numbers):
-        raise BadInput(f"{word} should read RUN, RUN:seed or RUN:seed:level.")
-    seed, level = (*map(int, numbers), None, None)[:2]
-    return find_run(name, root), seed, level

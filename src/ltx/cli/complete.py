@@ -29,7 +29,12 @@ complete -o default -F _ltx ltx
 TAIL = ("--json", "root=", "quantile=")
 STATUS = ("--json", "--columns=", "root=")
 FLAGS = ("-m", "--dry-run", "--full", "--cfg", "--resolve", "--config-dir", "--help")
-SIMPLE = {"show": ["root="], "diff": ["--json", "root="], "compare": ["--json", "root=", "trust=true"]}
+SIMPLE = {
+    "show": ["--time", "root=", "trust=true"],
+    "diff": ["--json", "root="],
+    "compare": ["--json", "root=", "trust=true"],
+    "export": ["format=onnx", "overwrite=true", "root=", "scores=false", "trust=true"],
+}
 
 
 def complete(line: str, commands: tuple[str, ...], groups: tuple[str, ...], root: Path) -> list[str]:

@@ -36,10 +36,12 @@ accuracy, its age, and whether something failed; commands under way with the tim
 as `ltx status method=imp failed`, sort= orders them by their age or any key of a config, --columns shows other keys.
 --json prints the same for a program.""",
     "show": """\
-ltx show RUN|SWEEP [root=DIR]
+ltx show RUN|SWEEP [--time] [root=DIR] [trust=true]
 
 Prints a run's config, its table and where its plots are, or a sweep's table and the states of its points. RUN is a key,
-a directory, or as much of a key or of its hash as only one run has; SWEEP is a name or a directory.""",
+a directory, or as much of a key or of its hash as only one run has; SWEEP is a name or a directory. With --time it
+measures one ticket, RUN, RUN:seed or RUN:seed:level: milliseconds for a batch of 1 and of 256 and bytes, of the dense
+network with its mask and compressed.""",
     "compare": """\
 ltx compare A B [--json] [root=DIR] [trust=true]
 
@@ -49,6 +51,15 @@ sizes of the initial weights) and what a search shares with itself, where its ru
 alike the weights are, up to rescaling and renaming of hidden units; how differently both classify; what rises on the
 straight line between them. Ends with the answer in words and draws outputs/compare/A--B.png. Trains nothing.
 trust=true imports code outside ltx that the configs name.""",
+    "export": """\
+ltx export RUN DIR [format=onnx] [scores=false] [overwrite=true] [root=DIR] [trust=true]
+
+Writes a ticket so that it works without ltx: RUN is RUN, RUN:seed or RUN:seed:level, by default the first seed and its
+last level, and DIR a folder that is not there yet. In it are ticket.safetensors (kept weights or signs, masks as bits),
+load.py, which makes the network of them with torch and safetensors alone, and README.md, a model card with sizes,
+accuracy and times. The logits are those of the run bit for bit, which is tried before the folder is there.
+format=onnx adds ticket.onnx, scores=false leaves the scores of a search out, overwrite=true replaces an export.
+ltx.load_ticket("DIR") brings the ticket back. trust=true imports code outside ltx that the config names.""",
     "diff": """\
 ltx diff RUN RUN [--json] [root=DIR]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import textwrap
 from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 from ltx.errors import BadInput, nearest, notice, printable, stretches
 
 if TYPE_CHECKING:
+    from ltx.export.build import Export
+    from ltx.export.timing import Times
     from ltx.store.folders import RunFolder
     from ltx.store.sweeps import SweepFolder
 
@@ -51,6 +54,17 @@ def output_root(found: dict[str, str]) -> Path:
     if root.exists() and not root.is_dir():
         raise BadInput(f"root={root} is not a folder; name the one that holds runs/, or leave it out for outputs.")
     return root
+
+
+def reference(word: str, root: Path) -> tuple[Path, int | None, int | None]:
+    """Return the run, seed and level that RUN[:seed[:level]] means. Raises BadInput."""
+    from ltx.store.find import find_run
+
+    name, *numbers = word.rsplit(":", 2) if word.count(":") < 3 else (word,)
+    if not all(number.isdigit() for number in numbers):
+        raise BadInput(f"{word} should read RUN, RUN:seed or RUN:seed:level.")
+    seed, level = (*map(int, numbers), None, None)[:2]
+    return find_run(name, root), seed, level
 
 
 def status(arguments: list[str]) -> int:
@@ -107,10 +121,12 @@ def show(arguments: list[str]) -> int:
     from ltx.store.find import exact_run, find_run
     from ltx.store.sweeps import find_sweep, sweeps
 
-    words, found = options(arguments, (), ("root",))
+    words, found = options(arguments, ("--time",), ("root", "trust"))
     if len(words) != 1:
         raise BadInput("show takes one RUN or SWEEP: a key, a sweep's name or a directory (ltx status lists them).")
     root = output_root(found)
+    if "--time" in found:
+        return show_times(*reference(words[0], root), found.get("trust") == "true")
     path = exact_run(words[0], root)
     sweep = None if path else find_sweep(words[0], root)
     if sweep is not None:
@@ -162,6 +178,31 @@ def compressed_rows(folder: RunFolder) -> str:
     took = {level: [row["seconds"] for row in ends if row["level"] == level] for level in (0, max(levels))}
     times = [f"level {level} took {mean(seconds):.1f} s a seed" for level, seconds in took.items() if seconds]
     return "; ".join([f"compressed rows: {', '.join(sorted(names))} at levels {stretches(sorted(levels))}", *times])
+
+
+def show_times(path: Path, seed: int | None, level: int | None, trust: bool) -> int:
+    """Measure and print how long a ticket takes to compute, and its bytes, as `ltx export` does; writes nothing."""
+    from ltx.api import open_run
+    from ltx.export.build import Export
+    from ltx.identity.measure import Known
+
+    made = Export.of(Known.of(open_run(path, trust), seed, level))
+    print_times(made, made.times())
+    print(f"run:  {path}")
+    return 0
+
+
+def print_times(made: Export, times: list[Times]) -> None:
+    """Print which ticket an export is of, and its milliseconds and bytes beside those of the dense network."""
+    from rich.console import Console
+
+    from ltx.export.card import lines, measured_on, units
+    from ltx.report.grid import grid
+
+    console, row = Console(highlight=False), made.row
+    print(f"{made.known.run}, seed {row.seed}, level {row.level}: {row.kept:,} of {row.prunable:,} weights kept")
+    console.print(grid(lines(made, times), ("",), caption=measured_on(made, times)))
+    print(textwrap.fill(units(made), console.width, subsequent_indent="  "))
 
 
 def show_sweep(sweep: SweepFolder) -> int:
