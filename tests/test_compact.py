@@ -194,12 +194,16 @@ def test_bits_come_back() -> None:
         assert packed(mask).numpy().tobytes() == np.packbits(mask.numpy()).tobytes()
 
 
-def test_a_sparse_layer_computes_what_the_dense_one_did(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("large, layout", [(600, torch.sparse_csr), (10**6, torch.strided)])
+def test_a_sparse_layer_computes_what_the_dense_one_did(
+    large: int, layout: torch.layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(plain, "WEIGHTS", 600)
+    monkeypatch.setattr(plain, "LARGE", large)
     linear = (nn.Linear(30, 40), nn.Linear(40, 20, bias=False), nn.Linear(20, 29), nn.Linear(29, 30))
     network = nn.Sequential(linear[0], nn.ReLU(), *linear[1:])
     whole = copy.deepcopy(network)
-    for at, density in ((0, 0.04), (2, 0.04), (3, 0.01), (4, 0.1)):  # the third is small, the last one dense
+    for at, density in ((0, 0.04), (2, 0.04), (3, 0.01), (4, 0.4)):  # the third is small, the last one dense
         weight = network[at].weight
         weight.data *= torch.from_numpy(generator("noise", at, "rows").random(tuple(weight.shape)) < density)
     whole.load_state_dict(network.state_dict())
@@ -208,4 +212,4 @@ def test_a_sparse_layer_computes_what_the_dense_one_did(monkeypatch: pytest.Monk
     with torch.no_grad():
         for x in (torch.randn(1, 30), torch.randn(50, 30), torch.randn(3, 5, 30)):
             assert torch.allclose(network(x), whole(x), atol=1e-5)
-    assert network[0].weight.layout == torch.sparse_csr and network[0].weight.values().numel() < 100
+    assert network[0].weight.layout == layout and network[0].values.numel() < 100

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -302,7 +303,7 @@ def test_a_network_that_no_graph_can_say_is_refused_with_both_reasons(name: str,
     ticket = of_ones_own(tmp_path, name)
     with pytest.raises(BadInput) as refused:
         Export.of(ticket)
-    text = str(refused.value).replace(f"{Path.cwd()}/", "")
+    text = re.sub(r"[^\s(]*/exportnets", "exportnets", str(refused.value))  # the module may be another test's
     assert f"as layered {said}" in text and "; as operations it" in text and len(text) < 800
 
 

@@ -15,11 +15,13 @@ from typing import Any
 import torch
 from safetensors.torch import load as parsed
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 FORMAT = 1  # of ticket.safetensors
-# Linear layers of so many weights, of which less than this share is kept, are held as compressed rows. About there it
-# begins to be faster than dense, with one thread, for 1 example and for 256.
-WEIGHTS, DENSITY = 2**20, 0.05
+# Linear layers of so many weights, of which at most this share is kept, are held as compressed rows, which is faster
+# for so many examples and more. For fewer the matrix itself is, unless it is large and this little of it is kept.
+WEIGHTS, DENSITY, EXAMPLES = 2**15, 0.2, 32
+LARGE, LITTLE = 2**20, 0.05
 
 Tensors = dict[str, Tensor]
 
@@ -158,18 +160,38 @@ def shrink(network: nn.Module, tensors: Tensors) -> None:
 
 
 class SparseLinear(nn.Module):
-    """A linear layer that holds its weights as compressed rows; it computes, and is not trained."""
+    """A linear layer that holds its weights as compressed rows; it computes, and is not trained.
+
+    For many examples each output is a weighted sum of inputs, which torch's bags of embeddings are. For few it holds
+    the weights as a matrix too, dense or sparse.
+    """
 
     weight: Tensor
+    values: Tensor
+    columns: Tensor
+    starts: Tensor
 
     def __init__(self, layer: nn.Linear):
         super().__init__()
-        self.register_buffer("weight", layer.weight.detach().to_sparse_csr())
+        weight = layer.weight.detach()
+        rows = weight.to_sparse_csr()
+        sparse = weight.numel() >= LARGE and len(rows.values()) <= LITTLE * weight.numel()
+        self.register_buffer("weight", rows if sparse else weight)
+        self.register_buffer("values", rows.values())
+        self.register_buffer("columns", rows.col_indices().int())
+        self.register_buffer("starts", rows.crow_indices().int())
         self.bias = layer.bias
 
     def forward(self, x: Tensor) -> Tensor:
-        outputs = (self.weight @ x.reshape(-1, x.shape[-1]).T).T
-        outputs = outputs if self.bias is None else outputs + self.bias
+        inputs = x.reshape(-1, x.shape[-1]).T
+        if inputs.shape[1] < EXAMPLES:
+            outputs = self.weight @ inputs
+        else:
+            table, weigh = inputs.contiguous(), self.values
+            outputs = F.embedding_bag(
+                self.columns, table, self.starts, mode="sum", per_sample_weights=weigh, include_last_offset=True
+            )
+        outputs = outputs.T if self.bias is None else outputs.T + self.bias
         return outputs.reshape(*x.shape[:-1], -1)
 
 
@@ -178,7 +200,7 @@ def hold_sparse(network: nn.Module) -> None:
     for name, layer in list(network.named_modules()):
         if type(layer) is not nn.Linear or layer.weight.numel() < WEIGHTS:
             continue
-        if int(layer.weight.count_nonzero()) < DENSITY * layer.weight.numel():
+        if int(layer.weight.count_nonzero()) <= DENSITY * layer.weight.numel():
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # torch says of compressed rows that they are new
                 placed(network, name, SparseLinear(layer))
