@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -296,14 +297,15 @@ def test_a_network_of_ones_own_leaves_as_layers_or_else_as_operations(name: str,
 
 
 @pytest.mark.parametrize(
-    ("name", "said"), [("Depends", "it cannot be written (exportnets.py, line"), ("Counts", "its logits are others")]
+    ("name", "said"),
+    [("Depends", r"it cannot be written \(\S*exportnets.py, line \d+: "), ("Counts", "its logits are others")],
 )
 def test_a_network_that_no_graph_can_say_is_refused_with_both_reasons(name: str, said: str, tmp_path: Path) -> None:
     ticket = of_ones_own(tmp_path, name)
     with pytest.raises(BadInput) as refused:
         Export.of(ticket)
-    text = str(refused.value).replace(f"{Path.cwd()}/", "")
-    assert f"as layered {said}" in text and "; as operations it" in text and len(text) < 800
+    text = str(refused.value)
+    assert re.search(f"as layered {said}.*; as operations it", text) and len(text) < 800
 
 
 @pytest.mark.parametrize(
