@@ -39,7 +39,8 @@ if __name__ == "__main__":
     about = read(Path(__file__).parent)[1]
     print(f"{about['key']}, seed {about['seed']}, level {about['level']}")
     print(f"{about['row']['kept']:,} of {about['row']['prunable']:,} weights kept")
-    print(f"accuracy on the test part: {about['row']['test_accuracy']:.4f}")
+    measure = "R squared" if about["task"] == "regression" else "accuracy"
+    print(f"{measure} on the test part: {about['row']['test_accuracy']:.4f}")
     print(load())
 '''
 

@@ -57,6 +57,7 @@ def about(known: Known, row: Row, scores: Tensors) -> dict[str, Any]:
         "masked": list(ticket.mask),
         "shapes": {name: list(mask.shape) for name, mask in ticket.mask.items()},
         "input_shape": list(spec.facts.input_shape),
+        "task": spec.facts.task,
         "precision": spec.form.precision,
         "channels_last": spec.form.channels_last,
         "scores": digest(scores, known_as(known)) if scores else None,
