@@ -28,6 +28,8 @@ from ltx.store.sweeps import Record, SweepFolder
         ("ltx run --f", ["--full"]),
         ("ltx run --h", ["--help"]),
         ("ltx run nothing.", []),
+        ("ltx where method=d", ["method=dense"]),
+        ("ltx where --", ["--config-dir", "--help"]),
         ("ltx figure s", ["same-ticket", "sanity", "seed-variance", "seeds=", "signs", "streams.", "streams="]),
         ("ltx list m", ["methods", "models"]),
         ("ltx show imp-", ["imp-lenet-digits-w1-00000000"]),

@@ -9,6 +9,7 @@ from ltx.cli.compare import compare
 from ltx.cli.look import diff, options, output_root, show, status
 from ltx.cli.tail import tail
 from ltx.cli.training import figure, run
+from ltx.cli.where import where
 from ltx.errors import BadInput, nearest
 
 
@@ -55,5 +56,5 @@ def complete(arguments: list[str]) -> int:
     return 0
 
 
-COMMANDS = {"run": run, "figure": figure, "list": list_names, "status": status, "show": show, "diff": diff}
-COMMANDS |= {"compare": compare, "tail": tail, "complete": complete}
+COMMANDS = {"run": run, "where": where, "figure": figure, "list": list_names, "status": status, "show": show}
+COMMANDS |= {"diff": diff, "compare": compare, "tail": tail, "complete": complete}

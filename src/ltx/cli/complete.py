@@ -29,6 +29,7 @@ complete -o default -F _ltx ltx
 TAIL = ("--json", "root=", "quantile=")
 STATUS = ("--json", "--columns=", "root=")
 FLAGS = ("-m", "--dry-run", "--full", "--cfg", "--resolve", "--config-dir", "--help")
+WHERE = ("-m", "--config-dir", "--help")
 SIMPLE = {"show": ["root="], "diff": ["--json", "root="], "compare": ["--json", "root=", "trust=true"]}
 
 
@@ -56,7 +57,7 @@ def complete(line: str, commands: tuple[str, ...], groups: tuple[str, ...], root
         return matching(last, [f"{key}={value}" for value in values])
     if "." in last:
         return matching(last, fields(last.partition(".")[0], words))
-    flags = FLAGS if command == "run" and last.startswith("-") else ()
+    flags = {"run": FLAGS, "where": WHERE}.get(command, ()) if last.startswith("-") else ()
     plain = {key: value for key, value in settings().items() if key not in ("defaults", "hydra")}
     keys = [f"{key}=" for key in (*CHOICES, "zip", "plot", *plain)]
     dotted = [f"{key}." for key in (*GROUPS, *(key for key, value in plain.items() if isinstance(value, dict)))]

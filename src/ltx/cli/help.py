@@ -17,6 +17,11 @@ ltx run [FLAG...] [KEY=VALUE...]
 
 Trains, prunes and rewinds one sweep point; the same command resumes or extends it. With -m every comma separates
 values and each combination is a point.""",
+    "where": """\
+ltx where [-m] [--config-dir DIR] [KEY=VALUE...]
+
+Prints the run directory that `ltx run` with the same words has or would have, and nothing else; with -m or experiment=
+a line for each point. Trains nothing and writes nothing, and does not ask whether this machine has the device.""",
     "figure": """\
 ltx figure NAME [KEY=VALUE...]
 
