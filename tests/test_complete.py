@@ -38,6 +38,7 @@ from ltx.store.sweeps import Record, SweepFolder
         ("ltx diff w", []),
         ("ltx compare imp-", ["imp-lenet-digits-w1-00000000"]),
         ("ltx compare --", ["--json"]),
+        ("ltx doctor ", ["--json", "root="]),
         ("ltx status f", ["failed"]),
         ("ltx status sort=a", ["sort=accuracy", "sort=age"]),
         ("ltx status m", ["method=", "model="]),

@@ -40,6 +40,7 @@ DOORS = {
         "report.identity_words",
         "report.tail_words",
         "cli.compare",
+        "cli.doctor",
         "cli.look",
         "cli.tail",
         "cli.training",

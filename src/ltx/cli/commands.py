@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from ltx.cli.compare import compare
+from ltx.cli.doctor import doctor
 from ltx.cli.look import diff, options, output_root, show, status
 from ltx.cli.tail import tail
 from ltx.cli.training import figure, run
@@ -57,4 +58,4 @@ def complete(arguments: list[str]) -> int:
 
 
 COMMANDS = {"run": run, "where": where, "figure": figure, "list": list_names, "status": status, "show": show}
-COMMANDS |= {"diff": diff, "compare": compare, "tail": tail, "complete": complete}
+COMMANDS |= {"diff": diff, "compare": compare, "tail": tail, "doctor": doctor, "complete": complete}

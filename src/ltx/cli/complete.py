@@ -31,6 +31,7 @@ STATUS = ("--json", "--columns=", "root=")
 FLAGS = ("-m", "--dry-run", "--full", "--cfg", "--resolve", "--config-dir", "--help")
 WHERE = ("-m", "--config-dir", "--help")
 SIMPLE = {"show": ["root="], "diff": ["--json", "root="], "compare": ["--json", "root=", "trust=true"]}
+DOCTOR = ["--json", "root="]
 
 
 def complete(line: str, commands: tuple[str, ...], groups: tuple[str, ...], root: Path) -> list[str]:
@@ -48,6 +49,8 @@ def complete(line: str, commands: tuple[str, ...], groups: tuple[str, ...], root
         return matching(last, [f"sort={key}" for key in SORTS])
     if command == "tail" and not ("." in last or "=" in last):
         return matching(last, [*TAIL, *(f"{key}=" for key in (*GROUPS, "width"))])
+    if command == "doctor":
+        return matching(last, DOCTOR)
     if command == "list":
         return matching(last, [*groups, "width=", "data="])
     figures = [name.replace("_", "-") for name in choices("figure", [])] if command == "figure" else []

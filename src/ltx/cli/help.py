@@ -67,6 +67,13 @@ at equal kept count, from the runs of method=ticket_sample and method=ticket_spl
 more of dense, imp and edge_popup runs. For each width the tail of sampled masks, the shape of log P, and the bits that
 common qualities need; then the verdict with its evidence. KEY=VALUE choose runs as for `ltx status`, quantile= is the
 threshold over which the tail is fitted, --json prints one object for a program.""",
+    "doctor": """\
+ltx doctor [--json] [root=DIR]
+
+Looks at this machine: versions, and whether they are those that ltx asks for and is tested with; devices, cores,
+memory, free disk; whether the output root can be written and claimed; whether wandb would be online; cluster commands
+and optional packages. Each line is ok, a note, or a problem with its remedy. Exits with 3 where no run is possible.
+Writes nothing, and never prints a key.""",
     "complete": """\
 eval "$(ltx complete)"
 
