@@ -38,6 +38,8 @@ from ltx.store.sweeps import Record, SweepFolder
         ("ltx diff w", []),
         ("ltx compare imp-", ["imp-lenet-digits-w1-00000000"]),
         ("ltx compare --", ["--json"]),
+        ("ltx clean --", ["--failed", "--partial", "--yes"]),
+        ("ltx clean imp-", ["imp-lenet-digits-w1-00000000"]),
         ("ltx doctor ", ["--json", "root="]),
         ("ltx status f", ["failed"]),
         ("ltx status sort=a", ["sort=accuracy", "sort=age"]),

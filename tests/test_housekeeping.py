@@ -1,17 +1,25 @@
-"""What one does around runs: `ltx where`, `ltx doctor`."""
+"""What one does around runs: `ltx where`, `ltx doctor`, `ltx clean`."""
 
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import socket
+import threading
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from conftest import TINY, Result
+from conftest import TINY, Result, tree
 
 from ltx.config.compose import CONF
+from ltx.store.claims import Claim, living
+from ltx.store.files import host
+from ltx.store.seeds import SeedFolder
+from ltx.store.sweeps import Record, SweepFolder, SweepPoint
 
 Ltx = Callable[..., Result]
 
@@ -138,3 +146,176 @@ def test_doctor_names_the_gpus_or_why_torch_sees_none(ltx: Ltx, monkeypatch: pyt
     monkeypatch.setattr("torch.cuda.get_device_properties", lambda number: card)
     found = checks(ltx("doctor", "--json"))
     assert "device" not in found and found["cuda:1"]["said"].startswith("Card, 24.0 GB; torch is built")
+
+
+def fail(folder: Path) -> SeedFolder:
+    """Let a seed have failed with a checkpoint left."""
+    seed = SeedFolder(folder)
+    folder.mkdir(exist_ok=True)
+    seed.failure_path.write_text('{"level": 1, "step": 3, "reason": "it diverged"}')
+    seed.partial_path.write_bytes(b"0" * 1000)
+    return seed
+
+
+def dead_pid() -> int:
+    """Return the number of a process that has ended."""
+    child = os.fork()
+    if not child:
+        os._exit(0)
+    os.waitpid(child, 0)
+    return child
+
+
+def test_clean_removes_what_failed_and_nothing_else(ltx: Ltx, finished: Path, root: Path) -> None:
+    before = tree(root)
+    failed = fail(finished / "seed_002")
+    fail(finished / "seed_001").failure_path.unlink()  # a checkpoint alone is of a level under way
+    size = 1000 + failed.failure_path.stat().st_size
+    result = ltx("clean", "--failed", "--yes")
+    assert result.code == 0 and "failure of seed 2" in result.out and f"{size:,} bytes in all" in result.out
+    assert not failed.failure_path.exists() and not failed.partial_path.exists()
+    (finished / "seed_001" / "partial.safetensors").unlink()
+    (finished / "seed_002").rmdir()
+    assert tree(root) == before
+    assert "nothing to remove" in ltx("clean", "--failed", "--yes").out
+
+
+def test_clean_removes_what_is_left_of_levels_under_way(ltx: Ltx, finished: Path, root: Path, tmp_path: Path) -> None:
+    before = tree(root)
+    ours, theirs = f".{host()}.{dead_pid()}.0a1b2c", f".{host()}.{os.getpid()}.0a1b2c"
+    (finished / "seed_000" / "partial.safetensors").write_bytes(b"0" * 1000)
+    (finished / "seed_000" / f".level_01.safetensors{ours}").write_bytes(b"0" * 200)
+    (finished / f".summary.csv{ours}").write_bytes(b"0" * 30)
+    (finished / f".summary.csv{theirs}").write_bytes(b"living")
+    (finished / "seed_000" / "level_01.safetensors.damaged-0a1b2c").write_bytes(b"0" * 4)
+    (root / "sweeps" / "sweep-0a1b2c3d.damaged-0a1b2c" / "below").mkdir(parents=True)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "file.damaged-0a1b2c").write_text("of another root")
+    (finished / "plots" / "link").symlink_to(tmp_path / "elsewhere")
+    result = ltx("clean", "--partial", "--yes")
+    assert result.code == 0 and result.out.splitlines()[-1] == "1,234 bytes in all"
+    assert (finished / f".summary.csv{theirs}").read_bytes() == b"living"
+    (finished / f".summary.csv{theirs}").unlink()
+    assert (tmp_path / "elsewhere" / "file.damaged-0a1b2c").exists()
+    (finished / "plots" / "link").unlink()
+    (root / "sweeps").rmdir()
+    assert tree(root) == before
+
+
+def test_clean_asks_on_a_terminal_and_without_one_removes_nothing(
+    ltx: Ltx, finished: Path, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = tree(root)
+    refused = ltx("clean", finished.name)
+    assert refused.code == 2 and "--yes" in refused.err and finished.name in refused.out and tree(root) == before
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(isatty=lambda: True))
+    for answer in ("", "n", "no"):
+        monkeypatch.setattr("builtins.input", lambda prompt, answer=answer: answer)
+        assert ltx("clean", finished.name).code == 0 and tree(root) == before
+
+    def grown(prompt: str) -> str:
+        (finished / "seed_000" / "more").write_text("more")
+        return "y"
+
+    monkeypatch.setattr("builtins.input", grown)
+    assert "changed meanwhile" in ltx("clean", finished.name).err and finished.exists()
+    assert ltx("clean", finished.name).code == 0 and not [*(root / "runs").iterdir()]
+
+
+def test_clean_names_the_sweeps_that_list_a_run(ltx: Ltx, finished: Path, root: Path) -> None:
+    sweep = SweepFolder(root / "sweeps" / "widths-01234567")
+    sweep.begin(Record(None, [SweepPoint(finished.name, {}, [0], 1)], [], ""))
+    result = ltx("clean", finished.name[-8:], "--yes")
+    assert result.code == 0 and "widths-01234567" in result.out and not finished.exists() and sweep.is_sweep()
+    assert ltx("show", "widths-01234567").code == 0
+
+
+def test_clean_leaves_what_a_living_process_works_on(ltx: Ltx, finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ltx.store.claims.PATIENCE", 0.3)
+    failed = fail(finished / "seed_001")
+    claim = Claim(failed.claim_path)
+    assert claim.attempt()
+    try:
+        kept = ltx("clean", "--failed", "--partial", "--yes")
+        assert kept.code == 0 and "works on it" in kept.err and "nothing to remove" in kept.out
+        refused = ltx("clean", finished.name, "--yes")
+        assert refused.code == 2 and f"process {os.getpid()}" in refused.err and failed.failure_path.exists()
+    finally:
+        claim.release()
+    failed.claim_path.write_text(json.dumps({"host": "elsewhere", "pid": 1, "counter": 3}))
+    assert ltx("clean", "--failed", "--yes").code == 0, "a claim that does not move is a dead one's"
+    assert not failed.failure_path.exists() and not failed.claim_path.exists()
+
+
+def test_clean_leaves_a_run_that_a_command_under_way_has_still_to_work_on(ltx: Ltx, finished: Path, root: Path) -> None:
+    state = {"pid": os.getpid(), "host": socket.gethostname(), "title": "widths", "share": 0.5, "eta_seconds": None}
+    state |= {"done": 0, "jobs": 1, "running": 0, "failed": 0}
+    (root / "progress").mkdir(exist_ok=True)
+    for key, said in ((finished.name, "works on"), ("dense-lenet-digits-w1-01234567", "has still to begin")):
+        (root / "progress" / "1.json").write_text(json.dumps({**state, "runs": [key]}))
+        result = ltx("clean", finished.name, "--yes")
+        assert result.code == 2 and said in result.err and "widths" in result.err and finished.exists()
+
+
+def test_a_living_claim_is_one_that_beats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ltx.store.claims.PATIENCE", 0.5)
+    beating, still = tmp_path / "beating", tmp_path / "still"
+    for path in (beating, still):
+        path.write_text(json.dumps({"host": "elsewhere", "command": 7, "counter": 0}))
+    stop = threading.Event()
+
+    def beat() -> None:
+        counter = 0
+        while not stop.wait(0.02):
+            counter += 1
+            beating.write_text(json.dumps({"host": "elsewhere", "command": 7, "counter": counter}))
+
+    thread = threading.Thread(target=beat)
+    thread.start()
+    found = living([beating, still, tmp_path / "none"])
+    stop.set()
+    thread.join()
+    assert found == {beating: "process 7 on elsewhere"} and still.exists()
+
+
+def test_clean_keeps_a_trunk_unless_what_stands_on_it_goes_too(ltx: Ltx, root: Path) -> None:
+    words = ("width=.05", "optim.steps=5", "seeds=1", "method=control", "method.kind=ticket")
+    assert ltx("run", *words, "trunk={method:imp,method.levels:1}").code == 0
+    trunk, above = (next((root / "runs").glob(f"{method}-*")) for method in ("imp", "control"))
+    lookalike = root / "runs" / f"{trunk.name[:-8]}01234567"
+    shutil.copytree(trunk, lookalike)
+    refused = ltx("clean", trunk.name, "--yes")
+    assert refused.code == 2 and above.name in refused.err and trunk.exists()
+    assert ltx("clean", lookalike.name, "--yes").code == 0 and not lookalike.exists()
+    for path in above.glob("seed_*/level_*"):
+        path.unlink()
+    assert ltx("clean", trunk.name, "--yes").code == 2, "before it has a level, its config names the trunk"
+    result = ltx("clean", trunk.name, above.name, "--yes")
+    assert result.code == 0 and result.out.index(above.name) < result.out.index(trunk.name)
+    assert not [*(root / "runs").iterdir()]
+
+
+def test_clean_removes_a_link_and_not_what_it_leads_to(ltx: Ltx, finished: Path, root: Path, tmp_path: Path) -> None:
+    away = tmp_path / "away" / "runs" / finished.name
+    shutil.copytree(finished, away)
+    shutil.rmtree(finished)
+    finished.symlink_to(away)
+    fail(away / "seed_001")
+    before = tree(away)
+    assert "nothing to remove" in ltx("clean", "--failed", "--partial", "--yes").out
+    assert "does not lie in" in ltx("clean", str(away), "--yes").err
+    assert ltx("clean", finished.name, "--yes").code == 0
+    assert not os.path.lexists(finished) and tree(away) == before
+
+
+def test_clean_says_what_could_not_be_removed(ltx: Ltx, finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> None:
+        raise OSError(1, "Operation not permitted")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.rmtree", refuse)
+        result = ltx("clean", finished.name, "--yes")
+    assert result.code == 3 and "Operation not permitted" in result.err
+    assert "no runs" in ltx("status").out, "what is removed by half is no run any more"
+    result = ltx("clean", "--partial", "--yes")
+    assert result.code == 0 and "half removed" in result.out and not [*finished.parent.iterdir()]

@@ -39,6 +39,7 @@ DOORS = {
         "report.diff",
         "report.identity_words",
         "report.tail_words",
+        "cli.clean",
         "cli.compare",
         "cli.doctor",
         "cli.look",

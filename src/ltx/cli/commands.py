@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from ltx.cli.clean import clean
 from ltx.cli.compare import compare
 from ltx.cli.doctor import doctor
 from ltx.cli.look import diff, options, output_root, show, status
@@ -58,4 +59,4 @@ def complete(arguments: list[str]) -> int:
 
 
 COMMANDS = {"run": run, "where": where, "figure": figure, "list": list_names, "status": status, "show": show}
-COMMANDS |= {"diff": diff, "compare": compare, "tail": tail, "doctor": doctor, "complete": complete}
+COMMANDS |= {"diff": diff, "compare": compare, "tail": tail, "clean": clean, "doctor": doctor, "complete": complete}

@@ -31,6 +31,7 @@ STATUS = ("--json", "--columns=", "root=")
 FLAGS = ("-m", "--dry-run", "--full", "--cfg", "--resolve", "--config-dir", "--help")
 WHERE = ("-m", "--config-dir", "--help")
 SIMPLE = {"show": ["root="], "diff": ["--json", "root="], "compare": ["--json", "root=", "trust=true"]}
+CLEAN = ("--failed", "--partial", "--yes", "root=")
 DOCTOR = ["--json", "root="]
 
 
@@ -49,6 +50,8 @@ def complete(line: str, commands: tuple[str, ...], groups: tuple[str, ...], root
         return matching(last, [f"sort={key}" for key in SORTS])
     if command == "tail" and not ("." in last or "=" in last):
         return matching(last, [*TAIL, *(f"{key}=" for key in (*GROUPS, "width"))])
+    if command == "clean":
+        return matching(last, [*CLEAN, *run_keys(root)])
     if command == "doctor":
         return matching(last, DOCTOR)
     if command == "list":

@@ -67,6 +67,13 @@ at equal kept count, from the runs of method=ticket_sample and method=ticket_spl
 more of dense, imp and edge_popup runs. For each width the tail of sampled masks, the shape of log P, and the bits that
 common qualities need; then the verdict with its evidence. KEY=VALUE choose runs as for `ltx status`, quantile= is the
 threshold over which the tail is fitted, --json prints one object for a program.""",
+    "clean": """\
+ltx clean RUN... | [--failed] [--partial] [--yes] [root=DIR]
+
+Removes whole runs; or with --failed what failed seeds keep, their reasons and checkpoints, so that they are tried
+again; with --partial the checkpoints of levels under way, files that killed processes left, and what was set aside as
+damaged. Prints first what it is, how many bytes, and which sweeps list it, then asks; --yes does not ask. What a living
+process works on stays, and so does a run that another one stands on, unless both are removed. Follows no link.""",
     "doctor": """\
 ltx doctor [--json] [root=DIR]
 
