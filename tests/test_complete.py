@@ -12,6 +12,7 @@ import pytest
 from ltx.cli import main
 from ltx.cli.complete import SCRIPT
 from ltx.store.sweeps import Record, SweepFolder
+from ltx.store.tags import write_tags
 
 
 @pytest.mark.parametrize(
@@ -38,6 +39,8 @@ from ltx.store.sweeps import Record, SweepFolder
         ("ltx diff w", []),
         ("ltx compare imp-", ["imp-lenet-digits-w1-00000000"]),
         ("ltx compare --", ["--json"]),
+        ("ltx tag imp-", ["imp-lenet-digits-w1-00000000"]),
+        ("ltx status tag=g", ["tag=good"]),
         ("ltx clean --", ["--failed", "--partial", "--yes"]),
         ("ltx clean imp-", ["imp-lenet-digits-w1-00000000"]),
         ("ltx doctor ", ["--json", "root="]),
@@ -54,6 +57,7 @@ def test_a_line_is_completed_by_what_may_follow(
     line: str, offered: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "runs" / "imp-lenet-digits-w1-00000000").mkdir(parents=True)
+    write_tags(tmp_path / "runs" / "imp-lenet-digits-w1-00000000", ["good", "other"])
     SweepFolder(tmp_path / "sweeps" / "width-01234567").begin(Record("width", [], [], ""))
     monkeypatch.setenv("LTX_OUTPUT", str(tmp_path))
     assert main(["complete", line]) == 0

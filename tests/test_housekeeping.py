@@ -1,4 +1,4 @@
-"""What one does around runs: `ltx where`, `ltx doctor`, `ltx clean`."""
+"""What one does around runs: `ltx where`, `ltx doctor`, `ltx clean`, `ltx tag`."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from ltx.store.claims import Claim, living
 from ltx.store.files import host
 from ltx.store.seeds import SeedFolder
 from ltx.store.sweeps import Record, SweepFolder, SweepPoint
+from ltx.store.tags import tags
 
 Ltx = Callable[..., Result]
 
@@ -319,3 +320,51 @@ def test_clean_says_what_could_not_be_removed(ltx: Ltx, finished: Path, monkeypa
     assert "no runs" in ltx("status").out, "what is removed by half is no run any more"
     result = ltx("clean", "--partial", "--yes")
     assert result.code == 0 and "half removed" in result.out and not [*finished.parent.iterdir()]
+
+
+def test_tags_are_kept_beside_a_run_and_shown(ltx: Ltx, finished: Path, root: Path) -> None:
+    before = tree(root)
+    assert "tags" not in ltx("status").out
+    assert ltx("tag", finished.name, "good", "for_Fig.1", "good").out == f"{finished.name}: good for_Fig.1\n"
+    assert ltx("tag", finished.name[-8:], "later").code == 0
+    assert {name: content for name, content in tree(root).items() if name in before} == before
+    assert tree(root).keys() - before.keys() == {f"runs/{finished.name}/tags.json"}
+    assert "tags: good for_Fig.1 later" in ltx("show", finished.name).out.splitlines()
+    head, _, line = ltx("status").out.splitlines()[1:4]
+    assert "tags" in head.split() and "good for_Fig.1 later" in line
+    assert json.loads(ltx("status", "--json").out)[0]["tags"] == ["good", "for_Fig.1", "later"]
+    assert ltx("tag", finished.name, "--remove", "good", "later").out == f"{finished.name}: for_Fig.1\n"
+    assert ltx("tag", finished.name, "--remove", "for_Fig.1").out == f"{finished.name}: no tags\n"
+    assert "tags" not in ltx("status").out and tags(finished) == []
+
+
+def test_status_lists_the_runs_that_have_a_tag(ltx: Ltx, finished: Path) -> None:
+    other = finished.with_name(f"{finished.name[:-8]}01234567")
+    shutil.copytree(finished, other)
+    for path, word in ((finished, "good"), (other, "bad")):
+        ltx("tag", path.name, word)
+
+    def listed(*words: str) -> set[str]:
+        return {entry["key"] for entry in json.loads(ltx("status", "--json", *words).out)}
+
+    assert listed("tag=good") == listed("tag=good", "method=imp") == {finished.name}
+    assert listed("tag=good,bad") == {finished.name, other.name} and not listed("tag=goo")
+    assert not listed("tag=good", "method=dense")
+
+
+def test_what_is_no_tag_in_the_file_is_left_out(ltx: Ltx, finished: Path) -> None:
+    (finished / "tags.json").write_text(json.dumps({"tags": ["good", "a b", "\033[31m", 3, "x" * 65]}))
+    assert tags(finished) == ["good"]
+    (finished / "tags.json").write_text("not json")
+    result = ltx("show", finished.name)
+    assert result.code == 0 and "tags.json is not JSON" in result.err
+
+
+def test_the_mirror_has_the_tags_after_those_of_the_config(
+    ltx: Ltx, finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[list[str]] = []
+    monkeypatch.setattr("ltx.report.mirror.begin", lambda *_, tags, **__: given.append(tags))
+    ltx("tag", finished.name, "good", "mine")
+    assert ltx("run", *TINY, "wandb.mode=offline", "wandb.tags=[mine,trial]").code == 0
+    assert given == [["lenet", "digits", "mine", "trial", "good"]]

@@ -32,6 +32,7 @@ ltx runs experiments on the Lottery Ticket Hypothesis.
                                each is RUN, RUN:seed or RUN:seed:level
   ltx tail                     whether tickets are short- or long-tailed as
                                networks widen, with the evidence
+  ltx tag RUN WORD...          give words to a run; ltx status tag=WORD finds it
   ltx clean RUN...             remove runs, or --failed or --partial: what seeds
                                keep of failures, and of levels under way
   ltx doctor                   whether runs are possible here, or what is amiss

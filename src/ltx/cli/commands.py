@@ -9,6 +9,7 @@ from ltx.cli.clean import clean
 from ltx.cli.compare import compare
 from ltx.cli.doctor import doctor
 from ltx.cli.look import diff, options, output_root, show, status
+from ltx.cli.tag import tag
 from ltx.cli.tail import tail
 from ltx.cli.training import figure, run
 from ltx.cli.where import where
@@ -59,4 +60,12 @@ def complete(arguments: list[str]) -> int:
 
 
 COMMANDS = {"run": run, "where": where, "figure": figure, "list": list_names, "status": status, "show": show}
-COMMANDS |= {"diff": diff, "compare": compare, "tail": tail, "clean": clean, "doctor": doctor, "complete": complete}
+COMMANDS |= {
+    "diff": diff,
+    "compare": compare,
+    "tail": tail,
+    "tag": tag,
+    "clean": clean,
+    "doctor": doctor,
+    "complete": complete,
+}

@@ -12,6 +12,7 @@ from ltx.config.names import GROUPS
 from ltx.store.find import run_keys
 from ltx.store.states import SORTS, STATES
 from ltx.store.sweeps import is_key, sweeps
+from ltx.store.tags import tags
 
 # bash completes only what follows the last "=", so the text before it is cut off every candidate.
 SCRIPT = """\
@@ -30,7 +31,12 @@ TAIL = ("--json", "root=", "quantile=")
 STATUS = ("--json", "--columns=", "root=")
 FLAGS = ("-m", "--dry-run", "--full", "--cfg", "--resolve", "--config-dir", "--help")
 WHERE = ("-m", "--config-dir", "--help")
-SIMPLE = {"show": ["root="], "diff": ["--json", "root="], "compare": ["--json", "root=", "trust=true"]}
+SIMPLE = {
+    "tag": ["--remove", "root="],
+    "show": ["root="],
+    "diff": ["--json", "root="],
+    "compare": ["--json", "root=", "trust=true"],
+}
 CLEAN = ("--failed", "--partial", "--yes", "root=")
 DOCTOR = ["--json", "root="]
 
@@ -45,7 +51,11 @@ def complete(line: str, commands: tuple[str, ...], groups: tuple[str, ...], root
     if command in SIMPLE:
         return matching(last, [*SIMPLE[command], *run_keys(root), *(sweep_names(root) if command == "show" else [])])
     if command == "status" and not ("." in last or "=" in last):
-        return matching(last, [*STATUS, *STATES, *run_keys(root), *(f"{key}=" for key in (*GROUPS, "width", "sort"))])
+        return matching(
+            last, [*STATUS, *STATES, *run_keys(root), *(f"{key}=" for key in (*GROUPS, "width", "sort", "tag"))]
+        )
+    if command == "status" and last.startswith("tag="):
+        return matching(last, [f"tag={word}" for key in run_keys(root) for word in tags(root / "runs" / key)])
     if command == "status" and last.startswith("sort="):
         return matching(last, [f"sort={key}" for key in SORTS])
     if command == "tail" and not ("." in last or "=" in last):

@@ -38,8 +38,8 @@ ltx status [RUN...] [STATE...] [KEY=VALUE...] [sort=KEY] [--columns=KEY,KEY] [--
 
 Prints every run and sweep under the output root: by which values the runs differ, done levels and seeds, the last test
 accuracy, its age, and whether something failed; commands under way with the time left. Words choose some of the runs,
-as `ltx status method=imp failed`, sort= orders them by their age or any key of a config, --columns shows other keys.
---json prints the same for a program.""",
+as `ltx status method=imp failed tag=good`, sort= orders them by their age or any key of a config, --columns shows
+other keys. --json prints the same for a program.""",
     "show": """\
 ltx show RUN|SWEEP [root=DIR]
 
@@ -67,6 +67,12 @@ at equal kept count, from the runs of method=ticket_sample and method=ticket_spl
 more of dense, imp and edge_popup runs. For each width the tail of sampled masks, the shape of log P, and the bits that
 common qualities need; then the verdict with its evidence. KEY=VALUE choose runs as for `ltx status`, quantile= is the
 threshold over which the tail is fitted, --json prints one object for a program.""",
+    "tag": """\
+ltx tag RUN WORD... [--remove] [root=DIR]
+
+Gives words to a run, or with --remove takes them from it: letters, digits, dashes, underscores and dots, up to 64.
+`ltx status` and `ltx show` show them, `ltx status tag=WORD,WORD` lists the runs that have one of some, and wandb has
+them as tags when the run is mirrored next. They change neither the run's key nor any result.""",
     "clean": """\
 ltx clean RUN... | [--failed] [--partial] [--yes] [root=DIR]
 
