@@ -63,10 +63,10 @@ def table_text(rows: Sequence[Row]) -> str:
     return "\n".join(line for line in lines if line and not set(line) <= {" ", "─"}) + "\n"
 
 
-def costs_text(run: Path, levels: Sequence[int]) -> str:
+def costs_text(run: Path) -> str:
     """Return the table of what the tickets of a run cost: kept, accuracy, bytes on disk and milliseconds of a batch."""
     lines = ["| kept | test accuracy | KB on disk | ms for 1 example | ms for 256 |", "|---:|---:|---:|---:|---:|"]
-    for level in levels:
+    for level in COSTS:
         made = Export.of(Known.of(open_run(run), None, level), scores=False)
         rows, (one, many) = made.rows, made.times()
         accuracy = f"{sum(row.test_accuracy for row in rows) / len(rows):.3f}".removeprefix("0")
@@ -122,7 +122,7 @@ def main(small: bool, to: Path, words: list[str]) -> None:
             raise SystemExit(code)
         shutil.copy(figure["path"], to / "docs" / f"figure-{name}.png")
     readme, methods = ((REPOSITORY / page).read_text() for page in PAGES)
-    costs = costs_text(outcome.asked[0].directory, COSTS[:1] if small else COSTS)
+    costs = costs_text(outcome.asked[0].directory)
     (to / PAGES[0]).write_text(with_costs(with_table(readme, table_text(rows)), costs))
     (to / PAGES[1]).write_text(with_accuracies(methods, accuracies))
     shutil.copy(outcome.asked[0].directory / "plots" / "levels.png", to / "docs" / "imp-width4.png")

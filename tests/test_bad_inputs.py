@@ -67,7 +67,7 @@ def refused(world: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureF
         while words[0].startswith("$"):
             name, _, value = words.pop(0)[1:].partition("=")
             monkeypatch.setenv(name, value)
-        if words[0] in ("run", "status", "show", "figure") and not {"root", "LTX_OUTPUT"} & named(words):
+        if words[0] in ("run", "where", "status", "show", "figure") and not {"root", "LTX_OUTPUT"} & named(words):
             words.append(f"root={here / 'root'}")
         before, children = traces(here), processes()
         capfd.readouterr()

@@ -12,6 +12,7 @@ import pytest
 from ltx.cli import main
 from ltx.cli.complete import SCRIPT
 from ltx.store.sweeps import Record, SweepFolder
+from ltx.store.tags import write_tags
 
 
 @pytest.mark.parametrize(
@@ -28,6 +29,8 @@ from ltx.store.sweeps import Record, SweepFolder
         ("ltx run --f", ["--full"]),
         ("ltx run --h", ["--help"]),
         ("ltx run nothing.", []),
+        ("ltx where method=d", ["method=dense"]),
+        ("ltx where --", ["--config-dir", "--help"]),
         ("ltx figure s", ["same-ticket", "sanity", "seed-variance", "seeds=", "signs", "streams.", "streams="]),
         ("ltx list m", ["methods", "models"]),
         ("ltx show imp-", ["imp-lenet-digits-w1-00000000"]),
@@ -39,6 +42,11 @@ from ltx.store.sweeps import Record, SweepFolder
         ("ltx export imp-", ["imp-lenet-digits-w1-00000000"]),
         ("ltx export imp-lenet-digits-w1-00000000 ticket f", ["format=onnx"]),
         ("ltx show --", ["--time"]),
+        ("ltx tag imp-", ["imp-lenet-digits-w1-00000000"]),
+        ("ltx status tag=g", ["tag=good"]),
+        ("ltx clean --", ["--failed", "--partial", "--yes"]),
+        ("ltx clean imp-", ["imp-lenet-digits-w1-00000000"]),
+        ("ltx doctor ", ["--json", "root="]),
         ("ltx status f", ["failed"]),
         ("ltx status sort=a", ["sort=accuracy", "sort=age"]),
         ("ltx status m", ["method=", "model="]),
@@ -52,6 +60,7 @@ def test_a_line_is_completed_by_what_may_follow(
     line: str, offered: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "runs" / "imp-lenet-digits-w1-00000000").mkdir(parents=True)
+    write_tags(tmp_path / "runs" / "imp-lenet-digits-w1-00000000", ["good", "other"])
     SweepFolder(tmp_path / "sweeps" / "width-01234567").begin(Record("width", [], [], ""))
     monkeypatch.setenv("LTX_OUTPUT", str(tmp_path))
     assert main(["complete", line]) == 0

@@ -21,6 +21,7 @@ ltx runs experiments on the Lottery Ticket Hypothesis.
   ltx run ... --cfg job --resolve          its config as yaml
   ltx run -m width=1,2 method=imp,dense    a sweep on one pool of workers
   ltx run experiment=NAME      a named sweep, conf/experiment/NAME.yaml
+  ltx where KEY=VALUE...       the run directory of these words, nothing else
   ltx figure NAME              draw a paper's figure and check its claims; runs
                                what is missing
   ltx list [methods|models|data|optim|experiments|figures]   what can be named
@@ -34,6 +35,10 @@ ltx runs experiments on the Lottery Ticket Hypothesis.
                                torch and a model card
   ltx tail                     whether tickets are short- or long-tailed as
                                networks widen, with the evidence
+  ltx tag RUN WORD...          give words to a run; ltx status tag=WORD finds it
+  ltx clean RUN...             remove runs, or --failed or --partial: what seeds
+                               keep of failures, and of levels under way
+  ltx doctor                   whether runs are possible here, or what is amiss
   eval "$(ltx complete)"       tab completion for bash; put it in ~/.bashrc
   ltx COMMAND --help           the same of one command, with all keys of run
   ltx --version

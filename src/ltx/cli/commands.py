@@ -5,11 +5,15 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from ltx.cli.clean import clean
 from ltx.cli.compare import compare
+from ltx.cli.doctor import doctor
 from ltx.cli.export import export
 from ltx.cli.look import diff, options, output_root, show, status
+from ltx.cli.tag import tag
 from ltx.cli.tail import tail
 from ltx.cli.training import figure, run
+from ltx.cli.where import where
 from ltx.errors import BadInput, nearest
 
 
@@ -56,5 +60,6 @@ def complete(arguments: list[str]) -> int:
     return 0
 
 
-COMMANDS = {"run": run, "figure": figure, "list": list_names, "status": status, "show": show, "diff": diff}
-COMMANDS |= {"compare": compare, "export": export, "tail": tail, "complete": complete}
+COMMANDS = {"run": run, "where": where, "figure": figure, "list": list_names, "status": status, "show": show}
+COMMANDS |= {"diff": diff, "compare": compare, "export": export, "tail": tail, "tag": tag, "clean": clean}
+COMMANDS |= {"doctor": doctor, "complete": complete}

@@ -12,6 +12,7 @@ from ltx.config.names import GROUPS
 from ltx.store.find import run_keys
 from ltx.store.states import SORTS, STATES
 from ltx.store.sweeps import is_key, sweeps
+from ltx.store.tags import tags
 
 # bash completes only what follows the last "=", so the text before it is cut off every candidate.
 SCRIPT = """\
@@ -29,12 +30,16 @@ complete -o default -F _ltx ltx
 TAIL = ("--json", "root=", "quantile=")
 STATUS = ("--json", "--columns=", "root=")
 FLAGS = ("-m", "--dry-run", "--full", "--cfg", "--resolve", "--config-dir", "--help")
+WHERE = ("-m", "--config-dir", "--help")
 SIMPLE = {
+    "tag": ["--remove", "root="],
     "show": ["--time", "root=", "trust=true"],
     "diff": ["--json", "root="],
     "compare": ["--json", "root=", "trust=true"],
     "export": ["format=onnx", "overwrite=true", "root=", "scores=false", "trust=true"],
 }
+CLEAN = ("--failed", "--partial", "--yes", "root=")
+DOCTOR = ["--json", "root="]
 
 
 def complete(line: str, commands: tuple[str, ...], groups: tuple[str, ...], root: Path) -> list[str]:
@@ -47,11 +52,19 @@ def complete(line: str, commands: tuple[str, ...], groups: tuple[str, ...], root
     if command in SIMPLE:
         return matching(last, [*SIMPLE[command], *run_keys(root), *(sweep_names(root) if command == "show" else [])])
     if command == "status" and not ("." in last or "=" in last):
-        return matching(last, [*STATUS, *STATES, *run_keys(root), *(f"{key}=" for key in (*GROUPS, "width", "sort"))])
+        return matching(
+            last, [*STATUS, *STATES, *run_keys(root), *(f"{key}=" for key in (*GROUPS, "width", "sort", "tag"))]
+        )
+    if command == "status" and last.startswith("tag="):
+        return matching(last, [f"tag={word}" for key in run_keys(root) for word in tags(root / "runs" / key)])
     if command == "status" and last.startswith("sort="):
         return matching(last, [f"sort={key}" for key in SORTS])
     if command == "tail" and not ("." in last or "=" in last):
         return matching(last, [*TAIL, *(f"{key}=" for key in (*GROUPS, "width"))])
+    if command == "clean":
+        return matching(last, [*CLEAN, *run_keys(root)])
+    if command == "doctor":
+        return matching(last, DOCTOR)
     if command == "list":
         return matching(last, [*groups, "width=", "data="])
     figures = [name.replace("_", "-") for name in choices("figure", [])] if command == "figure" else []
@@ -61,7 +74,7 @@ def complete(line: str, commands: tuple[str, ...], groups: tuple[str, ...], root
         return matching(last, [f"{key}={value}" for value in values])
     if "." in last:
         return matching(last, fields(last.partition(".")[0], words))
-    flags = FLAGS if command == "run" and last.startswith("-") else ()
+    flags = {"run": FLAGS, "where": WHERE}.get(command, ()) if last.startswith("-") else ()
     plain = {key: value for key, value in settings().items() if key not in ("defaults", "hydra")}
     keys = [f"{key}=" for key in (*CHOICES, "zip", "plot", *plain)]
     dotted = [f"{key}." for key in (*GROUPS, *(key for key, value in plain.items() if isinstance(value, dict)))]

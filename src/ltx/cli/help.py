@@ -17,6 +17,11 @@ ltx run [FLAG...] [KEY=VALUE...]
 
 Trains, prunes and rewinds one sweep point; the same command resumes or extends it. With -m every comma separates
 values and each combination is a point.""",
+    "where": """\
+ltx where [-m] [--config-dir DIR] [KEY=VALUE...]
+
+Prints the run directory that `ltx run` with the same words has or would have, and nothing else; with -m or experiment=
+a line for each point. Trains nothing and writes nothing, and does not ask whether this machine has the device.""",
     "figure": """\
 ltx figure NAME [KEY=VALUE...]
 
@@ -33,8 +38,8 @@ ltx status [RUN...] [STATE...] [KEY=VALUE...] [sort=KEY] [--columns=KEY,KEY] [--
 
 Prints every run and sweep under the output root: by which values the runs differ, done levels and seeds, the last test
 accuracy, its age, and whether something failed; commands under way with the time left. Words choose some of the runs,
-as `ltx status method=imp failed`, sort= orders them by their age or any key of a config, --columns shows other keys.
---json prints the same for a program.""",
+as `ltx status method=imp failed tag=good`, sort= orders them by their age or any key of a config, --columns shows
+other keys. --json prints the same for a program.""",
     "show": """\
 ltx show RUN|SWEEP [--time] [root=DIR] [trust=true]
 
@@ -73,6 +78,26 @@ at equal kept count, from the runs of method=ticket_sample and method=ticket_spl
 more of dense, imp and edge_popup runs. For each width the tail of sampled masks, the shape of log P, and the bits that
 common qualities need; then the verdict with its evidence. KEY=VALUE choose runs as for `ltx status`, quantile= is the
 threshold over which the tail is fitted, --json prints one object for a program.""",
+    "tag": """\
+ltx tag RUN WORD... [--remove] [root=DIR]
+
+Gives words to a run, or with --remove takes them from it: letters, digits, dashes, underscores and dots, up to 64.
+`ltx status` and `ltx show` show them, `ltx status tag=WORD,WORD` lists the runs that have one of some, and wandb has
+them as tags when the run is mirrored next. They change neither the run's key nor any result.""",
+    "clean": """\
+ltx clean RUN... | [--failed] [--partial] [--yes] [root=DIR]
+
+Removes whole runs; or with --failed what failed seeds keep, their reasons and checkpoints, so that they are tried
+again; with --partial the checkpoints of levels under way, files that killed processes left, and what was set aside as
+damaged. Prints first what it is, how many bytes, and which sweeps list it, then asks; --yes does not ask. What a living
+process works on stays, and so does a run that another one stands on, unless both are removed. Follows no link.""",
+    "doctor": """\
+ltx doctor [--json] [root=DIR]
+
+Looks at this machine: versions, and whether they are those that ltx asks for and is tested with; devices, cores,
+memory, free disk; whether the output root can be written and claimed; whether wandb would be online; cluster commands
+and optional packages. Each line is ok, a note, or a problem with its remedy. Exits with 3 where no run is possible.
+Writes nothing, and never prints a key.""",
     "complete": """\
 eval "$(ltx complete)"
 

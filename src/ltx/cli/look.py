@@ -142,6 +142,7 @@ def show_run(path: Path) -> int:
     from ltx.report.tables import table
     from ltx.store.files import Damaged
     from ltx.store.folders import RunFolder
+    from ltx.store.tags import tags
 
     try:
         print(printable(config_text(path)))
@@ -158,6 +159,8 @@ def show_run(path: Path) -> int:
         print(said)
     for plot in sorted((path / "plots").glob("*.png")):
         print(f"plot: {plot}")
+    if words := tags(path):
+        print(f"tags: {' '.join(words)}")
     print(f"run:  {path}")
     return 0
 

@@ -36,17 +36,50 @@ OFFERED = {
 
 def run(arguments: list[str]) -> int:
     """Run one sweep point or, through Hydra, a sweep; hand --cfg and --info to Hydra."""
-    dry, full, folders, flags, words = False, False, [], [], []
+    flags, folders, words = divided(arguments)
+    dry, full = "--dry-run" in flags, "--full" in flags
+    flags = [flag for flag in flags if flag not in ("--dry-run", "--full")]
+    if full and not dry:
+        raise BadInput("--full shows the configs of a --dry-run, which it goes with.")
+    from ltx.config import defaults
+
+    own = defaults.read()
+    plot = next((w.removeprefix("plot=") for w in words if w.startswith("plot=")), None)
+    words = [word for word in words if not word.startswith("plot=")]
+    named = experiments(words)
+    in_process = "workers=0" in words or own.values.get("workers") == 0
+    if not (dry or in_process or {"--cfg", "-c", "--info", "-i", "--hydra-help"} & {*flags}):
+        from ltx.launch import local as launch
+
+        launch.warm_up()
+
+    points = points_of(flags, words, folders, own)
+    if not points:
+        return 0
+    from ltx.runs.command import specs_of
+
+    specs = specs_of(points, folders, own)
+    if plot is not None:
+        from ltx.report.swept import check_chosen
+        from ltx.runs import sweep
+
+        check_chosen(plot, sweep.labels(specs, points))
+    if dry:
+        return show_plan(specs, points, own, full)
+    return execute(specs, points, own.command(["ltx", "run", *arguments]), named[0] if named else None, plot)
+
+
+def divided(arguments: list[str]) -> tuple[list[str], list[str], list[str]]:
+    """Split the words of `ltx run` into its flags, the folders of --config-dir, and key=value. Raises BadInput."""
+    from ltx.config.words import plain_root
+
+    folders, flags, words = [], [], []
     rest = iter(arguments)
     for word in rest:
         flag, equals, value = word.partition("=")
         if not word.startswith("-"):
-            words.append(word)
-        elif word == "--dry-run":
-            dry = True
-        elif word == "--full":
-            full = True
-        elif word in SWITCHES:
+            words.append(plain_root(word))
+        elif word in (*SWITCHES, "--dry-run", "--full"):
             flags.append(word)
         elif flag in VALUED:
             value = value if equals else next(rest, "")
@@ -61,29 +94,22 @@ def run(arguments: list[str]) -> int:
                 flags += [flag, value]
         else:
             raise BadInput(f"{word} is not a flag of run{flag_meant(flag, value)}")
-    if full and not dry:
-        raise BadInput("--full shows the configs of a --dry-run, which it goes with.")
-    from ltx.config import defaults
-    from ltx.config.words import plain_root
+    return flags, folders, words
 
-    own = defaults.read()
-    words = [plain_root(word) for word in words]
-    plot = next((w.removeprefix("plot=") for w in words if w.startswith("plot=")), None)
-    words = [word for word in words if not word.startswith("plot=")]
-    named = [word.partition("=")[2] for word in words if word.lstrip("+").startswith("experiment=")]
-    several = bool(named or {"-m", "--multirun"} & {*flags})
-    if several:
-        words = zipped(words)
-    in_process = "workers=0" in words or own.values.get("workers") == 0
-    if not (dry or in_process or {"--cfg", "-c", "--info", "-i", "--hydra-help"} & {*flags}):
-        from ltx.launch import local as launch
 
-        launch.warm_up()
+def experiments(words: list[str]) -> list[str]:
+    """Return the named sweeps among the words of `ltx run`."""
+    return [word.partition("=")[2] for word in words if word.lstrip("+").startswith("experiment=")]
 
+
+def points_of(flags: list[str], words: list[str], folders: list[str], own: Defaults) -> list[list[str]]:
+    """Return the words of every point that is asked for, none where Hydra was asked to print something instead."""
     from ltx.config.optional import settled
 
-    points = [words]
-    if not several:
+    named = experiments(words)
+    if named or {"-m", "--multirun"} & {*flags}:
+        points = [words] = [zipped(words)]
+    else:
         points = [words] = settled([words], folders, own)
     if flags or named:
         from ltx.config.compose import hydra_main
@@ -91,20 +117,7 @@ def run(arguments: list[str]) -> int:
         if own.values and {"--cfg", "-c"} & {*flags}:
             print(f"# defaults from {own.file}", flush=True)
         points = hydra_main(flags, words, folders, own)
-    if not points:
-        return 0
-    from ltx.runs.command import specs_of
-
-    points = settled(points, folders, own)
-    specs = specs_of(points, folders, own)
-    if plot is not None:
-        from ltx.report.swept import check_chosen
-        from ltx.runs import sweep
-
-        check_chosen(plot, sweep.labels(specs, points))
-    if dry:
-        return show_plan(specs, points, own, full)
-    return execute(specs, points, own.command(["ltx", "run", *arguments]), named[0] if named else None, plot)
+    return settled(points, folders, own)
 
 
 def flag_meant(flag: str, value: str) -> str:

@@ -21,6 +21,7 @@ from ltx.store.files import set_aside
 from ltx.store.folders import RunFolder
 from ltx.store.rows import Row, by_level
 from ltx.store.seeds import SeedFolder
+from ltx.store.tags import tags as given_tags
 
 INIT_SECONDS, FINISH_SECONDS = 15, 60  # that wandb may take, ten times as long to send tickets
 GONE = ("HandleAbandonedError", "MailboxClosedError")  # what wandb raises then, beside a ConnectionError; not public
@@ -198,7 +199,7 @@ class Mirror:
             name=options["name"] or key,
             group=options["group"] or self.group or key,
             job_type=options["job_type"] or method,
-            tags=list(dict.fromkeys([*tags, *options["tags"]])),
+            tags=list(dict.fromkeys([*tags, *options["tags"], *given_tags(self.folder.path)])),
         )
         if self.run is None:
             self.mode = "disabled"

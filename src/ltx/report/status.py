@@ -21,9 +21,10 @@ from ltx.store.files import Damaged
 from ltx.store.find import short_keys
 from ltx.store.states import SORTS, Standing
 from ltx.store.sweeps import Label, Record, SweepFolder
+from ltx.store.tags import tags
 
-OWN = ("run", "state", "levels", "seeds", "test", "age")  # columns that are no key of a config
-FOLDED = ("what", "swept", "sweep", "state")
+OWN = ("run", "tags", "state", "levels", "seeds", "test", "age")  # columns that are no key of a config
+FOLDED = ("what", "tags", "swept", "sweep", "state")
 
 
 @dataclass
@@ -47,11 +48,17 @@ class Entry:
         except Damaged:
             return {}
 
+    @cached_property
+    def tags(self) -> list[str]:
+        """The words that a person gave to the run."""
+        return tags(self.standing.path)
+
     def json(self) -> dict[str, Any]:
         """Return what a program reads of a run."""
         at, command = self.standing, self.standing.command
         return {
             "key": self.key,
+            "tags": self.tags,
             "state": at.state,
             "levels_done": sum(at.count(seed, last) for seed, last in at.asked.items()),
             "levels": sum(last + 1 for last in at.asked.values()),
@@ -67,16 +74,22 @@ class Entry:
 
 
 def selected(entries: Sequence[Entry], filters: Mapping[str, str], states: Sequence[str]) -> list[Entry]:
-    """Return the runs of some states, and with some values. Raises BadInput for a key that no run has."""
+    """Return the runs of some states, with some values, and with one of the tags of `tag=WORD,WORD`.
+
+    Raises BadInput for a key that no run has.
+    """
+    asked = filters.get("tag")
+    filters = {key: value for key, value in filters.items() if key != "tag"}
     if filters:
         known = flat.keys_of(entry.config for entry in entries) or [*RunConfig.model_fields]
         for key in filters:
             if (key if entries else key.partition(".")[0]) not in known:
-                raise BadInput(f"'{key}' is no key of a run's config{near(key, [*known, 'root', 'sort'])}")
+                raise BadInput(f"'{key}' is no key of a run's config{near(key, [*known, 'root', 'sort', 'tag'])}")
     return [
         entry
         for entry in entries
         if (not states or entry.standing.state in states)
+        and (asked is None or {*asked.split(",")} & {*entry.tags})
         and all(flat.matches(flat.value_of(entry.config, key), value) for key, value in filters.items())
     ]
 
@@ -140,7 +153,9 @@ def status_table(entries: Sequence[Entry], keys: Sequence[str], room: int, colum
         said = {} if columns else {"what": what(entry, several, names)}
         return {"run": own["run"], **said, **asked, **{name: own[name] for name in OWN[1:]}}
 
-    lines = [line(entry) for entry in entries]
+    lines: list[Line] = [line(entry) for entry in entries]
+    if "tags" not in columns and not any(entry.tags for entry in entries):
+        lines = without(lines, "tags")
     extra = [name for name in ("seeds", "age", "levels") if name not in columns]
     if needed(lines) <= room:
         return grid(lines, FOLDED)
@@ -155,6 +170,7 @@ def own_cells(entry: Entry, short: str) -> dict[str, str]:
     state = failed if told["state"] == "failed" else f"{told['state']}, {failed}" if failed else told["state"]
     return {
         "run": short,
+        "tags": " ".join(told["tags"]),
         "state": state,
         "levels": f"{told['levels_done']}/{told['levels']}",
         "seeds": f"{told['seeds_done']}/{told['seeds']}",

@@ -15,9 +15,8 @@ WANDB_MODES = ("online", "offline", "disabled", "dryrun", "run", "shared")  # th
 def check_machine(spec: Spec) -> None:
     """Raise BadInput where this machine cannot do what is asked, before anything is written."""
     device = spec.config["device"]
+    check_device(device)
     kind, _, number = device.partition(":")
-    if kind not in ("auto", "cpu", "cuda") or (number and not number.isdigit()):
-        raise BadInput(f"device={device} is unknown{nearest(device, ('auto', 'cpu', 'cuda', 'cuda:N'))}")
     if kind == "cuda":
         import torch
 
@@ -31,6 +30,13 @@ def check_machine(spec: Spec) -> None:
     if spec.config["wandb"]["mode"] is None and mode and mode not in WANDB_MODES:
         raise BadInput(f"WANDB_MODE={mode} in the environment is unknown{nearest(mode, WANDB_MODES)}")
     check_root(spec.directory.absolute(), spec.config["root"])
+
+
+def check_device(device: str) -> None:
+    """Raise BadInput for a word that names no device on any machine."""
+    kind, _, number = device.partition(":")
+    if kind not in ("auto", "cpu", "cuda") or (number and not number.isdigit()):
+        raise BadInput(f"device={device} is unknown{nearest(device, ('auto', 'cpu', 'cuda', 'cuda:N'))}")
 
 
 def pick_device(asked: str) -> str:

@@ -8,20 +8,26 @@ from ltx.config.compose import compose
 from ltx.config.defaults import NONE, Defaults
 from ltx.config.spec import Spec
 from ltx.errors import BadInput, printable
-from ltx.runs.checks import check_machine, check_weights
+from ltx.runs.checks import check_device, check_machine, check_weights
 from ltx.runs.sweep import Outcome
 
 
-def specs_of(points: Sequence[list[str]], config_dirs: list[str], own: Defaults = NONE) -> list[Spec]:
+def specs_of(
+    points: Sequence[list[str]], config_dirs: list[str], own: Defaults = NONE, here: bool = True
+) -> list[Spec]:
     """Compose every point from its overrides and check all of them. Raises BadInput before anything is written.
 
-    `own` are a person's defaults; a refusal of one of their values names the file.
+    `own` are a person's defaults; a refusal of one of their values names the file. With here=False the points are not
+    to run on this machine, which then need not have their device, nor a root that can be written.
     """
 
     def spec_of(overrides: list[str]) -> Spec:
         try:
             spec = Spec.of(compose(overrides, config_dirs, own))
-            check_machine(spec)
+            if here:
+                check_machine(spec)
+            else:
+                check_device(spec.config["device"])
             if spec.start is not None and spec.start.path.exists():
                 check_weights(spec)
         except BadInput as error:

@@ -12,6 +12,7 @@ import socket
 import threading
 import time
 import uuid
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -179,9 +180,32 @@ def started(pid: int) -> str:
 def gone(beat: bytes) -> bool:
     """Tell whether a claim's holder was a process of this machine that is no more."""
     holder = told(beat)
-    if any(holder.get(name) != value for name, value in here().items()) or type(holder.get("pid")) is not int:
-        return False
-    return not process_lives(holder["pid"]) or started(holder["pid"]) != holder.get("started")
+    return is_here(holder) and (not process_lives(holder["pid"]) or started(holder["pid"]) != holder.get("started"))
+
+
+def is_here(holder: Mapping[str, Any]) -> bool:
+    """Tell whether a holder is or was a process of this machine, whose numbers this process sees."""
+    return all(holder.get(name) == value for name, value in here().items()) and type(holder.get("pid")) is int
+
+
+def living(paths: Iterable[Path]) -> dict[Path, str]:
+    """Name the holders of the claims that living processes have; looks at the files, and leaves also dead ones' alone.
+
+    A process of this machine is judged at once, others by whether they beat within PATIENCE seconds.
+    """
+
+    def beat(path: Path) -> bytes | None:
+        with contextlib.suppress(Damaged):
+            return content(path)
+        return None
+
+    first = {path: found for path in paths if (found := beat(path)) is not None and not gone(found)}
+    alive = {path for path, found in first.items() if is_here(told(found))}
+    end = time.monotonic() + PATIENCE
+    while first.keys() - alive and time.monotonic() < end:
+        time.sleep(BEAT / 5)
+        alive |= {path for path in first.keys() - alive if beat(path) not in (None, first[path])}
+    return {path: holder_of(first[path]) for path in first if path in alive}
 
 
 def told(beat: bytes) -> dict[str, Any]:

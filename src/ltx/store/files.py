@@ -93,9 +93,14 @@ def set_aside(path: Path, why: object) -> None:
 def tidy(folder: Path) -> None:
     """Remove the temporary files that killed writers on this machine left in a folder."""
     for path in folder.glob(".*"):
-        found = TEMPORARY.fullmatch(path.name)
-        if found and found["host"] == host() and not process_lives(int(found["pid"])):
+        if is_left_over(path.name):
             path.unlink(missing_ok=True)
+
+
+def is_left_over(name: str) -> bool:
+    """Tell whether a name is that of a temporary file whose writer was a process of this machine that is no more."""
+    found = TEMPORARY.fullmatch(name)
+    return found is not None and found["host"] == host() and not process_lives(int(found["pid"]))
 
 
 def process_lives(pid: int) -> bool:

@@ -106,6 +106,11 @@ class RunFolder:
         """Whoever writes what is derived of this run claims this file."""
         return self.path / "lock"
 
+    @property
+    def claim_paths(self) -> list[Path]:
+        """All that processes claim who work on this run, on its seeds or on its mirror."""
+        return [self.claim_path, self.path / "wandb.lock", *(folder.claim_path for folder in self.seeds())]
+
     def running(self, age: float = 5.0) -> dict[str, Any] | None:
         """Return who works on one of the seeds, by the age of the claims' files; for display only."""
         for path in (self.claim_path, *(folder.claim_path for folder in self.seeds())):
