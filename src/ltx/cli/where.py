@@ -13,7 +13,7 @@ def where(arguments: list[str]) -> int:
     flags, folders, words = divided(arguments)
     for flag in flags:
         if flag not in TAKEN and flag.startswith("-"):
-            raise BadInput(f"{flag} is not a flag of where, which takes the words of `ltx run`{nearest('', TAKEN)}")
+            raise BadInput(f"{flag} is not a flag of where, which takes the words of `ltx run`{nearest(flag, TAKEN)}")
     from ltx.config import defaults
     from ltx.runs.command import specs_of
 
