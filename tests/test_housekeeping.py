@@ -279,7 +279,9 @@ def test_a_living_claim_is_one_that_beats(tmp_path: Path, monkeypatch: pytest.Mo
     assert found == {beating: "process 7 on elsewhere"} and still.exists()
 
 
-def test_clean_keeps_a_trunk_unless_what_stands_on_it_goes_too(ltx: Ltx, root: Path) -> None:
+def test_clean_keeps_a_trunk_unless_what_stands_on_it_goes_too(
+    ltx: Ltx, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     words = ("width=.05", "optim.steps=5", "seeds=1", "method=control", "method.kind=ticket")
     assert ltx("run", *words, "trunk={method:imp,method.levels:1}").code == 0
     trunk, above = (next((root / "runs").glob(f"{method}-*")) for method in ("imp", "control"))
@@ -291,6 +293,10 @@ def test_clean_keeps_a_trunk_unless_what_stands_on_it_goes_too(ltx: Ltx, root: P
     for path in above.glob("seed_*/level_*"):
         path.unlink()
     assert ltx("clean", trunk.name, "--yes").code == 2, "before it has a level, its config names the trunk"
+    with monkeypatch.context() as patch:
+        patch.setattr("ltx.runs.cleaning.erase", lambda path: os.stat(path / "nothing") if path == above else None)
+        result = ltx("clean", trunk.name, above.name, "--yes")
+    assert result.code == 3 and f"{trunk.name}: run, 2 level files (after one that stays)" in result.err
     result = ltx("clean", trunk.name, above.name, "--yes")
     assert result.code == 0 and result.out.index(above.name) < result.out.index(trunk.name)
     assert not [*(root / "runs").iterdir()]

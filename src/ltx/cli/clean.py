@@ -40,7 +40,11 @@ def clean(arguments: list[str]) -> int:
             raise Failed("nothing was removed, for it has changed meanwhile; the same command shows what is there now.")
     from ltx.runs.cleaning import remove
 
-    stays = {f"{one.run}: {one.what}": why for one in chosen if (why := remove(one))}
+    stays: dict[str, str] = {}
+    for one in chosen:  # a run that stands on another comes before it: where the first stays, the second must too
+        why = "after one that stays" if words and stays else remove(one)
+        if why:
+            stays[f"{one.run}: {one.what}"] = why
     if stays:
         raise Failed(f"not all was removed: {'; '.join(f'{name} ({why})' for name, why in stays.items())}.")
     return 0
