@@ -69,7 +69,7 @@ def test_doctor_tells_of_every_check_and_leaves_nothing_behind(ltx: Ltx, root: P
     result = ltx("doctor", "--json")
     found = checks(result)
     assert result.code == 0 and json.loads(result.out)["runs_possible"] is True
-    assert found["torch"]["said"] == version("torch") and found["ltx"]["said"] == version("ltx")
+    assert found["torch"]["said"].startswith(version("torch")) and found["ltx"]["said"] == version("ltx")
     for name in (
         "machine",
         "output",

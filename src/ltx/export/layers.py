@@ -51,6 +51,16 @@ def literal(node: ast.expr) -> object:
     return node.id if isinstance(node, ast.Name) else ast.literal_eval(node)
 
 
+def layer_norm(layer: Any) -> Call:
+    """Return the arguments of a LayerNorm, whose representation leaves the bias out in some versions of torch."""
+    affine = layer.elementwise_affine
+    return [layer.normalized_shape], {
+        "eps": layer.eps,
+        "elementwise_affine": affine,
+        "bias": layer.bias is not None or not affine,
+    }
+
+
 def attention(layer: Any) -> Call:
     """Return the arguments of a MultiheadAttention."""
     names = ("dropout", "add_zero_attn", "batch_first")
@@ -80,6 +90,7 @@ def encoder(layer: Any) -> Call:
 
 
 COMPOSED = {
+    nn.LayerNorm: layer_norm,
     nn.MultiheadAttention: attention,
     nn.TransformerEncoderLayer: encoder_layer,
     nn.TransformerEncoder: encoder,
