@@ -117,20 +117,24 @@ def compared(name: str, words: list[str], density: float | None, reach: tuple[fl
     def spec(*more: str) -> Spec:
         return Spec.of(composed(*words, *SGD, *more))
 
-    sides = [ours(spec(), data), ours(spec("trainer.precision=bf16-mixed"), data), plain(spec(), data, density)]
-    alike, theirs = ours(spec("model.channels_last=null"), data)()[2], sides[2]()[2]
+    sides = [plain(spec(), data, density), ours(spec(), data)]
+    if "AVX512" in torch.backends.cpu.get_cpu_capability():
+        sides.append(ours(spec("trainer.precision=bf16-mixed"), data))
+    else:
+        print(f"{name}: this processor has no bfloat16, which takes minutes a step; its line is left out")
+    alike, theirs = ours(spec("model.channels_last=null"), data)()[2], sides[0]()[2]
     state = beginning(spec())[1]
     begin = state.scores or {matrix: state.weights[matrix] * keep for matrix, keep in state.mask.items()}
     for matrix, end in theirs.items():
         assert (alike[matrix] - end).abs().max() < 0.01 * (end - begin[matrix]).abs().max(), matrix
     losses = [side()[1] for side in sides]
-    assert abs(losses[0] - losses[2]) < 1e-3 * losses[2], losses
-    assert abs(losses[1] - losses[2]) < 0.05 * losses[2], losses
-    print(f"{name}: losses {losses[0]:.5f}, {losses[1]:.5f} in bf16 and {losses[2]:.5f} of the reference")
-    seconds = medians(*((lambda side=side: side()[0]) for side in sides))  # type: ignore[misc]
-    for which, least, mine in zip(("fp32", "bf16"), reach, seconds, strict=False):
-        detail = f"{seconds[2] * 1e3:.0f} / {mine * 1e3:.0f} ms"
-        yield Line(f"{name}, plain / ltx {which}", seconds[2] / mine, least, "x", True, detail)
+    for loss, apart in zip(losses[1:], (1e-3, 0.05), strict=False):
+        assert abs(loss - losses[0]) < apart * losses[0], losses
+    print(f"{name}: losses {', '.join(f'{loss:.5f}' for loss in losses)} of the reference and of ltx")
+    reference, *mine = medians(*((lambda side=side: side()[0]) for side in sides))  # type: ignore[misc]
+    for which, least, seconds in zip(("fp32", "bf16"), reach, mine, strict=False):
+        detail = f"{reference * 1e3:.0f} / {seconds * 1e3:.0f} ms"
+        yield Line(f"{name}, plain / ltx {which}", reference / seconds, least, "x", True, detail)
 
 
 def edge_popup() -> Iterator[Line]:
