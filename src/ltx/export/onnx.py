@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import warnings
 from contextlib import redirect_stdout
 from importlib.util import find_spec
@@ -24,6 +25,7 @@ def check_installed() -> None:
 
 def onnx_of(network: nn.Module, x: Tensor) -> bytes:
     """Return a network as ONNX, `x` to `logits`, for batches of any size. Raises BadInput where ONNX cannot hold it."""
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it tells who has no torchvision so
     try:
         with warnings.catch_warnings(), redirect_stdout(io.StringIO()), torch.no_grad():
             warnings.simplefilter("ignore")

@@ -183,15 +183,17 @@ class SparseLinear(nn.Module):
         self.bias = layer.bias
 
     def forward(self, x: Tensor) -> Tensor:
-        inputs = x.reshape(-1, x.shape[-1]).T
-        if inputs.shape[1] < EXAMPLES:
-            outputs = self.weight @ inputs
-        else:
-            table, weigh = inputs.contiguous(), self.values
+        inputs = x.reshape(-1, x.shape[-1])
+        if len(inputs) >= EXAMPLES:
+            table, weigh = inputs.T.contiguous(), self.values
             outputs = F.embedding_bag(
                 self.columns, table, self.starts, mode="sum", per_sample_weights=weigh, include_last_offset=True
-            )
-        outputs = outputs.T if self.bias is None else outputs.T + self.bias
+            ).T
+        elif self.weight.layout == torch.strided:
+            return F.linear(x, self.weight, self.bias)
+        else:
+            outputs = (self.weight @ inputs.T).T
+        outputs = outputs if self.bias is None else outputs + self.bias
         return outputs.reshape(*x.shape[:-1], -1)
 
 
