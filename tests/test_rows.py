@@ -22,7 +22,7 @@ from ltx.store.files import unpack
 from ltx.tensors import Tensors
 from ltx.training import rows
 from ltx.training.form import Form
-from ltx.training.rows import Places, Rows, few, fits
+from ltx.training.rows import Places, Rows, fits, sparse_enough
 
 WIDE = ("width=.3", "seeds=1", "method.levels=3", "method.fraction=.6", "optim.steps=30", "trainer.chunk=7")
 NAMES = ("fc1.weight", "fc2.weight")
@@ -171,7 +171,7 @@ def test_large_linear_layers_fit_and_few_enough_of_their_weights_decide():
     assert fits(large, Form()) == ["0.weight"]
     assert fits(large, Form("bf16-mixed")) == fits(large, Form("bf16-true")) == []
     sizes, options = {"a": (25, 100), "b": (26, 100)}, {"sparse_cpu": 0.25, "sparse_cuda": 0.0}
-    assert few(sizes, "cpu", options) == ["a"] and few(sizes, "cuda:1", options) == []
+    assert sparse_enough(sizes, "cpu", options) == ["a"] and sparse_enough(sizes, "cuda:1", options) == []
 
 
 def test_a_run_compresses_the_levels_of_few_weights_and_says_so(

@@ -38,7 +38,7 @@ def read(folder: str | Path) -> tuple[Tensors, dict[str, Any]]:
         tensors, header = parsed(content), json.loads(content[8 : 8 + length])
         meta = json.loads(header["__metadata__"]["ltx"])
         said, _ = meta.pop("digest"), meta.pop("meta_digest")
-    except Exception as error:
+    except Exception as error:  # whatever a changed header makes the libraries raise; it is repeated
         raise ValueError(f"{path} is no ticket ({error})") from error
     sha = hashlib.sha256(canonical(meta))
     for name in sorted(tensors):

@@ -25,7 +25,7 @@ from ltx.runs.sweep import expand, labels, workers
 from ltx.store.folders import RunFolder
 from ltx.tensors import matrices
 from ltx.training.leaves import masks_alone
-from ltx.training.rows import GROWTH, LEAST, few, fits
+from ltx.training.rows import GROWTH, LEAST, fits, sparse_enough
 
 # On one core of a 2-core cloud machine: operations a second in float32 and with bfloat16, and what each parameter
 # tensor costs a step besides, in layers around it, its gradient and its update. LeNet, convnet, Conv-2, Conv-4, VGG-11,
@@ -66,7 +66,7 @@ def compressed(spec: Spec) -> dict[int, tuple[list[str], float]]:
     found = {}
     for level in range(spec.method.last_level + 1) if sizes else ():
         kept = planned(spec, level, network)
-        names = few({name: (round(kept * n), n) for name, n in sizes.items()}, device, spec.config["trainer"])
+        names = sparse_enough({name: (round(kept * n), n) for name, n in sizes.items()}, device, spec.config["trainer"])
         if names and masks_alone(spec.method, spec.plan(level)):
             dense = 6 * spec.optim.batch * sum(sizes[name] for name in names) / FLOPS
             found[level] = names, dense * (1 - LEAST - GROWTH * kept)

@@ -30,7 +30,7 @@ from ltx.training.checkpoint import LAYOUT, joined
 from ltx.training.fit import Hooks, Resume, Setup, Trained, train
 from ltx.training.leaves import masks_alone, pruned_are_zero, trained_beside
 from ltx.training.measure import Measure
-from ltx.training.rows import few, fits
+from ltx.training.rows import fits, sparse_enough
 from ltx.training.task import TASKS
 
 Report = Callable[[str, Any], None]
@@ -255,7 +255,7 @@ class LevelLoop:
         if not masks_alone(self.method, plan) or (self.spec.optim.weight_decay and not pruned_are_zero(begin)):
             return []  # pruned weights that are not zero would decay, unseen, where all weights are held
         masks = {name: begin.mask[name] for name in fits(self.network, self.spec.form) if name in begin.mask}
-        return few({name: (int(m.sum()), m.numel()) for name, m in masks.items()}, self.device, self.options)
+        return sparse_enough({name: (int(m.sum()), m.numel()) for name, m in masks.items()}, self.device, self.options)
 
     def commit(self, plan: Plan, mask: Tensors, found: Computed, row: Row, records: list[dict[str, Any]]) -> None:
         """Write the level's file, unless another process was faster, and remove its checkpoint."""

@@ -36,7 +36,7 @@ class Graphs:
     def take(self, first: int, last: int, rates: list[float]) -> list[Step]:
         """Take the steps first .. last - 1 at their learning rates; return what each leaves, in memory of its own."""
         chosen = self.batches.indices(first, last)
-        if self.stream is None:
+        if self.stream is None:  # on a CPU, where nothing can be captured, the same spans step by step
             return self.steps(chosen, rates)
         self.stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self.stream):

@@ -32,7 +32,7 @@ def fits(network: nn.Module, form: Form) -> list[str]:
     return large if form.precision == "32-true" else []
 
 
-def few(sizes: Mapping[str, tuple[int, int]], device: str, options: Mapping[str, Any]) -> list[str]:
+def sparse_enough(sizes: Mapping[str, tuple[int, int]], device: str, options: Mapping[str, Any]) -> list[str]:
     """Name the matrices that a level trains as compressed rows, given the kept and all weights of those that may be.
 
     options: the config's under `trainer`, which say up to which density on which device.
