@@ -1,4 +1,4 @@
-"""ltx as Hydra's sweeper and launcher: expand a multirun's overrides and hand all points to ltx at once.
+"""ltx as Hydra's sweeper and launchers: expand a multirun's overrides and hand all points to ltx at once.
 
 Hydra's own sweeper composes every point twice and writes into the working folder; its own launchers neither resume
 nor share workers between points. What happens to the points is in ltx.sweep. (No postponed annotations here: with
@@ -7,7 +7,7 @@ them a dataclass in this namespace breaks every Hydra application of the environ
 
 import difflib
 import itertools
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Dict, List, Optional, Sequence  # noqa: UP035
 
 from hydra.core.config_store import ConfigStore
@@ -38,7 +38,64 @@ class SweeperConfig:
 class LauncherConfig:
     """Run the points on this machine's cores."""
 
-    _target_: str = "hydra_plugins.ltx_plugins.LocalLauncher"
+    _target_: str = "hydra_plugins.ltx_plugins.LtxLauncher"
+
+
+@dataclass
+class ElsewhereConfig:
+    """What all launchers elsewhere are told, as launcher.KEY=VALUE.
+
+    workers: how many there are at most. per_task: the seeds that each trains at a time.
+    wait: stay and show how far they are, instead of returning at once.
+    shared: whether they all see the root though it is on a disk of this machine, as where others mount it.
+    """
+
+    _target_: str = "hydra_plugins.ltx_plugins.LtxLauncher"
+    workers: int = 8
+    per_task: int = 1
+    wait: bool = False
+    shared: bool = False
+
+
+@dataclass
+class SlurmConfig(ElsewhereConfig):
+    """Run the points in one array of Slurm.
+
+    partition, account, qos, constraint: as sbatch takes them; null: the cluster's default.
+    minutes: of a worker, which ends in order `before_end` seconds before and is requeued while work is left.
+    gpus, cpus, memory: of a worker; null: as many cores as threads, and the cluster's default of memory, in GB.
+    setup: lines of shell before a worker starts, as [module load cuda]. options: others of sbatch, {nodelist: n1}.
+    restarts: how often a worker is requeued at most, after its time was over or it was killed.
+    """
+
+    kind: str = "slurm"
+    partition: Optional[str] = None  # noqa: UP045
+    account: Optional[str] = None  # noqa: UP045
+    qos: Optional[str] = None  # noqa: UP045
+    constraint: Optional[str] = None  # noqa: UP045
+    minutes: int = 60
+    before_end: int = 60
+    gpus: int = 0
+    cpus: Optional[int] = None  # noqa: UP045
+    memory: Optional[float] = None  # noqa: UP045
+    setup: List[str] = field(default_factory=list)  # noqa: UP006
+    options: Dict[str, str] = field(default_factory=dict)  # noqa: UP006
+    restarts: int = 100
+
+
+@dataclass
+class RayConfig(ElsewhereConfig):
+    """Run the points on a Ray cluster.
+
+    address: of the cluster, null: the one that this machine belongs to, or else a local one of this machine, which
+    ends with the command. gpus, cpus, memory: what Ray sets aside for a worker, in GB; cpus null: as many as threads.
+    """
+
+    kind: str = "ray"
+    address: Optional[str] = None  # noqa: UP045
+    gpus: float = 0.0
+    cpus: Optional[float] = None  # noqa: UP045
+    memory: Optional[float] = None  # noqa: UP045
 
 
 class LtxSweeper(Sweeper):
@@ -92,16 +149,29 @@ class LtxSweeper(Sweeper):
             )
 
 
-class LocalLauncher(Launcher):
-    """Give all points to the task's `sweep`; it reports and keeps the exit code itself."""
+class LtxLauncher(Launcher):
+    """Give all points to the task's `sweep`, and tell it where they are to run; it keeps the exit code itself."""
+
+    def __init__(self, **request: Any):
+        self.request = request
 
     def setup(self, *, hydra_context: Any, task_function: Any, config: Any) -> None:
         self.task_function = task_function
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        self.task_function.sweep([list(overrides) for overrides in job_overrides])
+        self.task_function.sweep([list(overrides) for overrides in job_overrides], self.request)
         return [JobReturn(overrides=overrides, status=JobStatus.COMPLETED) for overrides in job_overrides]
 
 
 ConfigStore.instance().store(group="hydra/sweeper", name="ltx", node=SweeperConfig, provider="ltx")
-ConfigStore.instance().store(group="hydra/launcher", name="local", node=LauncherConfig, provider="ltx")
+
+
+def keys_of(launcher: str) -> Dict[str, Any]:  # noqa: UP006
+    """Return what a launcher can be told, launcher.KEY=VALUE, with the values where none is given."""
+    found = asdict(LAUNCHERS[launcher]())
+    return {key: value for key, value in found.items() if key not in ("_target_", "kind")}
+
+
+LAUNCHERS = {"local": LauncherConfig, "slurm": SlurmConfig, "ray": RayConfig}
+for name, node in LAUNCHERS.items():
+    ConfigStore.instance().store(group="hydra/launcher", name=name, node=node, provider="ltx")

@@ -21,6 +21,9 @@ ltx runs experiments on the Lottery Ticket Hypothesis.
   ltx run ... --cfg job --resolve          its config as yaml
   ltx run -m width=1,2 method=imp,dense    a sweep on one pool of workers
   ltx run experiment=NAME      a named sweep, conf/experiment/NAME.yaml
+  ltx run -m ... hydra/launcher=slurm      the same by workers of a cluster
+  ltx work SWEEP               join a sweep from any machine that sees its root
+  ltx cancel SWEEP             end it on all machines; its command continues it
   ltx where KEY=VALUE...       the run directory of these words, nothing else
   ltx figure NAME              draw a paper's figure and check its claims; runs
                                what is missing

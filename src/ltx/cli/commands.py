@@ -14,6 +14,7 @@ from ltx.cli.tag import tag
 from ltx.cli.tail import tail
 from ltx.cli.training import figure, run
 from ltx.cli.where import where
+from ltx.cli.work import cancel, work
 from ltx.errors import BadInput, nearest
 
 
@@ -62,4 +63,4 @@ def complete(arguments: list[str]) -> int:
 
 COMMANDS = {"run": run, "where": where, "figure": figure, "list": list_names, "status": status, "show": show}
 COMMANDS |= {"diff": diff, "compare": compare, "export": export, "tail": tail, "tag": tag, "clean": clean}
-COMMANDS |= {"doctor": doctor, "complete": complete}
+COMMANDS |= {"work": work, "cancel": cancel, "doctor": doctor, "complete": complete}

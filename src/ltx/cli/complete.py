@@ -38,6 +38,10 @@ SIMPLE = {
     "compare": ["--json", "root=", "trust=true"],
     "export": ["format=onnx", "overwrite=true", "root=", "scores=false", "trust=true"],
 }
+SWEEPS = {
+    "work": ["device=", "retry_failed=true", "root=", "threads=", "trust=true", "wait=true", "workers="],
+    "cancel": ["root="],
+}
 CLEAN = ("--failed", "--partial", "--yes", "root=")
 DOCTOR = ["--json", "root="]
 
@@ -63,11 +67,20 @@ def complete(line: str, commands: tuple[str, ...], groups: tuple[str, ...], root
         return matching(last, [*TAIL, *(f"{key}=" for key in (*GROUPS, "width"))])
     if command == "clean":
         return matching(last, [*CLEAN, *run_keys(root)])
+    if command in SWEEPS:
+        return matching(last, [*SWEEPS[command], *sweep_names(root)])
     if command == "doctor":
         return matching(last, DOCTOR)
     if command == "list":
         return matching(last, [*groups, "width=", "data="])
     figures = [name.replace("_", "-") for name in choices("figure", [])] if command == "figure" else []
+    if last.startswith(("hydra/", "launcher.")):
+        from hydra_plugins.ltx_plugins import LAUNCHERS, keys_of
+
+        named = [key for word in words if word.startswith("hydra/launcher=") for key in keys_of(word.partition("=")[2])]
+        return matching(
+            last, [*(f"hydra/launcher={name}" for name in LAUNCHERS), *(f"launcher.{key}=" for key in named)]
+        )
     if "=" in last:
         key = last.partition("=")[0]
         values = choices(key, []) if key in CHOICES else run_keys(root) if key == "of" else []

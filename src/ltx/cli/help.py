@@ -10,6 +10,7 @@ from ltx.cli.listing import beside
 from ltx.config.compose import choices
 from ltx.config.names import CONF, GROUPS
 from ltx.config.words import head_of
+from ltx.errors import BadInput, nearest
 
 PARAGRAPHS = {
     "run": """\
@@ -91,6 +92,19 @@ Removes whole runs; or with --failed what failed seeds keep, their reasons and c
 again; with --partial the checkpoints of levels under way, files that killed processes left, and what was set aside as
 damaged. Prints first what it is, how many bytes, and which sweeps list it, then asks; --yes does not ask. What a living
 process works on stays, and so does a run that another one stands on, unless both are removed. Follows no link.""",
+    "work": """\
+ltx work SWEEP [workers=N] [device=D] [threads=N] [wait=true] [retry_failed=true] [root=DIR] [trust=true]
+
+Joins a sweep that another command began, on any machine that sees its output root: trains what nobody else works on,
+and leaves when others have the rest; the last one writes table, plot and page. With wait=true it stays to the end.
+SWEEP is a name or a directory (ltx status lists them). Refuses where this machine would compute other numbers: another
+version of ltx, other code of a class of your own, other data. trust=true imports code outside ltx that the configs
+name. `ltx run -m ... hydra/launcher=slurm` submits such workers to a cluster.""",
+    "cancel": """\
+ltx cancel SWEEP [root=DIR]
+
+Ends a sweep on whichever machine it is worked on: all processes end in order within seconds, and those that wait in a
+queue of Slurm or Ray are taken out of it. Finished levels are kept; the sweep's own command continues it.""",
     "doctor": """\
 ltx doctor [--json] [root=DIR]
 
@@ -128,8 +142,26 @@ def help_of(command: str, words: list[str]) -> str:
     lines += textwrap.wrap(paragraph, width, break_on_hyphens=False)
     if command == "run":
         groups = [word for word in words if "=" in word and head_of(word) in GROUPS]
+        launchers = [word for word in words if word.startswith("hydra/launcher=")]
         lines = fields(words, width) if groups else [*lines, *keys(width)]
+        lines = launcher(launchers[-1].partition("=")[2], width) if launchers else lines
     return "\n".join(lines) + "\n"
+
+
+def launcher(name: str, width: int) -> list[str]:
+    """Return what a launcher is told: its keys with their values, and what they mean. Raises BadInput."""
+    from hydra_plugins.ltx_plugins import LAUNCHERS, keys_of
+
+    if name not in LAUNCHERS:
+        raise BadInput(f"hydra/launcher={name} is unknown{nearest(name, [*LAUNCHERS])}")
+    lines = [f"hydra/launcher={name}", ""]
+    for kind in reversed(LAUNCHERS[name].__mro__[:-1]):
+        lines += [line for part in (kind.__doc__ or "").split("\n") for line in textwrap.wrap(part.strip(), width)] + [
+            ""
+        ]
+    for key, value in keys_of(name).items():
+        lines.append(f"  launcher.{key}={'null' if value is None else str(value).lower()}")
+    return lines
 
 
 def keys(width: int) -> list[str]:
@@ -140,6 +172,7 @@ def keys(width: int) -> list[str]:
     lines += ["", "groups, with the choice that is made where none is given:"]
     for group in (*GROUPS, "experiment"):
         lines += beside(f"  {group}={made[group] or ''}", " | ".join(choices(group, [])), COLUMN, width)
+    lines += beside("  hydra/launcher=local", "slurm | ray, for workers elsewhere; with --help its keys", COLUMN, width)
     lines += beside("  GROUP.FIELD=VALUE", "a field; `ltx run GROUP=NAME --help` lists them", COLUMN, width)
     lines += ["", "keys, with their values where none is given:"]
     for name, value, comment, above in commented((CONF / "run.yaml").read_text()):

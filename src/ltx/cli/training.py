@@ -47,18 +47,18 @@ def run(arguments: list[str]) -> int:
     plot = next((w.removeprefix("plot=") for w in words if w.startswith("plot=")), None)
     words = [word for word in words if not word.startswith("plot=")]
     named = experiments(words)
-    in_process = "workers=0" in words or own.values.get("workers") == 0
+    in_process = "workers=0" in words or own.values.get("workers") == 0 or elsewhere(words)
     if not (dry or in_process or {"--cfg", "-c", "--info", "-i", "--hydra-help"} & {*flags}):
         from ltx.launch import local as launch
 
         launch.warm_up()
 
-    points = points_of(flags, words, folders, own)
+    points, request = points_of(flags, words, folders, own)
     if not points:
         return 0
     from ltx.runs.command import specs_of
 
-    specs = specs_of(points, folders, own)
+    specs = specs_of(points, folders, own, here=not request)
     if plot is not None:
         from ltx.report.swept import check_chosen
         from ltx.runs import sweep
@@ -66,7 +66,13 @@ def run(arguments: list[str]) -> int:
         check_chosen(plot, sweep.labels(specs, points))
     if dry:
         return show_plan(specs, points, own, full)
-    return execute(specs, points, own.command(["ltx", "run", *arguments]), named[0] if named else None, plot)
+    command, name = own.command(["ltx", "run", *arguments]), named[0] if named else None
+    if request:
+        from ltx.cli.elsewhere import submit
+
+        show = partial(execute, specs, points, command, name, plot, one_is_a_sweep=True)
+        return submit(specs, points, command, name, request, show)
+    return execute(specs, points, command, name, plot)
 
 
 def divided(arguments: list[str]) -> tuple[list[str], list[str], list[str]]:
@@ -102,22 +108,59 @@ def experiments(words: list[str]) -> list[str]:
     return [word.partition("=")[2] for word in words if word.lstrip("+").startswith("experiment=")]
 
 
-def points_of(flags: list[str], words: list[str], folders: list[str], own: Defaults) -> list[list[str]]:
-    """Return the words of every point that is asked for, none where Hydra was asked to print something instead."""
+def points_of(
+    flags: list[str], words: list[str], folders: list[str], own: Defaults
+) -> tuple[list[list[str]], dict[str, Any]]:
+    """Return the words of every point that is asked for, none where Hydra was asked to print something instead.
+
+    And what a launcher elsewhere was told, nothing where the points run here. One point for it is a sweep as well.
+    """
     from ltx.config.optional import settled
 
     named = experiments(words)
+    words = launched(words)
+    if elsewhere(words) and not {"-m", "--multirun", "--cfg", "-c"} & {*flags}:
+        flags = [*flags, "-m"]
     if named or {"-m", "--multirun"} & {*flags}:
         points = [words] = [zipped(words)]
     else:
         points = [words] = settled([words], folders, own)
+    request: dict[str, Any] = {}
     if flags or named:
         from ltx.config.compose import hydra_main
 
         if own.values and {"--cfg", "-c"} & {*flags}:
             print(f"# defaults from {own.file}", flush=True)
-        points = hydra_main(flags, words, folders, own)
-    return settled(points, folders, own)
+        points, request = hydra_main(flags, words, folders, own)
+    return settled(points, folders, own), request
+
+
+LAUNCHER = "hydra/launcher="
+
+
+def elsewhere(words: list[str]) -> bool:
+    """Tell whether the words name a launcher whose workers live elsewhere."""
+    return any(word.startswith(LAUNCHER) and word != f"{LAUNCHER}local" for word in words)
+
+
+def launched(words: list[str]) -> list[str]:
+    """Return the words with `launcher.KEY=VALUE` as Hydra's launcher of ltx wants it. Raises BadInput."""
+    chosen = next((word.removeprefix(LAUNCHER) for word in reversed(words) if word.startswith(LAUNCHER)), "local")
+    told = [word for word in words if word.startswith("launcher.")]
+    if not (told or elsewhere(words)):
+        return words
+    from hydra_plugins.ltx_plugins import LAUNCHERS, keys_of
+
+    if chosen not in LAUNCHERS:
+        raise BadInput(f"{LAUNCHER}{chosen} is unknown{nearest(chosen, [*LAUNCHERS])}")
+    keys = [*keys_of(chosen)]
+    for word in told:
+        key = word.partition("=")[0].removeprefix("launcher.")
+        if not keys:
+            raise BadInput(f"{word} is for workers elsewhere: it goes with {LAUNCHER}slurm or {LAUNCHER}ray.")
+        if key.partition(".")[0] not in keys:
+            raise BadInput(f"launcher.{key} is no key of {LAUNCHER}{chosen}{nearest(key, keys)}")
+    return [f"hydra.{word}" if word in told else word for word in words]
 
 
 def flag_meant(flag: str, value: str) -> str:
@@ -158,19 +201,28 @@ def show_plan(specs: list[Spec], points: list[list[str]], own: Defaults, full: b
     return 0
 
 
-def execute(specs: list[Spec], points: list[list[str]], command: list[str], name: str | None, plot: str | None) -> int:
+def execute(
+    specs: list[Spec],
+    points: list[list[str]],
+    command: list[str],
+    name: str | None,
+    plot: str | None,
+    one_is_a_sweep: bool = False,
+) -> int:
     """Train what is missing of all points and show what came out; `plot` is the key that a sweep's picture is over."""
+    from ltx.launch.cancel import interrupted_when
     from ltx.runs import sweep
     from ltx.runs.command import failures
 
     written = True
-    if len(specs) > 1:
+    if len(specs) > 1 or one_is_a_sweep:
         place = sweep.folder(specs, name)
         told = sweep.record(specs, sweep.labels(specs, points), command, name)
         title = place.path.name
         labels = [point.label for point in told.points]
-        begin = partial(sweep.begin, place, told)
-        outcome = sweep.run(specs, command, group=title, title=title, told_apart=labels, begin=begin)
+        begin = partial(sweep.begin, place, told, specs)
+        with interrupted_when(place.cancelled):
+            outcome = sweep.run(specs, command, group=title, title=title, told_apart=labels, begin=begin)
         written = show_sweep(outcome, told, place, plot)
     else:
         outcome = sweep.run(specs, command)

@@ -19,6 +19,7 @@ def where(arguments: list[str]) -> int:
 
     own = defaults.read()
     words = [word for word in words if not word.startswith("plot=")]  # of the picture, and of no run
-    specs = specs_of(points_of(flags, words, folders, own), folders, own, here=False)
+    points, _ = points_of(flags, words, folders, own)
+    specs = specs_of(points, folders, own, here=False)
     print("\n".join(str(spec.directory) for spec in specs))
     return 0

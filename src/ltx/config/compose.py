@@ -280,28 +280,37 @@ def standing_on(of: str, overrides: list[str], config_dirs: list[str], own: Defa
     return {**plain, "trunk": {**below, "root": plain["root"]}}
 
 
-def hydra_main(flags: list[str], words: list[str], config_dirs: list[str], own: Defaults = NONE) -> list[list[str]]:
+def hydra_main(
+    flags: list[str], words: list[str], config_dirs: list[str], own: Defaults = NONE
+) -> tuple[list[list[str]], dict[str, Any]]:
     """Let Hydra itself read its flags (-m, --cfg, --info ...) and named sweeps.
 
-    Returns the overrides of every point to run, none where a flag asked for something else. The points run when Hydra
-    is out of the way. A `?` word reaches Hydra as a plain one and its key as one of the sweeper's `optional`; the
-    points have it with its mark. Raises BadInput for what Hydra refuses.
+    Returns the overrides of every point to run, none where a flag asked for something else, and what the launcher was
+    told, nothing where the points run here. They run when Hydra is out of the way. A `?` word reaches Hydra as a plain
+    one and its key as one of the sweeper's `optional`; the points have it with its mark. Raises BadInput for what Hydra
+    refuses.
     """
     import hydra
     from hydra.core.hydra_config import HydraConfig
     from hydra.errors import HydraException
+    from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
     checked = [checked_override(word.removeprefix("?"), config_dirs) for word in words]
     last = {key_of(word): word for word in words}
     optional = [key for key, word in last.items() if word.startswith("?")]
     points: list[list[str]] = []
+    request: dict[str, Any] = {}
 
     def point(_: Any) -> None:
         task = HydraConfig.get().overrides.task
         points.append([f"?{word.lstrip('+')}" if key_of(word) in optional else word for word in task])
 
-    point.sweep = points.extend  # type: ignore[attr-defined]  # the launcher of ltx calls this attribute
+    def sweep(all_points: list[list[str]], asked: dict[str, Any]) -> None:
+        points.extend(all_points)
+        request.update(OmegaConf.to_container(OmegaConf.create(asked)))  # type: ignore[arg-type]  # of texts as keys
+
+    point.sweep = sweep  # type: ignore[attr-defined]  # the launcher of ltx calls this attribute
     search = ",".join(f"file://{Path(folder).resolve()}" for folder in config_dirs)
     extra = [f"hydra.searchpath=[{search}]"] if search else []
     extra += [f"hydra.sweeper.optional=[{','.join(optional)}]"] if optional else []
@@ -317,7 +326,7 @@ def hydra_main(flags: list[str], words: list[str], config_dirs: list[str], own: 
             hydra.main(version_base="1.3", config_path=str(CONF), config_name=primary(own.values))(point)()
     except SystemExit as error:
         if not error.code:
-            return []
+            return [], {}
         raise BadInput(f"{said.getvalue().strip().splitlines()[-1]}.") from error
     except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
         raise BadInput(told(error)) from error  # a ValueError is of flags that contradict each other
@@ -325,4 +334,4 @@ def hydra_main(flags: list[str], words: list[str], config_dirs: list[str], own: 
         sys.argv = before
         if full is None:
             del os.environ["HYDRA_FULL_ERROR"]
-    return points
+    return points, request

@@ -55,11 +55,17 @@ class Seed:
         self.claim = Claim(folder.claim_path)  # looked at, not taken: its worker takes it
         self.waits = False  # for another process, which was named
         self.steps = 0  # of the levels that were missing and have not come from a worker of ours
+        self.killed = 0  # workers of ours that were killed over it
 
     @property
     def settled(self) -> bool:
         """Whether nothing more will come of it in this process."""
         return self.state in ("done", "failed")
+
+    @property
+    def elsewhere(self) -> bool:
+        """Whether another process was seen to work on it."""
+        return self.state == "missing" and self.waits and self.claim.alive
 
 
 class Point:
@@ -67,10 +73,14 @@ class Point:
 
     Workers claim seeds, so that any number of processes with the same or overlapping commands share them. Every process
     derives summary, picture and mirror when the seeds it was asked for have ended: the last one finds all of them.
+
+    With `leave` this process does not wait for seeds that others work on, and leaves what follows from them to those.
     """
 
-    def __init__(self, spec: Spec, command: list[str], group: str | None = None, trunk: Point | None = None):
-        self.spec, self.command, self.trunk = spec, command, trunk
+    def __init__(
+        self, spec: Spec, command: list[str], group: str | None = None, trunk: Point | None = None, leave: bool = False
+    ):
+        self.spec, self.command, self.trunk, self.leave = spec, command, trunk, leave
         self.folder = RunFolder(spec.directory)
         self.mirror = Mirror(spec, self.folder, group)
         self.state = "waiting"  # then open, then closed
@@ -155,9 +165,9 @@ class Point:
                 return False
             seed.waits = False
             return True
-        if seed.claim.alive and not self.spec.config["wait"]:
+        if seed.claim.alive and not (self.spec.config["wait"] or self.leave):
             self.fail(number, f"{seed.folder.path} is in use by {holder}; wait=true waits for it")
-        elif seed.claim.alive and not seed.waits:
+        elif seed.claim.alive and not (seed.waits or self.leave):
             print(f"ltx: waiting for {holder}, which works on seed {number} of {self.spec.key}.", flush=True)
         seed.waits = seed.waits or seed.claim.alive
         return False
@@ -191,6 +201,9 @@ class Point:
             reason, trace, system = value
             self.fail(number, SPACE if f"[Errno {errno.ENOSPC}]" in reason else reason)
             said = f"{self.spec.key} seed {number} failed: " + (reason if system else f"\n{trace}")
+        elif kind == "killed" and self.leave and not seed.killed:
+            seed.state, seed.killed = "missing", 1
+            said = f"{self.spec.key} seed {number}: its worker was killed (exit {value}); it is given out once more"
         elif kind in ("killed", "ended") and seed.state == "running" and not self.adopted(seed):
             how = "ended without finishing" if kind == "ended" else f"was killed (exit {value})"
             self.fail(number, f"its worker {how}; the same command continues it")
@@ -213,9 +226,17 @@ class Point:
         """Whether no seed is missing or running any more."""
         return all(seed.settled for seed in self.seeds.values())
 
+    @property
+    def left(self) -> bool:
+        """Whether all that is not settled is left to other processes, which were seen to work on it."""
+        return self.leave and all(seed.settled or seed.elsewhere for seed in self.seeds.values())
+
     def close(self) -> None:
         """Derive summary, plot and mirror, and remove the claims of workers that were ended."""
         if self.state != "open":
+            return
+        if self.left and not self.settled:
+            self.state = "closed"
             return
         try:
             for seed in self.seeds.values():
@@ -259,7 +280,7 @@ class Point:
         """Return the point's state in a word or two."""
         if self.failures:
             return f"{len(self.failures)} of {len(self.seeds)} failed"
-        return "done" if self.settled else "interrupted"
+        return "done" if self.settled else "with others" if self.left else "interrupted"
 
     def explain(self) -> str:
         """Return the paragraph on what failed, what is kept and how to go on, or an empty string."""

@@ -28,6 +28,7 @@ from ltx.store.rows import Row, asked
 from ltx.store.sweeps import Label, Record, SweepFolder, SweepPoint, table_columns, table_rows
 
 NAMED = ("method", "model", "data", "width")
+OF_A_COMMAND = ("root", "device", "threads", "wait", "retry_failed", "wandb", "workers")  # a trunk has them as well
 
 
 @dataclass
@@ -48,14 +49,14 @@ class Outcome:
         return asked(self.points[spec.key].rows, spec.seeds, spec.method.last_level)
 
 
-def expand(specs: Sequence[Spec], command: list[str], group: str | None) -> dict[str, Point]:
+def expand(specs: Sequence[Spec], command: list[str], group: str | None, leave: bool = False) -> dict[str, Point]:
     """Return the points to work on by key, trunks first; the same run asked for twice is one with both extents."""
     merged: dict[str, Spec] = {}
 
     def add(spec: Spec) -> None:
         if spec.trunk is not None:
             seeds = sorted({below for seed in spec.seeds for below in seeds_of(spec, seed)})
-            plumbing = {name: spec.config[name] for name in ("root", "wait", "retry_failed", "wandb", "workers")}
+            plumbing = {name: spec.config[name] for name in OF_A_COMMAND}
             plumbing["wandb"] = {**plumbing["wandb"], "name": None, "notes": None}  # of the run that was asked for
             add(Spec.of({**spec.trunk.config, **plumbing, "seeds": seeds}))
         known = merged.get(spec.key)
@@ -65,7 +66,7 @@ def expand(specs: Sequence[Spec], command: list[str], group: str | None) -> dict
         add(spec)
     points: dict[str, Point] = {}
     for key, spec in merged.items():
-        points[key] = Point(spec, command, group, points[spec.trunk.key] if spec.trunk else None)
+        points[key] = Point(spec, command, group, points[spec.trunk.key] if spec.trunk else None, leave)
     return points
 
 
@@ -113,8 +114,8 @@ class Schedule:
         return point is not None
 
     def finished(self) -> bool:
-        """Tell whether nothing is left to give out."""
-        return self.stopped or all(point.state == "closed" for point in self.points)
+        """Tell whether nothing is left to give out: what others work on is left to them where a point says so."""
+        return self.stopped or all(point.state == "closed" or point.left for point in self.points)
 
 
 def run(
@@ -124,17 +125,16 @@ def run(
     title: str = "",
     told_apart: Sequence[Label] = (),
     begin: Callable[[], None] = lambda: None,
+    leave: bool = False,
 ) -> Outcome:
     """Train what is missing of all specs and derive their files; failures stay with their points.
 
     `told_apart` gives a label for each spec, of which the progress display shows what differs. `begin` is called when
-    everything has been checked and files may be written.
+    everything has been checked and files may be written. With `leave` it is over as soon as other processes work on all
+    that is left: the last of them derives what follows.
     """
-    points = expand(specs, command, group)
-    for point in points.values():
-        check_data(point.spec)
-        if planned(point)[0]:
-            check_weights(point.spec, values=True)
+    points = expand(specs, command, group, leave)
+    check_points(points.values())
     writing_begins()
     begin()
     schedule = Schedule(points, specs[0].config["fail_fast"])
@@ -169,6 +169,14 @@ def run(
         if not point.rows:
             point.adopt()
     return Outcome(list(specs), points, interrupted)
+
+
+def check_points(points: Iterable[Point]) -> None:
+    """Raise BadInput where the data or the weights of a point are not what they should be; they are loaded."""
+    for point in points:
+        check_data(point.spec)
+        if planned(point)[0]:
+            check_weights(point.spec, values=True)
 
 
 def unit(points: Iterable[Point]) -> str:
@@ -221,10 +229,10 @@ def record(specs: Sequence[Spec], points: Sequence[Label], command: list[str], n
     return Record(name, asked, command, now())
 
 
-def begin(place: SweepFolder, told: Record) -> None:
-    """Write down which sweep begins, so that it can be listed and shown though it should be interrupted."""
+def begin(place: SweepFolder, told: Record, specs: Sequence[Spec]) -> None:
+    """Write down which sweep begins, so that it can be listed, shown and joined though it should be interrupted."""
     try:
-        place.begin(told)
+        place.begin(told, [spec.config for spec in specs])
     except OSError as error:
         notice(f"{place.record_path} could not be written ({error}); the sweep goes on.")
 

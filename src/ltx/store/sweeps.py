@@ -8,11 +8,12 @@ import re
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from ltx.errors import notice, printable
-from ltx.store.files import commit, host, side_file
+from ltx.store.files import Damaged, canonical, commit, host, read_json, side_file
 from ltx.store.folders import MOST, RunFolder
 from ltx.store.rows import Row, columns_of
 from ltx.store.states import standing
@@ -65,6 +66,35 @@ class SweepFolder:
         """Where it stands which points the sweep has."""
         return self.path / "sweep.json"
 
+    @property
+    def configs_path(self) -> Path:
+        """Where the configs of the points stand, in their order, for workers that join in."""
+        return self.path / "configs.json"
+
+    @property
+    def cancelled_path(self) -> Path:
+        """What is there as long as the sweep is cancelled; every process that works on it looks."""
+        return self.path / "cancelled.json"
+
+    def configs(self) -> tuple[str, list[dict[str, Any]]]:
+        """Return the version of ltx that began the sweep, and the configs of its points. Raises Damaged."""
+        found = read_json(self.configs_path)
+        configs = listed((found or {}).get("configs"))
+        if not configs or not all(isinstance(config, dict) for config in configs):
+            raise Damaged(f"{self.configs_path} is not there or holds no configs")
+        return printable(str((found or {}).get("ltx"))), configs
+
+    def cancel(self, by: str, time: str) -> None:
+        """Have every process that works on the sweep end."""
+        commit(self.cancelled_path, canonical({"by": by, "time": time}).encode())
+
+    def cancelled(self) -> str | None:
+        """Say who cancelled the sweep and when, None where nobody did."""
+        if not self.cancelled_path.exists():
+            return None
+        found = side_file(self.cancelled_path)
+        return printable(f"cancelled by {found.get('by', '?')} at {found.get('time', '?')}")
+
     def is_sweep(self) -> bool:
         """Tell whether this is a sweep's directory."""
         return self.record_path.is_file()
@@ -82,9 +112,14 @@ class SweepFolder:
         found = [standing(self.run(point).path, (commands or {}).get(point.run)) for point in record.points]
         return [at.state_of(point.asked) for at, point in zip(found, record.points, strict=True)]
 
-    def begin(self, record: Record) -> None:
-        """Write the record before anything is trained, and let the sweep's name mean this folder."""
+    def begin(self, record: Record, configs: Sequence[Mapping[str, Any]] = ()) -> None:
+        """Write the record and the configs before anything is trained, and let the sweep's name mean this folder.
+
+        What is begun again is cancelled no more.
+        """
+        commit(self.configs_path, canonical({"ltx": version("ltx"), "configs": [*configs]}).encode())
         self.write(record)
+        self.cancelled_path.unlink(missing_ok=True)
         if record.name is not None:
             point_to(self.path.with_name(record.name), self.path.name)
 

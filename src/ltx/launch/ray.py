@@ -1,0 +1,173 @@
+"""Workers on a Ray cluster: actors that outlive the command, each minding one `ltx work`."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ltx.errors import BadInput, Failed, printable
+from ltx.store.claims import here
+from ltx.store.files import canonical, commit, side_file
+from ltx.store.sweeps import SweepFolder
+
+NAMESPACE = "ltx"
+ENDED = (0, 2, 3, 130)  # done, refused, failed in a way that would happen again, and interrupted: not begun again
+PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
+own: list[int] = []  # this process, where it started a cluster that ends with it
+
+
+class Minder:
+    """An actor that runs a command until it has ended by itself, and begins it again where it was killed.
+
+    Ray starts an actor anew, elsewhere, when its process or its node dies. The command ends with its minder.
+    """
+
+    def __init__(self, command: list[str], log: str):
+        self.command, self.log = command, log
+        threading.Thread(target=self.mind, daemon=True).start()
+
+    def mind(self) -> None:
+        """Run the command, and then leave the cluster."""
+        import ray
+
+        code = -1
+        while code not in ENDED:
+            with open(self.log, "ab") as log:
+                process = subprocess.Popen(self.command, stdout=log, stderr=log, preexec_fn=end_with_parent)
+                code = process.wait()
+        ray.kill(ray.get_runtime_context().current_actor)
+
+
+def end_with_parent() -> None:
+    """Let this process be sent SIGTERM when the one that started it dies; on Linux, elsewhere it goes on."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PARENT_DEATH_SIGNAL, signal.SIGTERM)
+
+
+def ends_with_this_process() -> bool:
+    """Tell whether the workers end with the command, as those of a cluster do that it started itself."""
+    return bool(own)
+
+
+def connect(address: str | None) -> None:
+    """Connect to a cluster, once; start one of this machine where there is none. Raises BadInput."""
+    try:
+        import ray
+    except ImportError as error:
+        raise BadInput("hydra/launcher=ray needs ray: pip install 'ltx[ray]'.") from error
+    if ray.is_initialized():
+        return
+    quiet: dict[str, Any] = {"namespace": NAMESPACE, "log_to_driver": False, "logging_level": "error"}
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else it warns of what it will do some day
+    try:
+        ray.init(address=address or "auto", **quiet)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        if address is not None:
+            raise BadInput(
+                f"launcher.address={address} is no Ray cluster that answers ({printable(str(error))}); `ray status` "
+                "shows whether one runs, and without an address a local one is started."
+            ) from error
+        ray.init(include_dashboard=False, **quiet)
+        own.append(os.getpid())
+
+
+def check(request: Mapping[str, Any], root: Path) -> None:
+    """Raise BadInput where there is no cluster, or one of its nodes does not see the root."""
+    for key in ("workers", "per_task"):
+        if request[key] < 1:
+            raise BadInput(f"launcher.{key}={request[key]} should be 1 or more.")
+    connect(request["address"])
+    import ray
+
+    total, asked = ray.cluster_resources(), {"CPU": request["cpus"] or request["per_task"], "GPU": request["gpus"]}
+    for kind, wanted in asked.items():
+        if wanted > max((node["Resources"].get(kind, 0) for node in ray.nodes() if node["Alive"]), default=0):
+            raise BadInput(f"a worker wants {wanted:g} {kind}, and no node has them; in all there are {total}.")
+    blind = [] if request["shared"] else blind_nodes(root)
+    if blind:
+        raise BadInput(
+            f"root={root} is not seen by {', '.join(blind)}: it is on a disk of {here()['host']} alone. Give root=DIR "
+            "on a file system that all nodes share."
+        )
+
+
+def blind_nodes(root: Path) -> list[str]:
+    """Return the nodes that do not see a folder, by a file that is there for the moment."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    folder = root.absolute()
+    while not folder.exists():
+        folder = folder.parent
+    nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
+    with tempfile.NamedTemporaryFile(prefix=".ltx-", dir=folder) as file:
+        strategy = NodeAffinitySchedulingStrategy
+        ask = ray.remote(num_cpus=0)(is_there)
+        asked = {
+            node["NodeManagerHostname"] + f" ({node['NodeManagerAddress']})": ask.options(
+                scheduling_strategy=strategy(node["NodeID"], soft=False)
+            ).remote(file.name)
+            for node in nodes
+        }
+        return sorted(name for name, answer in asked.items() if not ray.get(answer, timeout=60))
+
+
+def is_there(path: str) -> bool:
+    """Tell whether a file is there."""
+    return os.path.exists(path)
+
+
+def submit(request: Mapping[str, Any], place: SweepFolder, count: int, threads: int) -> str:
+    """Start `count` minders of workers of a sweep and return what they are called together."""
+    import ray
+
+    logs = place.path.absolute() / "ray"
+    logs.mkdir(parents=True, exist_ok=True)
+    taken = {name.rpartition("/")[2] for name in alive(place)}
+    numbers = [str(n) for n in range(len(taken) + count) if str(n) not in taken][:count]
+    words = [sys.executable, "-u", "-m", "ltx.cli", "work", str(place.path.absolute()), f"root={place.root}"]
+    words += [f"workers={request['per_task']}", "trust=true"]
+    resources = {"num_cpus": request["cpus"] or request["per_task"] * threads, "num_gpus": request["gpus"]}
+    if request["memory"]:
+        resources["memory"] = int(request["memory"] * 1e9)
+    minder = ray.remote(Minder).options(lifetime="detached", max_restarts=-1, **resources)
+    handles = [
+        minder.options(name=f"{place.path.name}/{number}").remote(words, str(logs / f"{number}.log"))
+        for number in numbers
+    ]
+    told = {"workers": count, "address": ray.get_runtime_context().gcs_address, "host": here()["host"]}
+    commit(logs / "cluster.json", canonical(told).encode())
+    return f"{place.path.name}/{numbers[0]} to {numbers[-1]}" if len(handles) > 1 else f"{place.path.name}/{numbers[0]}"
+
+
+def alive(place: SweepFolder) -> list[str]:
+    """Return the names of a sweep's minders that are there."""
+    import ray
+
+    names = ray.util.list_named_actors()
+    return [name for name in names if name.startswith(f"{place.path.name}/")]
+
+
+def cancel(place: SweepFolder) -> list[str]:
+    """End a sweep's minders, and return what there is to say."""
+    found = side_file(place.path / "ray" / "cluster.json")
+    if not found:
+        return []
+    try:
+        connect(str(found.get("address")))
+        import ray
+
+        names = alive(place)
+        for name in names:
+            ray.kill(ray.get_actor(name))
+    except (BadInput, Failed, ValueError) as error:
+        return [f"ray: its cluster does not answer ({error}); workers of it end by themselves"]
+    return [f"ray: {len(names)} workers are taken out"] if names else []
