@@ -37,7 +37,7 @@ SlurmUser=$(id -un)
 SlurmctldPort=${LTX_SLURM_PORT:-16817}
 SlurmdPort=$((${LTX_SLURM_PORT:-16817} + 1))
 AuthType=auth/munge
-AuthInfo=socket=$place/munge.socket
+AuthInfo=socket=$place/munge.socket,cred_expire=15
 CryptoType=crypto/munge
 StateSaveLocation=$place/state
 SlurmdSpoolDir=$place/spool

@@ -138,14 +138,12 @@ def submit(request: Mapping[str, Any], place: SweepFolder, count: int, threads: 
     resources = {"num_cpus": request["cpus"] or request["per_task"] * threads, "num_gpus": request["gpus"]}
     if request["memory"]:
         resources["memory"] = int(request["memory"] * 1e9)
-    minder = ray.remote(Minder).options(lifetime="detached", max_restarts=-1, **resources)
-    handles = [
+    minder = ray.remote(lifetime="detached", max_restarts=-1, **resources)(Minder)
+    for number in numbers:
         minder.options(name=f"{place.path.name}/{number}").remote(words, str(logs / f"{number}.log"))
-        for number in numbers
-    ]
     told = {"workers": count, "address": ray.get_runtime_context().gcs_address, "host": here()["host"]}
     commit(logs / "cluster.json", canonical(told).encode())
-    return f"{place.path.name}/{numbers[0]} to {numbers[-1]}" if len(handles) > 1 else f"{place.path.name}/{numbers[0]}"
+    return f"{place.path.name}/{numbers[0]}" + (f" to {numbers[-1]}" if count > 1 else "")
 
 
 def alive(place: SweepFolder) -> list[str]:
