@@ -58,7 +58,7 @@ def workers_of(place: SweepFolder) -> list[int]:
 
 def by_task(place: SweepFolder) -> dict[str, int]:
     """Return the workers of a sweep by their number in the array."""
-    found = {}
+    found: dict[str, int] = {}
     for pid in workers_of(place):
         words = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
         found |= {word.partition(b"=")[2].decode(): pid for word in words if word.startswith(b"SLURM_ARRAY_TASK_ID=")}

@@ -12,7 +12,7 @@ from helpers import spec
 from standins import write_images
 
 from ltx.config.names import CONF
-from ltx.runs.estimate import step_seconds
+from ltx.runs.seconds import step_seconds
 from ltx.store.files import read_yaml
 from ltx.tensors import matrices
 

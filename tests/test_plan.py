@@ -14,8 +14,9 @@ from conftest import TINY, Result, tree
 from ltx.config.compose import compose
 from ltx.config.spec import Spec
 from ltx.report.progress import clock
-from ltx.runs.estimate import cost, step_seconds, sweep_plan
+from ltx.runs.estimate import cost, sweep_plan
 from ltx.runs.memory import FILES, STATES, needed
+from ltx.runs.seconds import step_seconds
 
 Ltx = Callable[..., Result]
 SMALL = ("method.levels=1", "optim.steps=20", "seeds=2")

@@ -13,8 +13,9 @@ import pytest
 from conftest import Result, levels
 
 from ltx.cli import elsewhere
-from ltx.launch import disks, slurm
-from ltx.launch.disks import local_disk
+from ltx.launch import elsewhere as launch_elsewhere
+from ltx.launch import slurm
+from ltx.launch.elsewhere import local_disk
 from ltx.store.sweeps import sweeps
 
 SWEEP = ("width=.05,.1", "method=dense", "optim.steps=10", "seeds=2", "wandb.mode=disabled")
@@ -162,7 +163,7 @@ def test_a_root_that_other_nodes_do_not_see_is_refused(
     (cluster / "nodes").write_text("4")
     mounts = tmp_path / "mounts"
     mounts.write_text(f"disk / ext4 rw 0 0\nserver:/x {tmp_path} nfs4 rw 0 0\nscratch {tmp_path} xfs rw 0 0\n")
-    monkeypatch.setattr(disks, "MOUNTS", mounts)
+    monkeypatch.setattr(launch_elsewhere, "MOUNTS", mounts)
     refused = ltx("run", "-m", *SWEEP, "hydra/launcher=slurm", "launcher.partition=short")
     assert refused.code == 2 and "is on a local disk of" in refused.err and "(xfs)" in refused.err
     assert "the 4 nodes" in refused.err and not root.exists()
@@ -184,7 +185,7 @@ def test_a_folders_file_system_is_that_of_the_deepest_mount(
 ):
     mounts = tmp_path / "mounts"
     mounts.write_text("".join(f"{line.format(tmp_path)} rw 0 0\n" for line in lines))
-    monkeypatch.setattr(disks, "MOUNTS", mounts)
+    monkeypatch.setattr(launch_elsewhere, "MOUNTS", mounts)
     assert local_disk(tmp_path / "a" / "b") == kind
 
 

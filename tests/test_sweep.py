@@ -18,6 +18,7 @@ from conftest import Result, call, levels
 from ltx.config.compose import compose
 from ltx.config.spec import Spec
 from ltx.report.tables import compared
+from ltx.runs.capacity import Capacity
 from ltx.runs.sweep import Schedule, expand, labels
 from ltx.store.files import commit
 from ltx.store.rows import Row
@@ -98,7 +99,7 @@ def test_a_trunk_is_run_once_and_before_what_stands_on_it() -> None:
 def test_a_dependant_waits_for_its_own_seed_of_the_trunk(tmp_path: Path) -> None:
     control = spec("method=control", "trunk={method:imp,method.levels:1}", "seeds=2", f"root={tmp_path}")
     points = expand([control], [], None)
-    schedule = Schedule(points, fail_fast=False)
+    schedule = Schedule(points, False, Capacity(control.config))
     trunk, dependant = points.values()
     try:
         jobs = [schedule.next_job() for _ in range(3)]

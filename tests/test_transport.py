@@ -27,6 +27,7 @@ from ltx.methods import State
 from ltx.methods.control import transported
 from ltx.methods.imp import gauge_magnitude
 from ltx.models.mlp import Model as MLP
+from ltx.runs.capacity import Capacity
 from ltx.runs.levels import LevelLoop
 from ltx.runs.sweep import Schedule, expand
 from ltx.store.files import commit
@@ -150,7 +151,7 @@ def test_the_trunk_is_asked_for_the_seeds_that_are_needed(words: tuple[str, ...]
 def test_a_seed_waits_for_both_dense_networks(tmp_path: Path) -> None:
     found = control(tmp_path, "method.kind=transport", "method.trunk_shift=5", "seeds=1")
     points = expand([found], [], None)
-    schedule, (trunk, _) = Schedule(points, fail_fast=False), points.values()
+    schedule, (trunk, _) = Schedule(points, False, Capacity(found.config)), points.values()
     try:
         jobs = [schedule.next_job() for _ in range(3)]
         assert [job and job.arguments[2] for job in jobs] == [0, 5, None]

@@ -20,6 +20,7 @@ from ltx.config.spec import Spec
 from ltx.launch import cancel as launch_cancel
 from ltx.launch.cancel import interrupted_when
 from ltx.runs import sweep
+from ltx.runs.capacity import Capacity
 from ltx.runs.point import Point
 from ltx.store.claims import Claim
 from ltx.store.sweeps import SweepFolder, sweeps
@@ -96,7 +97,7 @@ def test_who_could_train_what_stands_on_a_run_of_others_stays(root: Path):
     (seed,) = trunk.seeds.values()
     seed.state, seed.waits, seed.claim.alive = "missing", True, True
     assert trunk.left and not top.left
-    schedule = sweep.Schedule({"trunk": trunk, "top": top}, False)
+    schedule = sweep.Schedule({"trunk": trunk, "top": top}, False, Capacity(spec.config))
     assert not schedule.finished()
     (below,) = top.seeds.values()
     below.state, below.waits, below.claim.alive = "missing", True, True

@@ -19,7 +19,7 @@ from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from ltx.launch.signals import interrupted
 from ltx.store.files import process_lives
@@ -140,22 +140,32 @@ def work(job: Job, pipe: Connection, folder: str, environment: dict[str, str]) -
         pipe.send(("failed", failure(error)))
 
 
-def run(next_job: Callable[[], Job | None], finished: Callable[[], bool], workers: int) -> Generator[Event, None, None]:
-    """Run jobs on at most `workers` processes at once and yield (job, kind, value) as they report.
+class Room(Protocol):
+    """What knows how many workers there is room for."""
+
+    def most(self, running: int) -> int:
+        """Return how many may run at once, of which some do; 0: none, and jobs are called in this process."""
+
+
+def run(next_job: Callable[[], Job | None], finished: Callable[[], bool], room: Room) -> Generator[Event, None, None]:
+    """Run jobs on as many processes at once as there is room for and yield (job, kind, value) as they report.
 
     `next_job` gives the next one or None where none can start yet; the end is when `finished` says so and none runs.
     Beside a job's own reports: ("started", None) first and ("ended", None) last, before that ("failed", (reason,
-    traceback, is_os_error)) if it raised, or ("killed", exit code) if it died: the others go on. workers=0 calls the
-    jobs here, one after another. Closing the iterator ends the workers.
+    traceback, is_os_error)) if it raised, or ("killed", exit code) if it died: the others go on. Where there is room
+    for 0, the jobs are called here, one after another. Closing the iterator ends the workers.
     """
     CONTEXT.set_forkserver_preload(PRELOAD)
     own_folder()
     alive: dict[Connection, tuple[Any, Job]] = {}
     try:
         while not finished() or alive:
-            while len(alive) < max(1, workers) and not finished() and (job := next_job()) is not None:
+            while True:
+                most = room.most(len(alive))
+                if len(alive) >= max(1, most) or finished() or (job := next_job()) is None:
+                    break
                 yield job, "started", None
-                if workers == 0:
+                if most == 0:
                     yield from run_here(job)
                 else:
                     pipe, process = start(job)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ltx.errors import BadInput, Failed, printable
+from ltx.launch.elsewhere import check_least, command_of
 from ltx.store.claims import here
 from ltx.store.files import canonical, commit, side_file
 from ltx.store.sweeps import SweepFolder
@@ -81,9 +82,7 @@ def connect(address: str | None) -> None:
 
 def check(request: Mapping[str, Any], root: Path) -> None:
     """Raise BadInput where there is no cluster, or one of its nodes does not see the root."""
-    for key in ("workers", "per_task"):
-        if request[key] < 1:
-            raise BadInput(f"launcher.{key}={request[key]} should be 1 or more.")
+    check_least(request, {"workers": 1, "per_task": 1})
     connect(request["address"])
     import ray
 
@@ -133,14 +132,14 @@ def submit(request: Mapping[str, Any], place: SweepFolder, count: int, threads: 
     logs.mkdir(parents=True, exist_ok=True)
     taken = {name.rpartition("/")[2] for name in alive(place)}
     numbers = [str(n) for n in range(len(taken) + count) if str(n) not in taken][:count]
-    words = [sys.executable, "-u", "-m", "ltx.cli", "work", str(place.path.absolute()), f"root={place.root}"]
-    words += [f"workers={request['per_task']}", "trust=true"]
     resources = {"num_cpus": request["cpus"] or request["per_task"] * threads, "num_gpus": request["gpus"]}
     if request["memory"]:
         resources["memory"] = int(request["memory"] * 1e9)
-    minder = ray.remote(lifetime="detached", max_restarts=-1, **resources)(Minder)
+    remote: Any = ray.remote
+    minder = remote(lifetime="detached", max_restarts=-1, **resources)(Minder)
+    command = command_of(place, request)
     for number in numbers:
-        minder.options(name=f"{place.path.name}/{number}").remote(words, str(logs / f"{number}.log"))
+        minder.options(name=f"{place.path.name}/{number}").remote(command, str(logs / f"{number}.log"))
     told = {"workers": count, "address": ray.get_runtime_context().gcs_address, "host": here()["host"]}
     commit(logs / "cluster.json", canonical(told).encode())
     return f"{place.path.name}/{numbers[0]}" + (f" to {numbers[-1]}" if count > 1 else "")

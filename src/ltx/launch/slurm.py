@@ -7,13 +7,12 @@ import re
 import shlex
 import shutil
 import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ltx.errors import BadInput, Failed, nearest, printable
-from ltx.launch.disks import local_disk
+from ltx.launch.elsewhere import check_least, command_of, local_disk
 from ltx.store.files import canonical, commit, host, side_file
 from ltx.store.sweeps import SweepFolder
 
@@ -55,9 +54,7 @@ def check(request: Mapping[str, Any], root: Path) -> None:
                 f"hydra/launcher=slurm needs {program} on the PATH, which is not there on {host()}: run the command on "
                 "a login node of the cluster, or leave the launcher out to work on this machine."
             )
-    for key, least in {"workers": 1, "per_task": 1, "minutes": 2, "gpus": 0, "restarts": 0, "before_end": 1}.items():
-        if request[key] < least:
-            raise BadInput(f"launcher.{key}={request[key]} should be {least} or more.")
+    check_least(request, {"workers": 1, "per_task": 1, "minutes": 2, "gpus": 0, "restarts": 0, "before_end": 1})
     if 60 * request["minutes"] <= request["before_end"]:
         raise BadInput(
             f"launcher.before_end={request['before_end']} seconds should be less than the {request['minutes']} minutes "
@@ -113,12 +110,11 @@ def submit(request: Mapping[str, Any], place: SweepFolder, count: int, threads: 
         },
         **options,
     )
-    words = [sys.executable, "-u", "-m", "ltx.cli", "work", str(place.path.absolute()), f"root={place.root}"]
-    words += [f"workers={request['per_task']}", "trust=true"]
+    command = shlex.join(command_of(place, request))
     logging.getLogger("submitit").setLevel(logging.ERROR)
     try:
         # submitit's other ways pickle a function into the shared folder, where others could put their own
-        job = executor._submit_command(SCRIPT.format(command=shlex.join(words), restarts=request["restarts"]))
+        job = executor._submit_command(SCRIPT.format(command=command, restarts=request["restarts"]))
     except submitit.core.utils.FailedJobError as error:
         raise BadInput(f"Slurm refuses the workers: {refusal(str(error))}") from error
     told = {"job": str(job.job_id), "workers": count, "host": host(), "partition": request["partition"]}

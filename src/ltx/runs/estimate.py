@@ -7,42 +7,27 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 import yaml
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from ltx.config.spec import Spec
 from ltx.errors import stretches
 from ltx.methods import WithoutGradients, imp, layer
 from ltx.methods.counts import total
-from ltx.methods.ticket_sample import FITTED, SCORED
 from ltx.report.progress import clock
+from ltx.runs.capacity import pool
 from ltx.runs.checks import pick_device
 from ltx.runs.memory import needed
 from ltx.runs.point import level_steps, missing_levels
-from ltx.runs.sweep import expand, labels, workers
+from ltx.runs.seconds import FLOPS, each
+from ltx.runs.sweep import expand, labels
 from ltx.store.folders import RunFolder
 from ltx.tensors import matrices
 from ltx.training.leaves import masks_alone
 from ltx.training.rows import GROWTH, LEAST, fits, sparse_enough
 
-# On one core of a 2-core cloud machine: operations a second in float32 and with bfloat16, and what each parameter
-# tensor costs a step besides, in layers around it, its gradient and its update. LeNet, convnet, Conv-2, Conv-4, VGG-11,
-# VGG-16 and ResNets of 18, 20 and 50 layers at the image sizes they are meant for are within 40 % of it.
-FLOPS, BF16_FLOPS, TENSOR = 8e10, 1.45e11, 1e-4
-
 OVERHEAD = 8  # seconds of every command: imports, the data, tables and pictures
 HEADS = ("done", "time", "disk")
-
-
-def step_seconds(spec: Spec) -> float:
-    """Estimate the seconds of one optimiser step: three forward passes' operations, and the cost of its tensors."""
-    network = spec.network(device="meta")
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        network(spec.form.inputs(spec.facts.zeros(spec.optim.batch, "meta")))
-    rate = FLOPS if spec.form.precision == "32-true" else BF16_FLOPS
-    return TENSOR * len([*network.parameters()]) + 3 * counter.get_total_flops() / rate
 
 
 def planned(spec: Spec, level: int, network: nn.Module) -> float:
@@ -86,18 +71,6 @@ def sparse_words(spec: Spec) -> str:
     )
 
 
-def mask_seconds(spec: Spec) -> float:
-    """Estimate the seconds of scoring one mask: the operations of all examples, and the exponentials of their logits.
-
-    Measured for the networks 64-16-10 and 64-128-10 on 600 and 1,437 digits; they are within 40 % of it.
-    """
-    most = getattr(spec.method, "examples", None) or SCORED
-    examples = min(FITTED, spec.facts.val) + min(most, spec.facts.train)
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        spec.network(device="meta")(spec.form.inputs(spec.facts.zeros(examples, "meta")))
-    return counter.get_total_flops() / 4e10 + 8e-8 * examples
-
-
 def level_bytes(spec: Spec) -> int:
     """Estimate the size of a level file: begin and end as numbers of the network, the mask in bytes."""
     return sum((2 * p.element_size() + 1) * p.numel() for p in spec.network(device="meta").parameters())
@@ -125,7 +98,7 @@ def cost(spec: Spec) -> Cost:
     missing = {seed: missing_levels(spec, folder.seed(seed), verify=False) for seed in spec.seeds}
     count, levels = sum(map(len, missing.values())), (spec.method.last_level + 1) * len(missing)
     work = [(level, level_steps(spec, level)[1]) for levels_of in missing.values() for level in levels_of]
-    steps, each = sum(n for _, n in work), mask_seconds if isinstance(spec.method, WithoutGradients) else step_seconds
+    steps = sum(n for _, n in work)
     seconds = steps * each(spec) if count else 0.0
     saved = compressed(spec) if count else {}
     seconds -= sum(n * saved[level][1] for level, n in work if level in saved)
@@ -155,7 +128,7 @@ def together(costs: Sequence[Cost], spec: Spec) -> str:
 
 def pool_of(costs: Sequence[Cost], spec: Spec) -> int:
     """Return how many workers would work at a time."""
-    return max(1, min(workers(spec), sum(c.jobs for c in costs)))
+    return max(1, min(pool(spec.config), sum(c.jobs for c in costs)))
 
 
 def too_large(costs: Sequence[Cost], spec: Spec) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -19,10 +19,12 @@ from ltx.launch import local as launch
 from ltx.launch.signals import writing_begins
 from ltx.methods import WithoutGradients
 from ltx.report.progress import Progress
+from ltx.runs.capacity import Capacity
 from ltx.runs.checks import check_data, check_weights
 from ltx.runs.manifest import now
 from ltx.runs.naming import names
 from ltx.runs.point import Point, level_steps, missing_levels
+from ltx.runs.seconds import longest_first, rank
 from ltx.store.files import commit
 from ltx.store.rows import Row, asked
 from ltx.store.sweeps import Label, Record, SweepFolder, SweepPoint, table_columns, table_rows
@@ -80,8 +82,8 @@ def union(one: Spec, other: Spec) -> Spec:
 class Schedule:
     """Which job is next: points in order, opened as workers come free; seeds that others work on are passed over."""
 
-    def __init__(self, points: dict[str, Point], fail_fast: bool):
-        self.points, self.fail_fast = list(points.values()), fail_fast
+    def __init__(self, points: dict[str, Point], fail_fast: bool, capacity: Capacity):
+        self.points, self.fail_fast, self.capacity = list(points.values()), fail_fast, capacity
         self.jobs: dict[launch.Job, tuple[Point, int]] = {}
 
     @property
@@ -98,6 +100,7 @@ class Schedule:
             given = point.next_job()
             if given is not None:
                 job, seed = given
+                job = placed(job, self.capacity.next_device())
                 self.jobs[job] = (point, seed)
                 return job
             if point.settled and not point.trained:
@@ -116,6 +119,17 @@ class Schedule:
     def finished(self) -> bool:
         """Tell whether nothing is left to give out: what others work on is left to them where a point says so."""
         return self.stopped or all(point.state == "closed" or point.left for point in self.points)
+
+
+def placed(job: launch.Job, device: str) -> launch.Job:
+    """Return a job of `run_seed` on a device."""
+    config, *rest = job.arguments
+    return replace(job, arguments=({**config, "device": device}, *rest))
+
+
+def device_of(job: launch.Job) -> str:
+    """Return the device that a job of `run_seed` was given."""
+    return str(job.arguments[0]["device"])
 
 
 def run(
@@ -137,18 +151,20 @@ def run(
     check_points(points.values())
     writing_begins()
     begin()
-    schedule = Schedule(points, specs[0].config["fail_fast"])
+    plans = {key: planned(point) for key, point in points.items()}
+    jobs, total = {key: jobs for key, (jobs, _) in plans.items()}, sum(steps for _, steps in plans.values())
+    capacity = Capacity(specs[0].config)
+    schedule = Schedule(in_order(points, plans), specs[0].config["fail_fast"], capacity)
     interrupted = False
     try:
-        plans = {key: planned(point) for key, point in points.items()}
-        jobs, total = {key: jobs for key, (jobs, _) in plans.items()}, sum(steps for _, steps in plans.values())
         folder = Path(specs[0].config["root"]) / "progress"
         called = names(specs, told_apart or [{}] * len(specs))
         with Progress(title or specs[0].key, total, jobs, folder, called, unit=unit(points.values())) as progress:
-            events = launch.run(schedule.next_job, schedule.finished, workers(specs[0]))
+            events = launch.run(schedule.next_job, schedule.finished, capacity)
             try:
                 for job, kind, value in events:
                     point, seed = schedule.jobs[job]
+                    capacity.hear(job.name, device_of(job), kind, value)
                     said = point.handle(seed, kind, value)
                     progress.elsewhere = sum(point.not_taken("done") for point in points.values())
                     progress.lost = sum(point.not_taken("failed") for point in points.values())
@@ -185,23 +201,21 @@ def unit(points: Iterable[Point]) -> str:
     return " and ".join(word for kind, word in ((False, "optimiser steps"), (True, "masks to score")) if kind in scored)
 
 
+def in_order(points: dict[str, Point], plans: Mapping[str, tuple[int, int]]) -> dict[str, Point]:
+    """Return the points with the longest jobs first, trunks before what stands on them; see `longest_first`."""
+    if sum(jobs for jobs, _ in plans.values()) < 2 or len(points) < 2:
+        return points
+    seconds = {key: steps / jobs * rank(points[key].spec) if jobs else 0.0 for key, (jobs, steps) in plans.items()}
+    trunks = {key: point.trunk.spec.key if point.trunk else None for key, point in points.items()}
+    return {key: points[key] for key in longest_first(seconds, trunks)}
+
+
 def planned(point: Point) -> tuple[int, int]:
     """Count the jobs and the optimiser steps of the levels whose files are not there and are not known to fail."""
     retry, folder = point.spec.config["retry_failed"], point.folder
     seeds = [seed for seed in point.spec.seeds if retry or not folder.seed(seed).failure()]
     left = [missing_levels(point.spec, folder.seed(seed), verify=False) for seed in seeds]
     return sum(map(bool, left)), sum(level_steps(point.spec, level)[1] for levels in left for level in levels)
-
-
-def workers(spec: Spec) -> int:
-    """Return how many worker processes to use: one a core on CPUs, one a device on GPUs, unless the config says."""
-    asked = spec.config["workers"]
-    if asked is not None:
-        return asked
-    import torch
-
-    gpu = spec.config["device"] != "cpu" and torch.cuda.is_available()
-    return 1 if gpu else max(1, launch.cores() // spec.config["threads"])
 
 
 def labels(specs: Sequence[Spec], overrides: Sequence[Sequence[str]]) -> list[Label]:

@@ -11,6 +11,8 @@ import torch
 
 from ltx.config.spec import Spec
 from ltx.launch.signals import interrupted
+from ltx.runs.capacity import memory_of_this_process
+from ltx.runs.checks import pick_device
 from ltx.runs.levels import LevelLoop, Report
 from ltx.store.claims import Claim, Lost
 from ltx.store.files import commit
@@ -22,11 +24,13 @@ from ltx.training.watch import Diverged
 def run_seed(config: dict[str, Any], directory: str, seed: int, report: Report) -> None:
     """Claim a seed's folder and compute the levels that are not there yet, in order, each committed when it ends.
 
-    Reports ("progress", (level, step, loss)), ("level", row), ("diverged", failure), and ("held", None) where another
-    process has the claim or took it over. A failure that would happen again is kept in the seed's folder; an OSError
-    (disk full, say) is not, nor one that a library put in the place of an interrupt.
+    Reports ("progress", (level, step, loss)) and ("level", row), after which ("memory", Memory) where it takes more
+    than before; ("diverged", failure); and ("held", None) where another process has the claim or took it over. A
+    failure that would happen again is kept in the seed's folder; an OSError (disk full, say) is not, nor one that a
+    library put in the place of an interrupt.
     """
     torch.set_num_threads(config["threads"])
+    report = with_memory(report, pick_device(config["device"]))
     folder = RunFolder(Path(directory)).seed(seed)
     claim = Claim(folder.claim_path)
     if not claim.attempt():
@@ -50,6 +54,22 @@ def run_seed(config: dict[str, Any], directory: str, seed: int, report: Report) 
         raise
     finally:
         claim.release()
+
+
+def with_memory(report: Report, device: str) -> Report:
+    """Return a report that also says what this process takes of its device: first, and where it became a tenth more."""
+    most = 0.0
+
+    def both(kind: str, value: Any) -> None:
+        nonlocal most
+        report(kind, value)
+        if kind in ("progress", "level"):
+            memory = memory_of_this_process(device)
+            if memory is not None and memory.taken > 1.1 * most:
+                most = memory.taken
+                report("memory", memory)
+
+    return both
 
 
 def compute(config: dict[str, Any], folder: SeedFolder, claim: Claim, report: Report) -> None:

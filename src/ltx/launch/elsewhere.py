@@ -1,12 +1,31 @@
-"""Whether other machines can see a folder."""
+"""What all workers elsewhere have in common: their command, what they are asked for, and a root that they all see."""
 
 from __future__ import annotations
 
 import re
+import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+from ltx.errors import BadInput
+from ltx.store.sweeps import SweepFolder
 
 LOCAL = ("ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs", "tmpfs", "ramfs", "overlay", "vfat", "exfat", "ntfs")
 MOUNTS = Path("/proc/self/mounts")
+
+
+def command_of(place: SweepFolder, request: Mapping[str, Any]) -> list[str]:
+    """Return the command of a worker; it trusts the code outside ltx that the sweep's own command named."""
+    words = [sys.executable, "-u", "-m", "ltx.cli", "work", str(place.path.absolute())]
+    return [*words, f"root={place.root}", f"workers={request['per_task']}", "trust=true"]
+
+
+def check_least(request: Mapping[str, Any], least: Mapping[str, int]) -> None:
+    """Raise BadInput where one of a request's numbers is below the least that makes sense."""
+    for key, number in least.items():
+        if request[key] < number:
+            raise BadInput(f"launcher.{key}={request[key]} should be {number} or more.")
 
 
 def local_disk(folder: Path) -> str | None:
