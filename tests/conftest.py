@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from standin_slurm import write_slurm
 
 from ltx.config.spec import Spec
 from ltx.report import run_picture, sweep_picture
@@ -99,6 +101,13 @@ def short_waits() -> Iterator[None]:
         patch.setattr("os.fsync", lambda file: None)
         patch.setattr("lightning.pytorch.trainer.connectors.callback_connector._load_external_callbacks", lambda _: [])
         yield
+
+
+@pytest.fixture
+def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the folder of a stand-in for Slurm, whose commands are on the PATH."""
+    monkeypatch.setenv("PATH", f"{write_slurm(tmp_path / 'cluster')}:{os.environ['PATH']}")
+    return tmp_path / "cluster"
 
 
 @pytest.fixture

@@ -192,7 +192,7 @@ def test_a_sweep_on_ray_is_cancelled(ltx: Ltx, root: Path, two_nodes: Any) -> No
     (place,) = sweeps(root)
     wait_for(lambda: list(root.glob("runs/*/seed_*/claim")), 120, "the first seed")
     cancelled = ltx("cancel", place.path.name)
-    assert cancelled.code == 0 and "workers are taken out" in cancelled.out
+    assert cancelled.code == 0, cancelled.err
     wait_for(lambda: not workers_of(place), 60, "the end of the workers")
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
 import runpy
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import soon
 from test_imports import IMPORTS, ROWS
 from test_keys import PINNED, key
 
@@ -68,3 +71,34 @@ def test_only_the_numbers_of_the_methods_are_replaced() -> None:
     assert script("readme")["with_accuracies"](text, {"imp": ".980 at 36 %", "at_init": ".950"}) == (
         "| `imp` | trains | all | .980 at 36 % |\n| `at_init` | s | b | .950 (SNIP) |\n"
     )
+
+
+def test_workers_are_begun_by_ssh_on_every_host(tmp_path: Path) -> None:
+    sweep, called = tmp_path / "sweeps" / "a sweep", tmp_path / "called"
+    sweep.mkdir(parents=True)
+    for name, body in {
+        "bin/ssh": f'echo "$1 $2 $3" >> {called}; bash -c "$4"',
+        ".venv/bin/ltx": 'echo "joins: $*"',
+    }.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"#!/usr/bin/env bash\n{body}\n")
+        path.chmod(0o755)
+    environment = {**os.environ, "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}
+    command = [str(REPOSITORY / "scripts" / "work_ssh.sh"), "sweeps/a sweep"]
+    subprocess.run([*command, "one", "two"], cwd=tmp_path, env=environment, check=True)
+    assert called.read_text() == "-o BatchMode=yes one\n-o BatchMode=yes two\n"
+    for host in ("one", "two"):
+        soon(lambda log=sweep / f"work-{host}.log": log.exists() and log.read_text() == f"joins: work {sweep}\n")
+    assert subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True).returncode == 1
+
+
+def test_the_batch_file_joins_the_sweep_it_is_given(tmp_path: Path) -> None:
+    script = REPOSITORY / "scripts" / "work.sbatch"
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    (tmp_path / ".venv" / "bin" / "ltx").write_text('#!/bin/sh\necho "ltx $*"\n')
+    (tmp_path / ".venv" / "bin" / "ltx").chmod(0o755)
+    said = subprocess.run(
+        ["bash", script, "width", "workers=2"], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert said.stdout == "ltx work width workers=2\n" and "#SBATCH --requeue" in script.read_text()

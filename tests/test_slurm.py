@@ -21,50 +21,11 @@ from ltx.store.sweeps import sweeps
 SWEEP = ("width=.05,.1", "method=dense", "optim.steps=10", "seeds=2", "wandb.mode=disabled")
 Ltx = Callable[..., Result]
 
-# Each keeps what it was called with. sbatch starts every task of the array as a shell of its own, whose process squeue
-# looks for; an unknown partition is refused in Slurm's words.
-COMMANDS = {
-    "srun": "exit 1",
-    "scontrol": "exit 0",
-    "sinfo": 'echo "short $(cat "$PLACE/nodes")"; echo "long 1"',
-    "sbatch": """\
-if grep -q "partition=broken" "$1"; then
-  echo "sbatch: error: Batch job submission failed: Invalid account specified" >&2; exit 1
-fi
-cp "$1" "$PLACE/script"
-last=$(sed -n 's/^#SBATCH --array=0-//p' "$1")
-output=$(sed -n 's/^#SBATCH --output=//p' "$1")
-for task in $(seq 0 "$last"); do
-  log=$(echo "$output" | sed "s/%A/7/; s/%a/$task/")
-  SLURM_ARRAY_JOB_ID=7 SLURM_ARRAY_TASK_ID=$task setsid bash "$1" > "$log" 2>&1 < /dev/null &
-  echo $! > "$PLACE/task_$task"
-done
-echo "Submitted batch job 7"
-""",
-    "squeue": """\
-for file in "$PLACE"/task_*; do
-  kill -0 "$(cat "$file")" 2>/dev/null && echo "7_${file##*_}"
-done
-exit 0""",
-    "scancel": """\
-for task in "$@"; do kill -- -"$(cat "$PLACE/task_${task#7_}")"; done
-exit 0""",
-}
 
-
-@pytest.fixture
-def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return the folder of a stand-in for Slurm, which is on the PATH."""
-    place = tmp_path / "cluster"
-    (place / "bin").mkdir(parents=True)
-    (place / "nodes").write_text("1")
-    for name, body in COMMANDS.items():
-        path = place / "bin" / name
-        path.write_text(f'#!/usr/bin/env bash\nPLACE={place}\necho "{name} $*" >> "$PLACE/calls"\n{body}\n')
-        path.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{place / 'bin'}:{os.environ['PATH']}")
+@pytest.fixture(autouse=True)
+def often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Look often whether the workers are done."""
     monkeypatch.setattr(elsewhere, "LOOK_SECONDS", 0.1)
-    return place
 
 
 def test_a_sweep_on_a_cluster_returns_at_once_and_trains_what_a_local_one_would(
