@@ -79,10 +79,21 @@ def swept(ltx: Callable[..., Result], root: Path) -> str:
 class NoCluster:
     """Takes workers and starts none; test_slurm submits to a stand-in, and test_clusters to real clusters."""
 
-    check = staticmethod(lambda request, root: None)
-    submit = staticmethod(lambda request, place, count, threads: "7")
-    alive = staticmethod(lambda place: [])
-    ends_with_this_process = staticmethod(lambda: False)
+    @staticmethod
+    def check(request: dict[str, Any], root: Path) -> None:
+        assert request["workers"] > 0
+
+    @staticmethod
+    def submit(request: dict[str, Any], place: Any, count: int, threads: int) -> str:
+        return "7"
+
+    @staticmethod
+    def alive(place: Any) -> list[str]:
+        return []
+
+    @staticmethod
+    def ends_with_this_process() -> bool:
+        return False
 
 
 def test_the_pages_have_commands() -> None:
