@@ -10,8 +10,7 @@ from typing import Any
 
 import yaml
 
-from ltx.config.names import GROUPS, shown
-from ltx.config.spec import PLUMBING
+from ltx.config.names import GROUPS, PLUMBING, shown
 from ltx.errors import BadInput
 from ltx.store.files import Damaged, plain_yaml, text
 
@@ -83,10 +82,10 @@ def part_of(part: str) -> dict[str, Any]:
     return value
 
 
-def sort_of(key: str, flat: Flat) -> tuple[object, ...]:
-    """Return what a run must share with another for a key to be compared: its method, and whose field the key is."""
+def group_of(key: str) -> str | None:
+    """Return the group that a key is a field of, with its dot, None for a key of the top level."""
     group = re.match(rf"(trunk\.)*({'|'.join(GROUPS)})\.", key)
-    return flat.get("method.name"), group and flat.get(f"{group[0]}name")
+    return group and group[0]
 
 
 def differing(configs: Sequence[Flat]) -> list[Flat]:
@@ -100,11 +99,13 @@ def differing(configs: Sequence[Flat]) -> list[Flat]:
     keys = dict.fromkeys(key for view in views for key in view if key not in named)
     found: list[Flat] = [{} for _ in views]
     for key in keys:
+        group = group_of(key)
+        sorts = [(view.get("method.name"), group and view.get(f"{group}name")) for view in views]
         values: dict[tuple[object, ...], set[str]] = {}
-        for view in views:
-            values.setdefault(sort_of(key, view), set()).add(str(view.get(key)))
-        for view, differs in zip(views, found, strict=True):
-            if len(values[sort_of(key, view)]) > 1 and key in view:
+        for view, sort in zip(views, sorts, strict=True):
+            values.setdefault(sort, set()).add(str(view.get(key)))
+        for view, sort, differs in zip(views, sorts, found, strict=True):
+            if len(values[sort]) > 1 and key in view:
                 differs[key] = view[key]
     return found
 

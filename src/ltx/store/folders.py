@@ -33,7 +33,11 @@ class RunFolder:
 
     def seeds(self) -> list[SeedFolder]:
         """Return the folders of the seeds begun, by seed."""
-        return [self.seed(n) for n in sorted(n for n, path in numbered(self.path, SEED, seed_name) if path.is_dir())]
+        return [
+            self.seed(n)
+            for n, entry in numbered(self.path, SEED, seed_name)
+            if entry.is_dir(follow_symlinks=False) or Path(entry).is_dir()
+        ]
 
     def is_run(self) -> bool:
         """Tell whether this is a run's directory: it has a config, a manifest, or a seed's folder."""

@@ -81,7 +81,11 @@ class SeedFolder:
 
     def levels(self) -> list[int]:
         """Return the levels that have a file; one that only looks like a level's is none."""
-        return sorted(n for n, path in numbered(self.path, LEVEL, level_name) if path.is_file())
+        return [
+            n
+            for n, entry in numbered(self.path, LEVEL, level_name)
+            if entry.is_file(follow_symlinks=False) or Path(entry).is_file()
+        ]
 
     def read_level(self, level: int, identity: Mapping[str, Any] | None = None) -> tuple[Tensors, Meta] | None:
         """Read a finished level, or return None where there is none; see `read`."""
@@ -244,10 +248,18 @@ class Records:
         self.file.close()
 
 
-def numbered(folder: Path, pattern: re.Pattern[str], name: Callable[[int], str]) -> list[tuple[int, Path]]:
-    """Return what stands in a folder under the names of numbers; seed_0007 is not the name of 7."""
-    found = [(pattern.fullmatch(path.name), path) for path in folder.glob("*_*")]
-    return [(int(match[1]), path) for match, path in found if match and name(int(match[1])) == path.name]
+def numbered(folder: Path, pattern: re.Pattern[str], name: Callable[[int], str]) -> list[tuple[int, os.DirEntry[str]]]:
+    """Return what stands in a folder under the names of numbers, by number; seed_0007 is not the name of 7.
+
+    An entry knows its own type: a run has hundreds of levels, and to ask the file system for each takes long.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            found = [(pattern.fullmatch(entry.name), entry) for entry in entries]
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return []
+    named = [(int(match[1]), entry) for match, entry in found if match]
+    return sorted((n, entry) for n, entry in named if name(n) == entry.name)
 
 
 def whole_level(path: Path, meta: Meta) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import time
 from collections.abc import Mapping
@@ -60,17 +61,22 @@ class Standing:
     @cached_property
     def age(self) -> float | None:
         """Seconds since the run was last worked on, None where that cannot be told."""
-        times = [p.stat().st_mtime for p in (self.path / "summary.csv", self.path / "manifest.json") if p.exists()]
+        times = []
+        for name in ("summary.csv", "manifest.json"):
+            with contextlib.suppress(OSError):  # it is not there
+                times.append((self.path / name).stat().st_mtime)
         return time.time() - max(times) if times else None
 
     @cached_property
     def accuracy(self) -> float | None:
         """The mean test accuracy over the seeds that have the last level of the summary, None where there is none."""
         try:
-            rows = [*csv.DictReader((text(self.path / "summary.csv") or "").splitlines())]
-            last = max(int(row["level"]) for row in rows)
-            return fmean(float(row["test_accuracy"]) for row in rows if int(row["level"]) == last)
-        except (Damaged, ValueError, KeyError, TypeError):
+            names, *rows = csv.reader((text(self.path / "summary.csv") or "").splitlines())
+            rows = [row for row in rows if row]
+            level, accuracy = names.index("level"), names.index("test_accuracy")
+            last = max(int(row[level]) for row in rows)
+            return fmean(float(row[accuracy]) for row in rows if int(row[level]) == last)
+        except (Damaged, ValueError, IndexError):
             return None
 
 
