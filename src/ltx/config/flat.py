@@ -59,7 +59,7 @@ def own_values(flat: Flat) -> Flat:
 def read(path: Path) -> Flat:
     """Return the flat config of a run's directory, without plumbing. Raises Damaged.
 
-    The configs of many runs differ in few lines, and yaml is slow: each top-level part is read once for all of them.
+    The configs of many runs differ in few lines, and yaml is slow: what is alike in all of them is read once.
     """
     found = text(path / "config.yaml")
     if found is None:
@@ -67,15 +67,26 @@ def read(path: Path) -> Flat:
     config: dict[str, Any] = {}
     try:
         for part in re.split(r"\n(?=\w)", found):
-            config |= part_of(part)
+            config |= by_fields(part) or part_of(part)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise Damaged(f"{path / 'config.yaml'} is no config ({type(error).__name__})") from error
     return without_plumbing(flatten(config))
 
 
+def by_fields(part: str) -> dict[str, Any]:
+    """Return a group of a config whose fields are each read by itself, or nothing where that is not possible."""
+    head, *fields = re.split(r"\n(?=  \w)", part)
+    if not fields or not re.fullmatch(r"\w+:", head):
+        return {}
+    try:
+        return {head[:-1]: {name: value for field in fields for name, value in part_of(field).items()}}
+    except (yaml.YAMLError, ValueError):
+        return {}
+
+
 @functools.lru_cache(maxsize=10_000)
 def part_of(part: str) -> dict[str, Any]:
-    """Return one top-level key of a config with its value. Raises what yaml raises, ValueError where it is no key."""
+    """Return a key of a config with its value. Raises what yaml raises, ValueError where it is no key."""
     value = plain_yaml(part)
     if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
         raise ValueError(f"{part[:20]!r} holds no key and value")

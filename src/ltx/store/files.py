@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 YAML_LIMIT = 1_000_000  # characters
 HEADER_LIMIT = 100_000_000  # bytes; safetensors' own limit
-DEEP = re.compile(r"[\[{*?]|-\s+-")  # what a yaml needs for an alias, or for many levels in few characters
+DEEP = re.compile(r"[*?]|\[(?!])|{(?!})|-\s+-")  # what a yaml needs for an alias, or for many levels in few characters
 TEMPORARY = re.compile(r"\..+\.(?P<host>[A-Za-z0-9-]+)\.(?P<pid>\d+)\.[0-9a-f]{6}")
 
 

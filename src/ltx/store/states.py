@@ -72,10 +72,10 @@ class Standing:
         """The mean test accuracy over the seeds that have the last level of the summary, None where there is none."""
         try:
             names, *rows = csv.reader((text(self.path / "summary.csv") or "").splitlines())
-            rows = [row for row in rows if row]
             level, accuracy = names.index("level"), names.index("test_accuracy")
-            last = max(int(row[level]) for row in rows)
-            return fmean(float(row[accuracy]) for row in rows if int(row[level]) == last)
+            found = [(int(row[level]), row[accuracy]) for row in rows if row]
+            last, _ = max(found)
+            return fmean(float(value) for at, value in found if at == last)
         except (Damaged, ValueError, IndexError):
             return None
 
@@ -88,5 +88,7 @@ def standing(path: Path, command: Mapping[str, Any] | None = None, verified: boo
     folder = RunFolder(path)
     manifest = folder.manifest(verified)
     reached = {seed: frozenset(levels) for seed, levels in manifest["levels"].items()}
-    failed = [seed for seed in manifest["asked"] if folder.seed(seed).failure()]
-    return Standing(path, reached, manifest["asked"], failed, folder.running() is not None, command)
+    begun = {seed: folder.seed(seed) for seed in reached}
+    failed = [seed for seed in manifest["asked"] if seed in begun and begun[seed].failure()]
+    running = folder.worked_on(begun.values()) is not None
+    return Standing(path, reached, manifest["asked"], failed, running, command)
