@@ -106,10 +106,10 @@ class LongGrid:
     def deciding(self) -> list[Line]:
         """Return the lines that have the longest text or the longest word of a column."""
         names = columns_of(self.lines)
-        longest_texts = [max(self.lines, key=lambda line: cell_len(line.get(name, ""))) for name in names]
+        full = [{name: line.get(name, "") for name in names} for line in self.lines]
+        longest_texts = [max(full, key=lambda line: cell_len(line[name])) for name in names]
         longest_words = [
-            max(self.lines, key=lambda line: max(map(cell_len, line.get(name, "").split()), default=0))
-            for name in names
+            max(full, key=lambda line: max(map(cell_len, line[name].split()), default=0)) for name in names
         ]
         return [*longest_texts, *longest_words]
 
@@ -117,6 +117,7 @@ class LongGrid:
 @lru_cache(4096)  # a few states and numbers stand in most lines
 def written(text: str, width: int, folds: bool, console: Console) -> tuple[str, ...]:
     """Return the lines of a cell, each `width` cells wide."""
+    text = text if folds else text.rstrip()
     if cell_len(text) <= width and text.isprintable():
         blank = " " * (width - cell_len(text))
         return (text + blank if folds else blank + text,)

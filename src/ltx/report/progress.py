@@ -75,7 +75,7 @@ def control(codes: str) -> Segment:
 
 
 @dataclass
-class Clock:
+class Pace:
     """When a job began, and how long the level under way takes by how its share grew since it was first heard of."""
 
     began: float  # seconds since 1970
@@ -117,7 +117,7 @@ class Progress:
         self.total, self.title, self.jobs, self.names, self.unit = total, title, jobs, names or {}, unit
         self.file, self.published = folder / f"{socket.gethostname()}-{os.getpid()}.json", 0.0
         self.running: dict[Job, Worker] = {}
-        self.clocks: dict[Job, Clock] = {}  # of those that run
+        self.paces: dict[Job, Pace] = {}  # of those that run
         self.within: dict[Job, int] = {}  # steps taken of the level under way
         self.unfinished: set[Job] = set()  # of those that run: they failed, or another process has the seed
         self.finished, self.done, self.failed = 0, 0, 0
@@ -147,14 +147,14 @@ class Progress:
         """Take a worker's report; steps(level) gives the first step and the number of steps of a level."""
         if kind == "started":
             self.running[job], self.within[job] = Worker(self.names.get(job[0], ""), job[1]), 0
-            self.clocks[job] = Clock(time.time())
+            self.paces[job] = Pace(time.time())
         elif kind == "progress":
             level, step, loss = value
             first, count = steps(level)
             self.within[job] = min(max(0, step - first), count)
             share = self.within[job] / count if count else 1.0
             self.running[job] = replace(self.running[job], level=level, share=share, loss=loss)
-            self.clocks[job].hear(level, share)
+            self.paces[job].hear(level, share)
         elif kind == "level":
             self.finished += steps(value.level)[1]
             self.within[job] = 0
@@ -168,7 +168,7 @@ class Progress:
         elif kind == "ended":
             self.done += job not in self.unfinished
             self.unfinished.discard(job)
-            del self.running[job], self.within[job], self.clocks[job]
+            del self.running[job], self.within[job], self.paces[job]
         self.show()
 
     @property
@@ -235,8 +235,8 @@ class Progress:
                 "level": worker.level,
                 "share": worker.share,
                 "loss": worker.loss if math.isfinite(worker.loss) else None,
-                "level_seconds": self.clocks[run, seed].level_seconds,
-                "began": self.clocks[run, seed].began,
+                "level_seconds": self.paces[run, seed].level_seconds,
+                "began": self.paces[run, seed].began,
             }
             for (run, seed), worker in self.running.items()
         ]

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.live import Live
-from rich.text import Text
+from rich.segment import Segment
 
-from ltx.report.lines import Worker, percent, shortened, worker_lines
-from ltx.report.progress import clock, counted, under_way
+from ltx.errors import printable
+from ltx.report.lines import View, Worker, percent, shortened, worker_lines
+from ltx.report.progress import Display, clock, counted, under_way
 from ltx.store.claims import PATIENCE, holder_of, told
 from ltx.store.files import Damaged, content
 from ltx.store.folders import RunFolder
@@ -76,7 +76,7 @@ def view(seen: Seen, width: int, rows: int) -> list[str]:
 
     Where one of these has more lines than room, its last line counts the rest.
     """
-    if not seen.commands and not seen.stale:
+    if not seen.commands:
         return [shortened("nothing is under way", width)]
     ending = "" if seen.left is None else f"  ETA {clock(seen.left)}"
     head = f"{percent(seen.share)}  {seen.counts()}, {len(seen.workers)} at work{ending}"
@@ -116,13 +116,21 @@ class Watcher:
     def look(self) -> Seen:
         """Look once."""
         commands = [command for command in under_way(self.root / "progress") if any(map(self.asked, command["runs"]))]
-        working = {(w["run"], w["seed"]): w for c in commands for w in c["workers"] if self.asked(w["run"])}
-        hosts = {(w["run"], w["seed"]): c["host"] for c in commands for w in c["workers"]}
+        working: dict[tuple[str, int], Doing] = {}
+        for command in commands:
+            for worker in command["workers"]:
+                job = worker["run"], worker["seed"]
+                if self.asked(worker["run"]) and (job not in working or worker["level"] is not None):
+                    self.listen([self.claim(*job)])
+                    working[job] = self.doing(worker, command["host"])  # not of one that only waits for the other
         keys = [key for command in commands for key in command["runs"]]
         self.count(keys, {run for run, _ in working} if commands else {*self.turn})  # all of them when all is over
-        self.listen(RunFolder(self.root / "runs" / run).seed(seed).claim_path for run, seed in working)
-        workers = [self.doing(worker, hosts[job]) for job, worker in working.items()]
-        return Seen(commands, sum(self.done.values()), len(self.done), workers, self.stale())
+        self.listen(self.beats)
+        return Seen(commands, sum(self.done.values()), len(self.done), [*working.values()], self.stale())
+
+    def claim(self, key: str, seed: int) -> Path:
+        """Return where the claim of a run's seed is."""
+        return RunFolder(self.root / "runs" / key).seed(seed).claim_path
 
     def asked(self, key: str) -> bool:
         """Tell whether a run is one of those that are watched."""
@@ -144,8 +152,8 @@ class Watcher:
         self.turn.extend(key for key in others if not self.done[key])
 
     def listen(self, claims: Iterable[Path]) -> None:
-        """Read claims, and again all that were there at an earlier look."""
-        for path in {*self.beats, *claims}:
+        """Read claims, and note which have changed."""
+        for path in [*claims]:
             try:
                 beat = content(path)
             except Damaged:
@@ -167,15 +175,26 @@ class Watcher:
 
     def doing(self, worker: dict[str, Any], host: str) -> Doing:
         """Return where a worker stands; the levels that its job has still to take count as long as this one."""
-        folder = RunFolder(self.root / "runs" / worker["run"])
-        beat, _ = self.beats.get(folder.seed(worker["seed"]).claim_path, (b"{}", 0.0))
-        left, level = worker["level_seconds"], worker["level"]
+        run, seed, level, left = (worker[name] for name in ("run", "seed", "level", "level_seconds"))
+        beat, _ = self.beats.get(self.claim(run, seed), (b"", 0.0))
         if left is not None and level is not None:
-            last = folder.manifest()["asked"].get(worker["seed"], level)
+            last = RunFolder(self.root / "runs" / run).manifest()["asked"].get(seed, level)
             left *= 1 - worker["share"] + max(0, last - level)
-        loss = float("nan") if worker["loss"] is None else worker["loss"]
-        name = worker["name"] or worker["run"]
-        return Doing(name, worker["seed"], level, worker["share"], loss, str(told(beat).get("host", host)), left)
+        loss = math.nan if worker["loss"] is None else worker["loss"]
+        where = printable(str(told(beat).get("host", host)))
+        return Doing(worker["name"] or run, seed, level, worker["share"], loss, where, left)
+
+
+class Screen(Display):
+    """The view on a terminal."""
+
+    def __init__(self, console: Console):
+        super().__init__(console, View(0, (), ""))
+        self.seen, self.over = Seen(), False
+
+    def lines(self, width: int, height: int) -> list[list[Segment]]:
+        """Return the lines that fit the terminal."""
+        return [[Segment(text)] for text in (ended(self.seen) if self.over else view(self.seen, width, height - 1))]
 
 
 def watch(watcher: Watcher, console: Console, wait: Callable[[float], None] = time.sleep) -> Seen:
@@ -183,24 +202,24 @@ def watch(watcher: Watcher, console: Console, wait: Callable[[float], None] = ti
 
     On a terminal lines that renew themselves; elsewhere a block every 10 seconds.
     """
-    renews = console.is_terminal and console.is_interactive
-    live, began, printed = Live(console=console, auto_refresh=False), False, -math.inf
-    with live if renews else contextlib.nullcontext():
-        while True:
+    screen = Screen(console) if console.is_terminal and console.is_interactive else None
+    began, over, printed = False, False, -math.inf
+    with screen or contextlib.nullcontext():
+        while not over:
             seen = watcher.look()
             over, began = began and not seen.commands, began or bool(seen.commands)
-            if renews:
-                lines = [ended(seen)] if over else view(seen, console.width, console.height - 1)
-                live.update(Text("\n".join(lines), no_wrap=True, overflow="crop"), refresh=True)
+            if screen is not None:
+                screen.seen, screen.over = seen, over
+                screen.refresh()
             elif over or watcher.now() - printed >= BLOCK:
                 printed = watcher.now()
-                lines = [ended(seen)] if over else view(seen, LONGEST, LONGEST)
+                lines = ended(seen) if over else view(seen, LONGEST, LONGEST)
                 console.print("\n".join(lines), soft_wrap=True, markup=False)
-            if over:
-                return seen
-            wait(EVERY)
+            if not over:
+                wait(EVERY)
+    return seen
 
 
-def ended(seen: Seen) -> str:
+def ended(seen: Seen) -> list[str]:
     """Return what is said when all is over."""
-    return "\n".join([f"nothing is under way any more: {seen.counts()}", *seen.stale])
+    return [f"nothing is under way any more: {seen.counts()}", *seen.stale]

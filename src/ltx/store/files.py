@@ -124,7 +124,7 @@ def content(path: Path, limit: int | None = None) -> bytes | None:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except (FileNotFoundError, NotADirectoryError):
-        if path.is_symlink():
+        if os.path.islink(path):
             raise Damaged(f"{path} is a link to nothing") from None
         return None
     except OSError as error:
