@@ -198,7 +198,11 @@ def test_only_the_runs_asked_for_are_watched(root):
 def steps(*acts: Callable[[], object]) -> Callable[[float], None]:
     """Return a wait that does one thing after another instead."""
     left = iter(acts)
-    return lambda _: next(left)() and None
+
+    def wait(_: float) -> None:
+        next(left)()
+
+    return wait
 
 
 def test_the_watch_begins_with_the_first_command_and_ends_after_the_last(root):
