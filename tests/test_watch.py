@@ -78,8 +78,8 @@ def test_the_view_has_the_whole_the_commands_the_workers_and_who_stands_still():
     lines = view(Seen(commands, 12, 60, workers, ["seed 3 of KEY: it has not moved for 40 s"]), 100, 20)
     assert lines == [
         " 62 %  12 of 60 runs done, 2 at work  ETA 1:01:40",
-        "hal process 77: sweep-ab12cd34: 25%, 1 of 4 jobs done, 1 running, ETA 1:30",
-        "eve process 77: sweep-ab12cd34: 75%, 1 of 12 jobs done, 1 failed, 1 running, ETA 1:01:40",
+        "hal process 77: sweep-ab12cd34: 25 %, 1 of 4 jobs done, 1 running, ETA 1:30",
+        "eve process 77: sweep-ab12cd34: 75 %, 1 of 12 jobs done, 1 failed, 1 running, ETA 1:01:40",
         "  width=1    seed 3   level 4    17 %  ETA 12 s  hal  loss 0.250",
         "  width=0.5  seed 11  starting                   eve",
         "seed 3 of KEY: it has not moved for 40 s",

@@ -95,7 +95,7 @@ def command_line(command: dict[str, Any]) -> str:
     """Write who trains what, how much of it is done, and the time left."""
     eta = "" if command["eta_seconds"] is None else f", ETA {clock(command['eta_seconds'])}"
     who = f"{command['host']} process {command['pid']}"
-    return f"{who}: {command['title']}: {command['share']:.0%}, {counted(command)}{eta}"
+    return f"{who}: {command['title']}: {percent(command['share']).strip()}, {counted(command)}{eta}"
 
 
 @dataclass
