@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 import json
 import os
 import re
@@ -15,8 +16,12 @@ import pytest
 import torch
 import yaml
 from conftest import Result, tree
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rich.console import Console
 
 from ltx import BadInput, open_sweep
+from ltx.report.grid import LongGrid, grid
 from ltx.report.tables import sweep_table
 from ltx.runs.manifest import write_config
 from ltx.store.files import pack, yaml_text
@@ -96,6 +101,22 @@ def runs(root: Path) -> Path:
     (failed / "seed_001").mkdir()
     (failed / "seed_001" / "failed.json").write_text('{"reason": "it diverged"}')
     return root
+
+
+CELLS = st.text(st.sampled_from("ab 日,.-_=0[]:*"), max_size=30) | st.just("[bold]x") | st.just("two  words ")
+LINES = st.fixed_dictionaries(dict.fromkeys(("run", "what", "state", "age"), CELLS))
+
+
+@settings(deadline=None, max_examples=80)
+@given(st.lists(LINES, min_size=1, max_size=8), st.integers(10, 100), st.booleans())
+def test_a_table_of_many_lines_is_what_rich_prints(lines, width, terminal):
+    def printed(table: Any) -> str:
+        console = Console(file=io.StringIO(), width=width, force_terminal=terminal, highlight=False, emoji=False)
+        console.print(table)
+        return console.file.getvalue()
+
+    words = ("what", "state")
+    assert printed(LongGrid(lines, words)) == printed(grid(lines, words))
 
 
 def keys(result: Result) -> list[str]:

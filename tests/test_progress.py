@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -290,6 +291,29 @@ def test_trunks_that_would_be_called_alike_are_told_apart():
     found = names(arms, [{"arm": name} for name in ("a", "b", "c")])
     assert [found[arm.trunk.key] for arm in arms] == ["trunk imp of a", "trunk imp of a", "trunk imp of c"]
     assert names(arms[:1], [{}]) == {arms[0].key: "control", arms[0].trunk.key: "trunk imp"}
+
+
+def test_what_each_worker_does_is_told_to_other_processes_once_a_second(root, monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr("ltx.report.progress.time", SimpleNamespace(monotonic=lambda: now[0], time=lambda: now[0]))
+    progress = Progress("x", 1200, {"0": 3}, root, {"0": "width=4"}, Console(quiet=True))
+    told(progress, 0, "started")
+    states = []
+    for step, loss in ((400, 0.5), (440, 0.5), (500, float("nan")), (800, 0.25)):
+        now[0] += 10
+        told(progress, 0, "progress", (step // 400, step, loss))
+        states += json.loads(progress.file.read_text())["workers"]
+    job = {"run": "0", "name": "width=4", "seed": 100, "began": 1000.0}
+    seconds = 20 / 0.25  # for a quarter of the level, after it was first heard of
+    assert states == [
+        {**job, "level": 1, "share": 0.0, "loss": 0.5, "level_seconds": None},
+        {**job, "level": 1, "share": 0.1, "loss": 0.5, "level_seconds": pytest.approx(100)},
+        {**job, "level": 1, "share": 0.25, "loss": None, "level_seconds": seconds},
+        {**job, "level": 2, "share": 0.0, "loss": 0.25, "level_seconds": seconds},
+    ]
+    now[0] += 10
+    told(progress, 0, "ended")
+    assert json.loads(progress.file.read_text())["workers"] == []
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from conftest import TINY, levels
 from safetensors import safe_open
 
-from ltx.store.files import Damaged, canonical, commit, digest, pack, unpack
+from ltx.store.files import Damaged, canonical, commit, digest, pack, plain_yaml, unpack
 from ltx.store.folders import RunFolder
 from ltx.store.seeds import Records, SeedFolder
 
@@ -46,6 +47,37 @@ def break_at(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
     else:
         function, _, how = place.partition(" ")
         monkeypatch.setattr(os, function, interrupted if how else broken)
+
+
+def test_seeds_and_levels_are_what_bears_their_name_and_is_of_their_kind(tmp_path):
+    for name in ("seed_002", "seed_000", "seed_1234", "seed_0007", "seed_12", "seed_٣٣٣"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "seed_003").touch()
+    (tmp_path / "seed_004").symlink_to("seed_000")
+    (tmp_path / "seed_005").symlink_to("nowhere")
+    assert [folder.seed for folder in RunFolder(tmp_path).seeds()] == [0, 2, 4, 1234]
+    seed = tmp_path / "seed_000"
+    for name in ("level_11", "level_02", "level_100", "level_007", "level_3", "level_00.damaged-1a2b3c"):
+        (seed / f"{name}.safetensors").touch()
+    (seed / "level_04.safetensors").mkdir()
+    (seed / "level_05.safetensors").symlink_to("level_02.safetensors")
+    (seed / "level_06.safetensors").symlink_to("nowhere")
+    (seed / "level_07.safetensors").symlink_to("level_07.safetensors")
+    assert SeedFolder(seed).levels() == [2, 5, 11, 100]
+    assert SeedFolder(seed / "level_02.safetensors").levels() == SeedFolder(tmp_path / "seed_009").levels() == []
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "- " * 100_000, "{a: " * 100_000, "{a: &x [], b: *x}", "a: 1\n b: 2"])
+def test_a_yaml_of_very_many_levels_or_with_an_alias_is_refused(text):
+    with pytest.raises((yaml.YAMLError, RecursionError)):
+        plain_yaml(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["lr: 1e-3\nlist:\n- 0.9\n- -1\nnone: null\nempty: []", "a: {b: [1, x]}\nglob: '*?'", ""]
+)
+def test_both_parsers_of_yaml_read_the_same(text):
+    assert plain_yaml(text) == yaml.safe_load(text)
 
 
 @pytest.mark.parametrize("place", ["write", "fsync", "replace", "fsync interrupted"])

@@ -80,6 +80,8 @@ def is_the_users(filename: str) -> bool:
 
 def printable(text: str) -> str:
     """Replace control characters, which could drive the terminal, in a text that came from a file."""
+    if text.isprintable():
+        return text
     return "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 

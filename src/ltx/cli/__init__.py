@@ -29,6 +29,7 @@ ltx runs experiments on the Lottery Ticket Hypothesis.
                                what is missing
   ltx list [methods|models|data|optim|experiments|figures]   what can be named
   ltx status [RUN...]          every run and sweep, and by what the runs differ
+  ltx status --watch           what is under way, renewed once a second
   ltx show RUN|SWEEP           a run's config, table and plots; a sweep's table
   ltx show A --time            how long a ticket takes, and its bytes
   ltx diff RUN RUN             in what two runs differ: config and accuracy

@@ -9,7 +9,8 @@ from ltx.cli.clean import clean
 from ltx.cli.compare import compare
 from ltx.cli.doctor import doctor
 from ltx.cli.export import export
-from ltx.cli.look import diff, options, output_root, show, status
+from ltx.cli.look import diff, options, output_root, show
+from ltx.cli.status import status
 from ltx.cli.tag import tag
 from ltx.cli.tail import tail
 from ltx.cli.training import figure, run

@@ -28,7 +28,7 @@ _ltx() {
 complete -o default -F _ltx ltx
 """
 TAIL = ("--json", "root=", "quantile=")
-STATUS = ("--json", "--columns=", "root=")
+STATUS = ("--json", "--watch", "--columns=", "root=")
 FLAGS = ("-m", "--dry-run", "--full", "--cfg", "--resolve", "--config-dir", "--help")
 WHERE = ("-m", "--config-dir", "--help")
 SIMPLE = {

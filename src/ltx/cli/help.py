@@ -35,12 +35,16 @@ ltx list [methods|models|data|optim|experiments|figures] [width=W] [data=NAME] [
 Prints what can be named, as a command names it. `ltx list models width=4` shows layer sizes, parameters and
 prunable weights at a width and on a data set. With --config-dir the yamls of your own are there too.""",
     "status": """\
-ltx status [RUN...] [STATE...] [KEY=VALUE...] [sort=KEY] [--columns=KEY,KEY] [--json] [root=DIR]
+ltx status [RUN|SWEEP...] [STATE...] [KEY=VALUE...] [sort=KEY] [--columns=KEY,KEY] [--json] [root=DIR]
+ltx status --watch [RUN|SWEEP...] [root=DIR]
 
 Prints every run and sweep under the output root: by which values the runs differ, done levels and seeds, the last test
 accuracy, its age, and whether something failed; commands under way with the time left. Words choose some of the runs,
 as `ltx status method=imp failed tag=good`, sort= orders them by their age or any key of a config, --columns shows
-other keys. --json prints the same for a program.""",
+other keys. --json prints the same for a program. With --watch it shows once a second what is under way, on all machines
+that share the output root: how much is done and the time left, each command, each worker with its run, seed and level,
+and the processes that hold a seed and no longer move. It ends with Ctrl-C, or when all commands have ended; where its
+output is no terminal, it prints a block every 10 seconds.""",
     "show": """\
 ltx show RUN|SWEEP [--time] [root=DIR] [trust=true]
 

@@ -1,4 +1,4 @@
-"""The commands that look at what is there, and write nothing: `ltx status`, `ltx show` and `ltx diff`."""
+"""The commands that look at single runs and sweeps, and write nothing: `ltx show` and `ltx diff`."""
 
 from __future__ import annotations
 
@@ -65,55 +65,6 @@ def reference(word: str, root: Path) -> tuple[Path, int | None, int | None]:
         raise BadInput(f"{word} should read RUN, RUN:seed or RUN:seed:level.")
     seed, level = (*map(int, numbers), None, None)[:2]
     return find_run(name, root), seed, level
-
-
-def status(arguments: list[str]) -> int:
-    """Print the state of every run and sweep, or of the runs that words name or select."""
-    from rich.console import Console
-
-    from ltx.report.progress import clock, counted, under_way
-    from ltx.report.status import Entry, compare, ordered, selected, status_table, sweeps_table, to_json
-    from ltx.store.find import find_run, run_keys
-    from ltx.store.states import STATES, standing
-    from ltx.store.sweeps import sweeps
-
-    words, found = options(arguments, ("--json",), None, ("--columns",))
-    filters = {key: value for key, value in found.items() if key not in ("root", "sort") and key[0] != "-"}
-    states, names = [w for w in words if w in STATES], [w for w in words if w not in STATES]
-    root = output_root(found)
-    commands = under_way(root / "progress")
-    working = {key: command for command in commands for key in command["runs"]}
-    keys = sorted({*run_keys(root), *working})
-    if names:
-        named = [root / "runs" / name if name in working else find_run(name, root, STATES) for name in names]
-    else:
-        named = [root / "runs" / key for key in keys]
-    everything = [Entry(standing(path, working.get(path.name), verified=bool(names))) for path in named]
-    entries = ordered(selected(everything, filters, states), found.get("sort", "age"))
-    compare(entries)
-    listed, records = {entry.key: entry for entry in entries}, []
-    for sweep in [] if names else sweeps(root):
-        record = sweep.record()
-        members = {point.run for point in record.points}
-        for key in members & {*listed}:
-            listed[key].sweeps.append(sweep.path.name)
-        if members & {*listed} or not (filters or states):
-            records.append((sweep, record))
-    if "--json" in found:
-        print(to_json([entry.json() for entry in entries]))
-        return 0
-    for command in commands:
-        eta = "" if command["eta_seconds"] is None else f", ETA {clock(command['eta_seconds'])}"
-        print(f"{command['title']}: {command['share']:.0%}, {counted(command)}{eta}")
-    console = Console(highlight=False)
-    if entries:
-        columns = [name for name in found.get("--columns", "").split(",") if name]
-        console.print(status_table(entries, keys, console.width, columns))
-    else:
-        print(f"no runs under {root / 'runs'}" + (f" are {' '.join(arguments)}" if everything else ""))
-    if records:
-        console.print(sweeps_table(records, {e.key: e.standing for e in everything}, console.width))
-    return 0
 
 
 def show(arguments: list[str]) -> int:

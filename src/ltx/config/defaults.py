@@ -31,7 +31,7 @@ class Defaults:
 
     def plumbing(self) -> list[str]:
         """Return what changes no result as words of a command line, for figures, whose other values are fixed."""
-        from ltx.config.spec import PLUMBING
+        from ltx.config.names import PLUMBING
 
         keys = [key for key in self.values if key != "seeds" and key.partition(".")[0] in PLUMBING]
         return [f"{key}={quoted(self.values[key])}" for key in keys]

@@ -10,8 +10,7 @@ from typing import Any
 
 import yaml
 
-from ltx.config.names import GROUPS, shown
-from ltx.config.spec import PLUMBING
+from ltx.config.names import GROUPS, PLUMBING, shown
 from ltx.errors import BadInput
 from ltx.store.files import Damaged, plain_yaml, text
 
@@ -60,7 +59,7 @@ def own_values(flat: Flat) -> Flat:
 def read(path: Path) -> Flat:
     """Return the flat config of a run's directory, without plumbing. Raises Damaged.
 
-    The configs of many runs differ in few lines, and yaml is slow: each top-level part is read once for all of them.
+    The configs of many runs differ in few lines, and yaml is slow: what is alike in all of them is read once.
     """
     found = text(path / "config.yaml")
     if found is None:
@@ -68,25 +67,36 @@ def read(path: Path) -> Flat:
     config: dict[str, Any] = {}
     try:
         for part in re.split(r"\n(?=\w)", found):
-            config |= part_of(part)
+            config |= by_fields(part) or part_of(part)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise Damaged(f"{path / 'config.yaml'} is no config ({type(error).__name__})") from error
     return without_plumbing(flatten(config))
 
 
+def by_fields(part: str) -> dict[str, Any]:
+    """Return a group of a config whose fields are each read by itself, or nothing where that is not possible."""
+    head, *fields = re.split(r"\n(?=  \w)", part)
+    if not fields or not re.fullmatch(r"\w+:", head):
+        return {}
+    try:
+        return {head[:-1]: {name: value for field in fields for name, value in part_of(field).items()}}
+    except (yaml.YAMLError, ValueError):
+        return {}
+
+
 @functools.lru_cache(maxsize=10_000)
 def part_of(part: str) -> dict[str, Any]:
-    """Return one top-level key of a config with its value. Raises what yaml raises, ValueError where it is no key."""
+    """Return a key of a config with its value. Raises what yaml raises, ValueError where it is no key."""
     value = plain_yaml(part)
     if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
         raise ValueError(f"{part[:20]!r} holds no key and value")
     return value
 
 
-def sort_of(key: str, flat: Flat) -> tuple[object, ...]:
-    """Return what a run must share with another for a key to be compared: its method, and whose field the key is."""
+def group_of(key: str) -> str | None:
+    """Return the group that a key is a field of, with its dot, None for a key of the top level."""
     group = re.match(rf"(trunk\.)*({'|'.join(GROUPS)})\.", key)
-    return flat.get("method.name"), group and flat.get(f"{group[0]}name")
+    return group and group[0]
 
 
 def differing(configs: Sequence[Flat]) -> list[Flat]:
@@ -100,11 +110,13 @@ def differing(configs: Sequence[Flat]) -> list[Flat]:
     keys = dict.fromkeys(key for view in views for key in view if key not in named)
     found: list[Flat] = [{} for _ in views]
     for key in keys:
+        group = group_of(key)
+        sorts = [(view.get("method.name"), group and view.get(f"{group}name")) for view in views]
         values: dict[tuple[object, ...], set[str]] = {}
-        for view in views:
-            values.setdefault(sort_of(key, view), set()).add(str(view.get(key)))
-        for view, differs in zip(views, found, strict=True):
-            if len(values[sort_of(key, view)]) > 1 and key in view:
+        for view, sort in zip(views, sorts, strict=True):
+            values.setdefault(sort, set()).add(str(view.get(key)))
+        for view, sort, differs in zip(views, sorts, found, strict=True):
+            if len(values[sort]) > 1 and key in view:
                 differs[key] = view[key]
     return found
 

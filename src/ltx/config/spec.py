@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from ltx.config.loading import content, facts, load
-from ltx.config.names import GROUPS, find, readable
+from ltx.config.names import GROUPS, PLUMBING, find, readable
 from ltx.config.schema import RunConfig, checked, refuse
 from ltx.config.signatures import pretrained, source_of
 from ltx.config.trial import check, guarded
@@ -32,7 +32,6 @@ if typing.TYPE_CHECKING:
     from ltx.training.optim import SGD, Adam
 
 NUMERICS = 2  # raise it when the code's results change: old runs then keep their keys, new ones get others
-PLUMBING = ("root", "device", "threads", "workers", "wandb", "retry_failed", "fail_fast", "wait", "trust", "seeds")
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from ltx.config.spec import PLUMBING
+from ltx.config.names import PLUMBING
 from ltx.export.compact import packed
 from ltx.export.plain import FORMAT
 from ltx.identity.measure import Known

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ltx.config.compose import compose
-from ltx.config.names import check_trusted
-from ltx.config.spec import PLUMBING, Spec
+from ltx.config.names import PLUMBING, check_trusted
+from ltx.config.spec import Spec
 from ltx.config.weights import is_pickle
 from ltx.errors import BadInput
 from ltx.export import plain

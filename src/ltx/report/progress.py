@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import socket
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -73,13 +74,33 @@ def control(codes: str) -> Segment:
     return Segment(codes, None, [(ControlType.CARRIAGE_RETURN,)])
 
 
+@dataclass
+class Pace:
+    """When a job began, and how long the level under way takes by how its share grew since it was first heard of."""
+
+    began: float  # seconds since 1970
+    level: int | None = None
+    first: tuple[float, float] = (0.0, 0.0)  # when the level was first heard of, by time.monotonic, and its share then
+    level_seconds: float | None = None
+
+    def hear(self, level: int, share: float) -> None:
+        """Take the share of a level."""
+        now = time.monotonic()
+        if level != self.level:
+            self.level, self.first = level, (now, share)  # the time of another level stands until there is a better one
+        elif share > self.first[1]:
+            self.level_seconds = (now - self.first[0]) / (share - self.first[1])
+
+
 class Progress:
     """Show one display for all jobs: how many are done, running and failed, where each stands, the ETA of the whole.
 
     On a terminal lines that renew themselves; elsewhere (a log file) a line every 10 seconds. `jobs` counts them by
     run, `names` calls the runs by what tells them apart, `total` is their optimiser steps, or
     what `unit` names. A file in `folder` lets
-    `ltx status` show the same meanwhile.
+    `ltx status` show the same meanwhile, and what each worker does: `workers` lists run, name, seed, level, share and
+    loss as the display has them, `level_seconds` that the level will have taken, and `began`, when the job did (UTC,
+    seconds since 1970). What is not known yet is null.
     """
 
     def __init__(
@@ -96,6 +117,7 @@ class Progress:
         self.total, self.title, self.jobs, self.names, self.unit = total, title, jobs, names or {}, unit
         self.file, self.published = folder / f"{socket.gethostname()}-{os.getpid()}.json", 0.0
         self.running: dict[Job, Worker] = {}
+        self.paces: dict[Job, Pace] = {}  # of those that run
         self.within: dict[Job, int] = {}  # steps taken of the level under way
         self.unfinished: set[Job] = set()  # of those that run: they failed, or another process has the seed
         self.finished, self.done, self.failed = 0, 0, 0
@@ -125,12 +147,14 @@ class Progress:
         """Take a worker's report; steps(level) gives the first step and the number of steps of a level."""
         if kind == "started":
             self.running[job], self.within[job] = Worker(self.names.get(job[0], ""), job[1]), 0
+            self.paces[job] = Pace(time.time())
         elif kind == "progress":
             level, step, loss = value
             first, count = steps(level)
             self.within[job] = min(max(0, step - first), count)
             share = self.within[job] / count if count else 1.0
             self.running[job] = replace(self.running[job], level=level, share=share, loss=loss)
+            self.paces[job].hear(level, share)
         elif kind == "level":
             self.finished += steps(value.level)[1]
             self.within[job] = 0
@@ -144,7 +168,7 @@ class Progress:
         elif kind == "ended":
             self.done += job not in self.unfinished
             self.unfinished.discard(job)
-            del self.running[job], self.within[job]
+            del self.running[job], self.within[job], self.paces[job]
         self.show()
 
     @property
@@ -197,9 +221,25 @@ class Progress:
         if now - self.published >= 1 and self.total:
             self.published = now
             state = {"host": socket.gethostname(), "pid": os.getpid(), "title": self.title, "runs": [*self.jobs]}
-            state |= {**self.counts, "share": self.share, "eta_seconds": self.left}
+            state |= {**self.counts, "share": self.share, "eta_seconds": self.left, "workers": self.workers()}
             with contextlib.suppress(OSError):  # a full disk ends no run for this
                 commit(self.file, json.dumps(state).encode())
+
+    def workers(self) -> list[dict[str, Any]]:
+        """Return what each worker does, for other processes to read."""
+        return [
+            {
+                "run": run,
+                "name": worker.name,
+                "seed": seed,
+                "level": worker.level,
+                "share": worker.share,
+                "loss": worker.loss if math.isfinite(worker.loss) else None,
+                "level_seconds": self.paces[run, seed].level_seconds,
+                "began": self.paces[run, seed].began,
+            }
+            for (run, seed), worker in self.running.items()
+        ]
 
     def plain(self) -> str:
         """Return all of it in one line for a log, which may be as long as it likes."""
@@ -241,4 +281,14 @@ def told(state: dict[str, Any]) -> dict[str, Any]:
     texts = {name: printable(str(state[name])) for name in ("host", "title")}
     runs = [printable(str(key)) for key in state["runs"]]
     eta = None if left is None else float(left)
-    return {**texts, **counts, "runs": runs, "share": float(state["share"]), "eta_seconds": eta}
+    workers = [worker_told(worker) for worker in state.get("workers", [])]  # older versions tell of none
+    return {**texts, **counts, "runs": runs, "share": float(state["share"]), "eta_seconds": eta, "workers": workers}
+
+
+def worker_told(state: dict[str, Any]) -> dict[str, Any]:
+    """Return what a command says of one of its workers. Raises KeyError, ValueError or TypeError."""
+    texts = {name: printable(str(state[name])) for name in ("run", "name")}
+    level = None if state["level"] is None else int(state["level"])
+    numbers = {name: None if state[name] is None else float(state[name]) for name in ("loss", "level_seconds")}
+    whole = {"seed": int(state["seed"]), "level": level, "share": float(state["share"]), "began": float(state["began"])}
+    return {**texts, **whole, **numbers}

@@ -13,9 +13,8 @@ from rich.table import Table
 
 from ltx.config import flat
 from ltx.config.names import shown
-from ltx.config.schema import RunConfig
 from ltx.errors import BadInput, nearest, printable
-from ltx.report.grid import Line, fitting, grid, needed, without
+from ltx.report.grid import Line, LongGrid, fitting, grid, needed, without
 from ltx.report.tables import varying_names
 from ltx.store.files import Damaged
 from ltx.store.find import short_keys
@@ -54,8 +53,11 @@ class Entry:
         return tags(self.standing.path)
 
     def json(self) -> dict[str, Any]:
-        """Return what a program reads of a run."""
+        """Return what a program reads of a run; `command` is what the one under way says of itself and of the run."""
         at, command = self.standing, self.standing.command
+        if command:
+            workers = [worker for worker in command["workers"] if worker["run"] == self.key]
+            command = {name: value for name, value in command.items() if name != "runs"} | {"workers": workers}
         return {
             "key": self.key,
             "tags": self.tags,
@@ -67,7 +69,7 @@ class Entry:
             "failed": at.failed,
             "test_accuracy": at.accuracy,
             "age_seconds": None if at.age is None else round(at.age),
-            "command": command and {name: value for name, value in command.items() if name != "runs"},
+            "command": command,
             "differs": self.differs,
             "sweeps": self.sweeps,
         }
@@ -81,6 +83,8 @@ def selected(entries: Sequence[Entry], filters: Mapping[str, str], states: Seque
     asked = filters.get("tag")
     filters = {key: value for key, value in filters.items() if key != "tag"}
     if filters:
+        from ltx.config.schema import RunConfig
+
         known = flat.keys_of(entry.config for entry in entries) or [*RunConfig.model_fields]
         for key in filters:
             if (key if entries else key.partition(".")[0]) not in known:
@@ -131,7 +135,7 @@ def compare(entries: Sequence[Entry]) -> None:
         entry.differs = differs
 
 
-def status_table(entries: Sequence[Entry], keys: Sequence[str], room: int, columns: Sequence[str] = ()) -> Table:
+def status_table(entries: Sequence[Entry], keys: Sequence[str], room: int, columns: Sequence[str] = ()) -> LongGrid:
     """Return the status of runs, one line each: what they are and by what they differ, or the columns asked for.
 
     `keys` are those of all runs there are, among which a short one must still mean one. Raises BadInput for a column
@@ -158,9 +162,9 @@ def status_table(entries: Sequence[Entry], keys: Sequence[str], room: int, colum
         lines = without(lines, "tags")
     extra = [name for name in ("seeds", "age", "levels") if name not in columns]
     if needed(lines) <= room:
-        return grid(lines, FOLDED)
+        return LongGrid(lines, FOLDED)
     ways = [without(lines, *extra[:count]) for count in range(1, len(extra) + 1)]
-    return grid(fitting(ways, room, FOLDED), FOLDED)
+    return LongGrid(fitting(ways, room, FOLDED), FOLDED)
 
 
 def own_cells(entry: Entry, short: str) -> dict[str, str]:

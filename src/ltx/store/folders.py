@@ -7,7 +7,7 @@ import csv
 import io
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ class RunFolder:
 
     def seeds(self) -> list[SeedFolder]:
         """Return the folders of the seeds begun, by seed."""
-        return [self.seed(n) for n in sorted(n for n, path in numbered(self.path, SEED, seed_name) if path.is_dir())]
+        return [self.seed(n) for n in numbered(self.path, SEED, folders=True)]
 
     def is_run(self) -> bool:
         """Tell whether this is a run's directory: it has a config, a manifest, or a seed's folder."""
@@ -111,9 +111,9 @@ class RunFolder:
         """All that processes claim who work on this run, on its seeds or on its mirror."""
         return [self.claim_path, self.path / "wandb.lock", *(folder.claim_path for folder in self.seeds())]
 
-    def running(self, age: float = 5.0) -> dict[str, Any] | None:
-        """Return who works on one of the seeds, by the age of the claims' files; for display only."""
-        for path in (self.claim_path, *(folder.claim_path for folder in self.seeds())):
+    def worked_on(self, begun: Iterable[SeedFolder], age: float = 5.0) -> dict[str, Any] | None:
+        """Return who works on the run or on one of its seeds, by the age of the claims' files; for display only."""
+        for path in (self.claim_path, *(folder.claim_path for folder in begun)):
             with contextlib.suppress(OSError):
                 if time.time() - path.stat().st_mtime < age and (found := side_file(path)):
                     return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from ltx.tensors import Tensors
 
 FORMAT = 2  # of a level file: 2 carries the run's key, the seed, the level and the level's records
-LEVEL, SEED = re.compile(r"level_(\d{2,})\.safetensors"), re.compile(r"seed_(\d{3,})")
+LEVEL = re.compile(r"level_([0-9]{2}|[1-9][0-9]{2,})\.safetensors")  # what `level_name` makes of a number
+SEED = re.compile(r"seed_([0-9]{3}|[1-9][0-9]{3,})")  # seed_0007 is not the name of 7
 RECORD = ("step", "split", "loss", "accuracy")  # of a row of the records, beside seed, level and seconds
 
 Meta = dict[str, Any]
@@ -81,7 +82,7 @@ class SeedFolder:
 
     def levels(self) -> list[int]:
         """Return the levels that have a file; one that only looks like a level's is none."""
-        return sorted(n for n, path in numbered(self.path, LEVEL, level_name) if path.is_file())
+        return numbered(self.path, LEVEL)
 
     def read_level(self, level: int, identity: Mapping[str, Any] | None = None) -> tuple[Tensors, Meta] | None:
         """Read a finished level, or return None where there is none; see `read`."""
@@ -244,10 +245,22 @@ class Records:
         self.file.close()
 
 
-def numbered(folder: Path, pattern: re.Pattern[str], name: Callable[[int], str]) -> list[tuple[int, Path]]:
-    """Return what stands in a folder under the names of numbers; seed_0007 is not the name of 7."""
-    found = [(pattern.fullmatch(path.name), path) for path in folder.glob("*_*")]
-    return [(int(match[1]), path) for match, path in found if match and name(int(match[1])) == path.name]
+def numbered(folder: Path, pattern: re.Pattern[str], folders: bool = False) -> list[int]:
+    """Return the numbers of the files, or of the folders, that stand in a folder under the names of numbers.
+
+    An entry knows its own type, so that only links are asked for it: runs have very many levels.
+    """
+    is_own, is_linked = (os.DirEntry.is_dir, os.path.isdir) if folders else (os.DirEntry.is_file, os.path.isfile)
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(
+                int(match[1])
+                for entry in entries
+                if (match := pattern.fullmatch(entry.name))
+                and (is_own(entry, follow_symlinks=False) or is_linked(entry.path))
+            )
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return []
 
 
 def whole_level(path: Path, meta: Meta) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import time
 from collections.abc import Mapping
@@ -60,17 +61,22 @@ class Standing:
     @cached_property
     def age(self) -> float | None:
         """Seconds since the run was last worked on, None where that cannot be told."""
-        times = [p.stat().st_mtime for p in (self.path / "summary.csv", self.path / "manifest.json") if p.exists()]
+        times = []
+        for name in ("summary.csv", "manifest.json"):
+            with contextlib.suppress(OSError):  # it is not there
+                times.append((self.path / name).stat().st_mtime)
         return time.time() - max(times) if times else None
 
     @cached_property
     def accuracy(self) -> float | None:
         """The mean test accuracy over the seeds that have the last level of the summary, None where there is none."""
         try:
-            rows = [*csv.DictReader((text(self.path / "summary.csv") or "").splitlines())]
-            last = max(int(row["level"]) for row in rows)
-            return fmean(float(row["test_accuracy"]) for row in rows if int(row["level"]) == last)
-        except (Damaged, ValueError, KeyError, TypeError):
+            names, *rows = csv.reader((text(self.path / "summary.csv") or "").splitlines())
+            level, accuracy = names.index("level"), names.index("test_accuracy")
+            found = [(int(row[level]), row[accuracy]) for row in rows if row]
+            last, _ = max(found)
+            return fmean(float(value) for at, value in found if at == last)
+        except (Damaged, ValueError, IndexError):
             return None
 
 
@@ -82,5 +88,7 @@ def standing(path: Path, command: Mapping[str, Any] | None = None, verified: boo
     folder = RunFolder(path)
     manifest = folder.manifest(verified)
     reached = {seed: frozenset(levels) for seed, levels in manifest["levels"].items()}
-    failed = [seed for seed in manifest["asked"] if folder.seed(seed).failure()]
-    return Standing(path, reached, manifest["asked"], failed, folder.running() is not None, command)
+    begun = {seed: folder.seed(seed) for seed in reached}
+    failed = [seed for seed in manifest["asked"] if seed in begun and begun[seed].failure()]
+    running = folder.worked_on(begun.values()) is not None
+    return Standing(path, reached, manifest["asked"], failed, running, command)
