@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -119,6 +122,8 @@ def test_a_command_of_the_pages_works(
     words = [word.replace("outputs/runs/RUN", str(finished)) for word in words]  # a file of a run's
     run = words if "--dry-run" in words else small(words)
     sizes = {"run": run, "figure": [*words, "optim.steps=10", "seeds=2", "method.levels=2", "workers=0"]}
+    if "--watch" in words:  # it goes on until somebody has seen enough
+        threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT)).start()
     if any(word.startswith("hydra/launcher=") for word in words):
         monkeypatch.setattr("ltx.cli.elsewhere.engine_of", lambda kind: NoCluster)
     result = ltx(command, *sizes.get(command, words))

@@ -147,19 +147,26 @@ class Room(Protocol):
         """Return how many may run at once, of which some do; 0: none, and jobs are called in this process."""
 
 
-def run(next_job: Callable[[], Job | None], finished: Callable[[], bool], room: Room) -> Generator[Event, None, None]:
+def run(
+    next_job: Callable[[], Job | None],
+    finished: Callable[[], bool],
+    room: Room,
+    idle: Callable[[], None] = lambda: None,
+) -> Generator[Event, None, None]:
     """Run jobs on as many processes at once as there is room for and yield (job, kind, value) as they report.
 
     `next_job` gives the next one or None where none can start yet; the end is when `finished` says so and none runs.
     Beside a job's own reports: ("started", None) first and ("ended", None) last, before that ("failed", (reason,
     traceback, is_os_error)) if it raised, or ("killed", exit code) if it died: the others go on. Where there is room
-    for 0, the jobs are called here, one after another. Closing the iterator ends the workers.
+    for 0, the jobs are called here, one after another. `idle` is called a few times a second, as long as nothing is
+    reported too. Closing the iterator ends the workers.
     """
     CONTEXT.set_forkserver_preload(PRELOAD)
     own_folder()
     alive: dict[Connection, tuple[Any, Job]] = {}
     try:
         while not finished() or alive:
+            idle()
             while True:
                 most = room.most(len(alive))
                 if len(alive) >= max(1, most) or finished() or (job := next_job()) is None:

@@ -160,7 +160,7 @@ def run(
         folder = Path(specs[0].config["root"]) / "progress"
         called = names(specs, told_apart or [{}] * len(specs))
         with Progress(title or specs[0].key, total, jobs, folder, called, unit=unit(points.values())) as progress:
-            events = launch.run(schedule.next_job, schedule.finished, capacity)
+            events = launch.run(schedule.next_job, schedule.finished, capacity, progress.show)
             try:
                 for job, kind, value in events:
                     point, seed = schedule.jobs[job]
