@@ -257,7 +257,10 @@ def start_up() -> Iterator[Line]:
         yield Line("B9 ltx --help", helped, 1.0, "s", False, "")
         fill(Path(folder) / "many", 1000)
         (listed,) = medians(command(LTX, "status", f"root={folder}/many"))
-        yield Line("B9 ltx status of 1000 runs", listed, 2.0, "s", False, "3 seeds, 15 levels each")
+        yield Line("B9 ltx status of 1000 runs", listed, 1.5, "s", False, "3 seeds, 15 levels each")
+        fill(Path(folder) / "most", 10_000)
+        (all_listed,) = medians(command(LTX, "status", f"root={folder}/most"), rounds=3)
+        yield Line("B9 ltx status of 10,000 runs", all_listed, 10.0, "s", False, "likewise")
 
 
 def sweeps() -> Iterator[Line]:
@@ -283,7 +286,10 @@ def sweeps() -> Iterator[Line]:
         one, two = medians(points(6, 1500, 1), points(6, 1500, 2), rounds=3)
         yield Line("two workers, one / two", one / two, 1.85, "x", True, f"{one:.1f} / {two:.1f} s, 6 points")
         few, many = medians(points(2, 1, 2), points(12, 1, 2), rounds=3)
-        yield Line("one more point", (many - few) / 10, 1.0, "s", False, "beyond its training")
+        yield Line("one more point", (many - few) / 10, 0.5, "s", False, "beyond its training")
+        share, detail = short_jobs(Path(folder), 60)
+        yield Line("60 jobs of 1 s, two workers", share, 1.15, "x", False, detail)
+        yield Line("a claim", 1e3 * claim(Path(folder)), 20.0, "ms", False, "taken and released")
 
         def hundred() -> float:
             root = Path(folder) / f"hundred-{next(numbers)}"
@@ -301,6 +307,32 @@ def sweeps() -> Iterator[Line]:
 
         (first,) = medians(hundred, rounds=3)
         yield Line("first of 100 points", first, 15.0, "s", False, "")
+
+
+def short_jobs(folder: Path, jobs: int) -> tuple[float, str]:
+    """Return how much longer a sweep of short jobs over two workers takes than half of what they trained."""
+    from ltx.config.spec import Spec
+    from ltx.runs import sweep
+    from ltx.store.folders import RunFolder
+
+    words = ["method=dense", "optim.steps=650", "workers=2", "seeds=3", f"root={folder}/short"]
+    chosen = [Spec.of(composed(*words, f"optim.lr={1e-3 + 1e-5 * i}")) for i in range(jobs // 3)]
+    took = timed(lambda: sweep.run(chosen, []))
+    seeds = [seed for spec in chosen for seed in RunFolder(spec.directory).seeds()]
+    trained = sum(seed.records()[-1]["seconds"] for seed in seeds)
+    return took / (trained / 2), f"{took:.0f} s, of which the jobs trained {trained / 2:.0f}"
+
+
+def claim(folder: Path) -> float:
+    """Return the median seconds of taking and releasing a claim."""
+    from ltx.store.claims import Claim
+
+    def once() -> None:
+        held = Claim(folder / "claim")
+        assert held.attempt()
+        held.release()
+
+    return statistics.median(timed(once) for _ in range(50))
 
 
 def images() -> Iterator[Line]:

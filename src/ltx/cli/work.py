@@ -84,6 +84,7 @@ def cancel(arguments: list[str]) -> int:
 
 def the_sweep(command: str, words: list[str], root: Path) -> SweepFolder:
     """Return the one sweep that a command names. Raises BadInput."""
+    from ltx.runs.joining import host
     from ltx.store.sweeps import find_sweep, sweeps
 
     if len(words) != 1:
@@ -91,5 +92,5 @@ def the_sweep(command: str, words: list[str], root: Path) -> SweepFolder:
     place = find_sweep(words[0], root)
     if place is None:
         known = [one.name or one.path.name for one in sweeps(root)]
-        raise BadInput(f"there is no sweep '{words[0]}' under {root}{nearest(words[0], known)}")
+        raise BadInput(f"there is no sweep '{words[0]}' under {root} on {host()}{nearest(words[0], known)}")
     return place
