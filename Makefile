@@ -49,8 +49,13 @@ run: $(STAMP) ## set up and run the main job, ltx run method=imp width=4; ARGS="
 test: $(STAMP) ## set up and run the tests; ARGS="-k masks" goes to pytest
 	$(BIN)/python -m pytest -n 2 $(ARGS)
 
-test-slow: $(STAMP) ## the tests that take minutes
+test-slow: $(VENV)/.ray ## the tests that take minutes; those of Slurm want apt-get install slurm-wlm munge
 	$(BIN)/python -m pytest -m slow $(ARGS)
+
+$(VENV)/.ray: $(STAMP)
+	if command -v uv >/dev/null; then uv pip install --quiet --python $(BIN)/python -c constraints.txt ray; \
+	else $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt ray; fi
+	@touch $@
 
 lint: $(STAMP) ## ruff and mypy
 	$(BIN)/ruff check .

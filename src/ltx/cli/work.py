@@ -61,7 +61,7 @@ def cancel(arguments: list[str]) -> int:
     """Have every worker of a sweep end in order, on whichever machine, and those that wait in a queue not begin."""
     import getpass
 
-    from ltx.launch import slurm
+    from ltx.launch import ray, slurm
     from ltx.report.progress import under_way
     from ltx.runs.joining import host
     from ltx.runs.manifest import now
@@ -74,7 +74,7 @@ def cancel(arguments: list[str]) -> int:
         place.cancel(printable(f"{getpass.getuser()} on {host()}"), now())
     except OSError as error:
         raise Failed(f"{place.cancelled_path}, which workers look for, cannot be written ({error}).") from error
-    for line in slurm.cancel(place):
+    for line in (*slurm.cancel(place), *ray.cancel(place)):
         print(line)
     for command in busy:
         print(f"ends in a moment: {command['title']}, process {command['pid']} on {command['host']}")
