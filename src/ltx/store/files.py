@@ -90,6 +90,15 @@ def set_aside(path: Path, why: object) -> None:
     notice(f"{why}; set aside as {aside.name}.")
 
 
+def size(path: Path) -> int:
+    """Return the bytes of a file, or of all files below a folder; of a link its own."""
+    own = path.lstat().st_size
+    if path.is_symlink() or not path.is_dir():
+        return own
+    below = (os.path.join(place, name) for place, _, names in os.walk(path) for name in names)
+    return sum(os.lstat(file).st_size for file in below)
+
+
 def tidy(folder: Path) -> None:
     """Remove the temporary files that killed writers on this machine left in a folder."""
     for path in folder.glob(".*"):
