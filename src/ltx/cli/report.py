@@ -11,8 +11,6 @@ from ltx.errors import BadInput, nearest
 if TYPE_CHECKING:
     from ltx.report.page_data import Content
 
-PAGE = "report.html"
-
 
 def report(arguments: list[str]) -> int:
     """Write the page and print where it is."""
@@ -34,6 +32,7 @@ def report(arguments: list[str]) -> int:
 
 def asked(words: list[str], experiment: str | None, root: Path) -> tuple[Content, Path]:
     """Return what the page is of and where it belongs. Raises BadInput."""
+    from ltx.report.page import NAME
     from ltx.report.page_data import of_all, of_figure, of_runs, of_sweep
     from ltx.store.find import exact_run, find_run
     from ltx.store.sweeps import find_sweep, sweeps
@@ -53,12 +52,12 @@ def asked(words: list[str], experiment: str | None, root: Path) -> tuple[Content
                 f"No sweep is named {experiment} under {root / 'sweeps'}{nearest(experiment, known)} "
                 f"`ltx run experiment={experiment}` runs a named one."
             )
-        return of_sweep(sweep), sweep.path / PAGE
+        return of_sweep(sweep), sweep.path / NAME
     if not words:
-        return of_all(root), root / PAGE
+        return of_all(root), root / NAME
     sweep = find_sweep(words[0], root) if len(words) == 1 and not exact_run(words[0], root) else None
     if sweep is not None:
-        return of_sweep(sweep), sweep.path / PAGE
+        return of_sweep(sweep), sweep.path / NAME
     paths = list(dict.fromkeys(find_run(word, root, known) for word in words))
     title = f"Run {paths[0].name}" if len(paths) == 1 else f"{len(paths)} runs"
-    return of_runs(paths, root, title), root / PAGE
+    return of_runs(paths, root, title), root / NAME

@@ -32,7 +32,19 @@ if typing.TYPE_CHECKING:
     from ltx.training.optim import SGD, Adam
 
 NUMERICS = 2  # raise it when the code's results change: old runs then keep their keys, new ones get others
-PLUMBING = ("root", "device", "threads", "workers", "wandb", "retry_failed", "fail_fast", "wait", "trust", "seeds")
+PLUMBING = (
+    "root",
+    "device",
+    "threads",
+    "workers",
+    "wandb",
+    "retry_failed",
+    "fail_fast",
+    "wait",
+    "report",
+    "trust",
+    "seeds",
+)
 
 
 @dataclass(frozen=True)

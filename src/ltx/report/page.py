@@ -23,6 +23,7 @@ from ltx.report.page_data import Content, Point, is_number
 from ltx.report.page_tables import commands, costs, environments, link, points_table
 from ltx.store.files import commit
 
+NAME = "report.html"  # in a sweep's folder or the output root
 HERE = Path(__file__).parent
 OWN_FILES = ("config.yaml", "manifest.json", "summary.csv")
 MARKS = {

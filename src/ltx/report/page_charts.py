@@ -136,8 +136,8 @@ def look(index: int) -> tuple[str, str]:
 
 
 def from_dark(n: int) -> list[str]:
-    """Return n colours from dark to light, the lightest still seen on white."""
-    return [to_hex(colormaps["viridis"](0.85 * i / max(1, n - 1))) for i in range(n)]
+    """Return n colours from dark to light, of which both ends are seen on white and, turned round, on black."""
+    return [to_hex(colormaps["viridis"](0.1 + 0.7 * i / max(1, n - 1))) for i in range(n)]
 
 
 def charts(content: Content) -> list[Chart]:

@@ -182,9 +182,12 @@ def number(value: float) -> float:
 
 def dress(plot: Any, panel: Panel) -> None:
     """Give a plot of Bokeh the look of all other pictures; its ground is the page's."""
-    from bokeh.models import BasicTickFormatter, FixedTicker
+    from bokeh.models import BasicTickFormatter, FixedTicker, PlainText
 
-    plot.xaxis.axis_label, plot.yaxis.axis_label = panel.xlabel, panel.ylabel
+    plot.xaxis.axis_label, plot.yaxis.axis_label = (
+        PlainText(text=panel.xlabel),
+        PlainText(text=panel.ylabel),
+    )  # no formulas
     at_x = ticks(panel.xs, panel.log_x, panel.marked and not panel.density)
     at_y = ticks(panel.ys, panel.log_y, False)
     for axis, grid, places in ((plot.xaxis, plot.xgrid, at_x), (plot.yaxis, plot.ygrid, at_y)):
