@@ -33,8 +33,8 @@ READY = "return document.readyState === 'complete' && (!window.Bokeh || Bokeh.do
 
 
 @contextmanager
-def browser(scripts: bool = True) -> Iterator[Any]:
-    """Start chromium with an empty profile and yield what drives it; `scripts` tells whether pages may run any."""
+def browser() -> Iterator[Any]:
+    """Start chromium with an empty profile and yield what drives it."""
     from selenium.webdriver import Chrome, ChromeOptions, ChromeService
 
     options = ChromeOptions()
@@ -43,8 +43,6 @@ def browser(scripts: bool = True) -> Iterator[Any]:
         for flag in (*FLAGS, f"--user-data-dir={profile}"):
             options.add_argument(flag)
         options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-        if not scripts:
-            options.add_experimental_option("prefs", {"profile.managed_default_content_settings.javascript": 2})
         driver = Chrome(options, ChromeService(shutil.which("chromedriver")))
         try:
             yield driver

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,12 @@ from ltx.config import flat
 from ltx.config.names import shown
 from ltx.errors import BadInput, notice, printable
 from ltx.report.progress import under_way
+from ltx.report.tables import compared
 from ltx.store.files import Damaged, content, read_json, side_file, size
 from ltx.store.find import run_keys
 from ltx.store.folders import RunFolder
 from ltx.store.rows import Row
-from ltx.store.seeds import Meta, SeedFolder
+from ltx.store.seeds import SeedFolder
 from ltx.store.states import standing
 from ltx.store.sweeps import Label, SweepFolder, is_key
 from ltx.store.tags import tags
@@ -49,7 +50,7 @@ class Point:
     """A point of a page: a run, as far as it was asked for.
 
     `seconds` are those that training took, by level and seed, where the records have them; `curves` are by level;
-    `config` is flat and empty where it is damaged; `manifest` is what the run's file holds.
+    `manifest` is what the run's file holds.
     """
 
     path: Path
@@ -61,7 +62,6 @@ class Point:
     seconds: Mapping[int, Sequence[float]] = field(default_factory=dict)
     failures: Sequence[Failure] = ()
     tags: Sequence[str] = ()
-    config: flat.Flat = field(default_factory=dict)
     manifest: Mapping[str, Any] = field(default_factory=dict)
     bytes: int = 0
 
@@ -94,7 +94,8 @@ def of_sweep(sweep: SweepFolder) -> Content:
     """Read what a sweep has asked for."""
     record, commands = sweep.record(), at_work(sweep.root)
     points = [read(sweep.run(at).path, at.label, commands.get(at.run), at.asked) for at in record.points]
-    return Content(f"Sweep {sweep.path.name}", points, shlex.join(record.command), record.time, record.ended)
+    title, command = f"Sweep {sweep.path.name}", shlex.join(record.command)
+    return Content(title, with_curves(points), command, record.time, record.ended)
 
 
 def of_runs(paths: Sequence[Path], root: Path, title: str) -> Content:
@@ -102,7 +103,7 @@ def of_runs(paths: Sequence[Path], root: Path, title: str) -> Content:
     commands, configs = at_work(root), [config_of(path) for path in paths]
     labels = told_apart(configs)
     points = [read(path, label, commands.get(path.name)) for path, label in zip(paths, labels, strict=True)]
-    return Content(title, points)
+    return Content(title, with_curves(points))
 
 
 def of_all(root: Path) -> Content:
@@ -136,7 +137,7 @@ def of_figure(name: str, root: Path) -> Content:
     found = told.get("claims")
     claims = [claim for claim in found if isinstance(claim, dict)] if isinstance(found, list) else []
     source = printable(str(told.get("source") or ""))
-    return Content(f"Figure {name}", points, source=source, claims=claims, picture=picture_of(place))
+    return Content(f"Figure {name}", with_curves(points), source=source, claims=claims, picture=picture_of(place))
 
 
 def picture_of(place: Path) -> bytes:
@@ -185,30 +186,36 @@ def read(path: Path, label: Label, command: Mapping[str, Any] | None, asked: Map
     """Read a run, of which these seeds are asked for up to these levels, by default all."""
     at, folder = standing(path, command), RunFolder(path)
     asked = at.asked if asked is None else asked
-    metas: dict[int, dict[int, Meta]] = {}
+    seeds = [seed for seed in folder.seeds() if seed.seed in asked]
+    rows = [row for seed in seeds for row in seed.rows() if row.level <= asked[seed.seed]]
+    there = {(row.seed, row.level) for row in rows}
     seconds: dict[int, list[float]] = {}
-    for seed in (found for found in folder.seeds() if found.seed in asked):
-        last = asked[seed.seed]
-        metas[seed.seed] = {level: meta for level, meta in seed.metas().items() if level <= last}
+    for seed in seeds:
         for level, took in seconds_of(seed).items():
-            if level in metas[seed.seed]:
+            if (seed.seed, level) in there:
                 seconds.setdefault(level, []).append(took)
-    rows = [Row.read(meta["row"], meta["layers"]) for own in metas.values() for meta in own.values()]
-    levels = sorted({level for own in metas.values() for level in own})
     return Point(
         path,
         label,
         asked,
         at.state_of(asked) if asked else at.state,
         rows,
-        {level: curve([own[level]["records"] for own in metas.values() if level in own]) for level in levels},
+        {},
         seconds,
-        [failure for failure in map(failure_of, folder.seeds()) if failure and failure.seed in asked],
+        [failure for failure in map(failure_of, seeds) if failure],
         tags(path),
-        config_of(path) if path.is_dir() else {},
         side_file(path / "manifest.json"),
         size(path) if path.is_dir() else 0,
     )
+
+
+def with_curves(points: Sequence[Point]) -> list[Point]:
+    """Return points with the learning curves that a page shows: of the level compared, of one point all levels."""
+    found = []
+    for point, rows in zip(points, compared([point.rows for point in points]), strict=True):
+        levels = {row.level for row in (point.rows if len(points) == 1 else rows)}
+        found.append(replace(point, curves={level: curve(point, level) for level in sorted(levels)}))
+    return found
 
 
 def seconds_of(folder: SeedFolder) -> dict[int, float]:
@@ -225,12 +232,11 @@ def failure_of(folder: SeedFolder) -> Failure | None:
     return Failure(folder.seed, printable(found["reason"]), printable(str(found.get("traceback") or "")))
 
 
-def curve(seeds: Iterable[Sequence[Mapping[str, Any]]]) -> list[Step]:
-    """Return the mean learning curve on the validation part, at the steps that all seeds have, thinned."""
+def curve(point: Point, level: int) -> list[Step]:
+    """Return the mean validation curve of a level at the steps that all its seeds have, thinned."""
+    seeds = [RunFolder(point.path).seed(row.seed) for row in point.rows if row.level == level]
     found: dict[int, list[tuple[float, float]]] = {}
-    count = 0
-    for records in seeds:
-        count += 1
+    for records in ((seed.meta(level) or {}).get("records", []) for seed in seeds):
         for row in records:
             if (
                 row["split"] == "val"
@@ -239,6 +245,7 @@ def curve(seeds: Iterable[Sequence[Mapping[str, Any]]]) -> list[Step]:
                 and is_number(row["accuracy"])
             ):
                 found.setdefault(row["step"], []).append((row["loss"], row["accuracy"]))
+    count = len(seeds)
     whole = thinned([step for step in sorted(found) if len(found[step]) == count])
     losses = {step: math.fsum(loss for loss, _ in found[step]) / count for step in whole}
     scores = {step: math.fsum(score for _, score in found[step]) / count for step in whole}

@@ -38,7 +38,10 @@ def svg(panel: Panel) -> str:
         axis.plot(line.xs, [y.mean for y in line.ys], color=line.colour, lw=0.8, **marked)
         style.bars(axis, line.xs, line.ys, line.colour, style.dodged(axis, 0))
     if panel.log_y:
+        places = style.density_ticks(panel.ys[0], panel.ys[-1])
         axis.set_yscale("log")
+        axis.minorticks_off()
+        axis.set_yticks(places, [f"{place:g}" for place in places])
     axis.update_datalim([(panel.xs[0], panel.ys[0]), (panel.xs[-1], panel.ys[-1])])
     axis.autoscale_view()
     if panel.density:
@@ -47,7 +50,7 @@ def svg(panel: Panel) -> str:
         style.number_axis(axis, panel.xs, panel.xlabel)
     axis.set_xlabel(panel.xlabel)
     axis.set_ylabel(panel.ylabel)
-    figure.set_layout_engine("constrained")
+    figure.subplots_adjust(left=0.15, right=0.98, bottom=0.19, top=0.97)
     found = io.BytesIO()
     with rc_context({"svg.hashsalt": "ltx"}):
         figure.savefig(found, format="svg", transparent=True, metadata={"Date": None, "Creator": None})

@@ -149,7 +149,7 @@ def costs(points: Sequence[Point]) -> Table:
             number(f"{point.minutes:.2f}" if known else "-"),
             number(f"{math.fsum(times) / len(times):.2f}" if times else "-"),
             number(str(len(times))),
-            number(f"{point.bytes / 1e6:.2f}"),
+            number(f"{point.bytes / 1e6:.3f}"),
         ]
 
     minutes = math.fsum(point.minutes for point in points if point.minutes == point.minutes)
