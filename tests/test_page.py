@@ -80,6 +80,12 @@ def test_accuracy_stands_against_width_and_against_density(root: Path) -> None:
     assert [y.mean for y in accuracy.panels[1].lines[2].ys] == pytest.approx([0.92] * 4)
 
 
+def test_a_mean_that_is_no_number_has_no_mark(root: Path) -> None:
+    folder = write_run(root, "imp-lenet-digits-w1-a0000000", [[0.9, math.nan, 0.7], [0.8, 0.7, 0.6]])
+    density = charts(of_runs([folder.path], root, "one"))[0]
+    assert [*density.panels[0].lines[0].xs] == [100, 25] and density.panels[0].xs == [25, 100]
+
+
 def test_one_run_has_the_learning_curve_of_each_level(root: Path) -> None:
     folder = write_run(root, "imp-lenet-digits-w1-a0000000", [[0.9, 0.8, 0.7], [0.8, 0.7, 0.6]])
     density, loss, accuracy = charts(of_runs([folder.path], root, "one"))

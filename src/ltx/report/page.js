@@ -70,8 +70,8 @@ function enliven() {
   for (const data of document.querySelectorAll("script.chart")) {
     const item = JSON.parse(data.textContent);
     const place = document.getElementById(item.target_id);
-    place.hidden = false;
-    place.previousElementSibling.hidden = true;
+    place.parentElement.hidden = false;
+    place.parentElement.previousElementSibling.hidden = true;
     Bokeh.embed.embed_item(item);
   }
 }

@@ -150,7 +150,8 @@ def drawn(chart: Chart) -> dict[str, Any]:
     for index, panel in enumerate(chart.panels):
         target = f"{chart.name}-{index}"
         live = Markup(interactive(panel, target).replace("<", "\\u003c"))  # no text of it may end the element
-        panels.append({"heading": panel.heading, "still": svg(panel), "target": target, "live": live})
+        said = {"heading": panel.heading, "xlabel": panel.xlabel, "ylabel": panel.ylabel}
+        panels.append({**said, "still": svg(panel), "target": target, "live": live})
     legend = [(name, colour, MARKS[marker]) for name, colour, marker in chart.legend]
     return {"name": chart.name, "title": chart.title, "caption": chart.caption, "panels": panels, "legend": legend}
 

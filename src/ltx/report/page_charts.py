@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 from matplotlib import colormaps
 from matplotlib.colors import to_hex
@@ -15,8 +16,9 @@ from ltx.report.page_data import Content, Point, Step
 from ltx.report.style import COLOURS, MARKERS
 from ltx.report.swept import axes_of
 from ltx.report.tables import compared, interval_text, of_scores, swept
-from ltx.store.rows import by_level
+from ltx.store.rows import Row, by_level
 
+Mark = tuple[float, Interval, str]  # where it stands, its mean, and what is said of it
 MOST_PANELS = 8
 MOST_NAMED = 10  # lines of a legend
 DENSITY, ACCURACY = "weights kept (% of prunable weights)", "test accuracy"
@@ -147,125 +149,103 @@ def charts(content: Content) -> list[Chart]:
         return []
     names = Names(points)
     found = [by_x(points, names), by_density(points, names), *learning(points, names)]
-    return [chart for chart in found if chart is not None]
+    return [chart for chart in found if chart.panels]
 
 
-def by_x(points: Sequence[Point], names: Names) -> Chart | None:
+def by_x(points: Sequence[Point], names: Names) -> Chart:
     """Return test accuracy against the numeric key that was swept, a line for each setting of the others."""
-    x = names.x
-    if x is None:
-        return None
-    spots: dict[str, list[tuple[float, Interval, str]]] = {}
+    x, spots = names.x, dict[str, list[Mark]]()
     for point, rows in zip(points, compared([point.rows for point in points]), strict=True):
-        mean = of_scores([row.test_accuracy for row in rows])
-        note = f"{interval_text(mean)}, n = {mean.n}, {percent(rows[0].density)} kept"
-        spots.setdefault(names.among_others(point), []).append((float(point.label[x]), mean, note))
-    lines = []
-    for index, (name, own) in enumerate(spots.items()):
-        xs, ys, notes = zip(*sorted(own, key=lambda spot: spot[0]), strict=True)
-        lines.append(Line(name, *look(index), xs, ys, notes))
-    panel = Panel("", wording.of_key(x), ACCURACY, lines, *values_of(lines))
+        if x is not None:
+            mean = of_scores([row.test_accuracy for row in rows])
+            note = f"{interval_text(mean)}, n = {mean.n}, {percent(rows[0].density)} kept"
+            spots.setdefault(names.among_others(point), []).append((float(point.label[x]), mean, note))
+    lines = [
+        line(name, look(index), sorted(own, key=lambda spot: spot[0]))
+        for index, (name, own) in enumerate(spots.items())
+    ]
+    panels = in_panels([("", own) for own in lines], wording.of_key(x or ""), ACCURACY)
     caption = "Every point at the level that the table compares; bars: the 95 % interval over seeds."
-    short = wording.of_short_key(x)
-    return Chart("by-x", f"Test accuracy against {short}", caption, [panel], named(lines))
+    return Chart("by-x", f"Test accuracy against {wording.of_short_key(x or '')}", caption, panels, legend_of(panels))
 
 
-def by_density(points: Sequence[Point], names: Names) -> Chart | None:
-    """Return test accuracy against density, a line through the levels of each point that has several."""
-    looks = names.looks()
-
-    def line(point: Point) -> Line:
-        groups = by_level(point.rows)
-        ys = [of_scores([row.test_accuracy for row in rows]) for rows in groups.values()]
-        xs = [100 * math.fsum(row.density for row in rows) / len(rows) for rows in groups.values()]
-        notes = [
-            f"level {level}, {percent(x / 100)} kept: {interval_text(y)}, n = {y.n}"
-            for level, x, y in zip(groups, xs, ys, strict=True)
-        ]
-        return Line(names.in_panel(point), *looks[point.key], xs, ys, notes)
-
-    several = [point for point in points if len({row.level for row in point.rows}) > 1]
-    panels = in_panels(several, names, line, DENSITY, ACCURACY, density=True) if several else []
-    if len({x for panel in panels for x in panel.xs}) < 2:
-        return None
-    caption = (
-        "A line through the levels of each point, the dense network at the left; bars: the 95 % interval over seeds."
-    )
+def by_density(points: Sequence[Point], names: Names) -> Chart:
+    """Return test accuracy against density, a line through the levels of each point that has several densities."""
+    looks, lines = names.looks(), []
+    for point in points:
+        marks: list[Mark] = []
+        for level, rows in by_level(point.rows).items():
+            mean, density = of_scores([row.test_accuracy for row in rows]), fmean(row.density for row in rows)
+            note = f"level {level}, {percent(density)} kept: {interval_text(mean)}, n = {mean.n}"
+            marks += [(100 * density, mean, note)] if density > 0 else []
+        if len({x for x, _, _ in marks}) > 1:
+            lines.append((names.panel(point), line(names.in_panel(point), looks[point.key], marks)))
+    panels = in_panels(lines, DENSITY, ACCURACY, density=True)
+    caption = "A line through the levels of each point, the dense at the left; bars: the 95 % interval over seeds."
     return Chart("by-density", "Test accuracy against density", caption, panels, legend_of(panels))
 
 
 def learning(points: Sequence[Point], names: Names) -> list[Chart]:
     """Return validation loss and accuracy by step: of each point at the level compared, or of every level of one."""
     looks, single = names.looks(), len(points) == 1
-    at = {point.key: rows[0].level for point, rows in zip(points, compared([p.rows for p in points]), strict=True)}
-    curved = [
-        point
-        for point in points
-        if any(point.curves.get(level) for level in (point.curves if single else (at[point.key],)))
-    ]
-    if not curved:
-        return []
+    curves: list[tuple[str, str, tuple[str, str], Sequence[Step]]] = []  # panel, name, look, steps
+    if single:
+        levels = points[0].curves
+        colours = from_dark(len(levels))
+        curves = [("", f"level {n}", (colour, "o"), levels[n]) for n, colour in zip(levels, colours, strict=True)]
+    else:
+        at = [rows[0].level for rows in compared([point.rows for point in points])]
+        curves = [
+            (names.panel(point), names.in_panel(point), looks[point.key], point.curves.get(level, ()))
+            for point, level in zip(points, at, strict=True)
+        ]
+    caption = "Mean over seeds" + ("." if single else ", each point at the level that the table compares.")
 
-    def chart(name: str, title: str, value: Callable[[Step], float], log: bool) -> Chart:
-        def drawn(steps: Sequence[Step], called: str, colour: str, marker: str) -> Line:
+    def chart(name: str, title: str, value: Callable[[Step], float]) -> Chart:
+        lines = []
+        for panel, called, own, steps in curves:
             ys = [Interval(value(step), math.nan, math.nan, step.n) for step in steps]
-            return Line(called, colour, marker, [step.step for step in steps], ys)
-
-        if single:
-            found = {level: steps for level, steps in points[0].curves.items() if steps}
-            shades = zip(found.items(), from_dark(len(found)), strict=True)
-            lines = [drawn(steps, f"level {level}", colour, "o") for (level, steps), colour in shades]
-            panels = [Panel("", "step", title, lines, *values_of(lines), log_y=log)]
-        else:
-            panels = in_panels(
-                curved,
-                names,
-                lambda point: drawn(point.curves[at[point.key]], names.in_panel(point), *looks[point.key]),
-                "step",
-                title,
-                log_y=log,
-            )
-        caption = "Mean over seeds" + ("." if single else ", each point at the level that the table compares.")
+            lines.append((panel, Line(called, *own, [step.step for step in steps], ys)))
+        panels = in_panels(lines, "step", title, log_y=name == "loss")
         return Chart(name, wording.capital(title), caption, panels, legend_of(panels))
 
-    least = min(step.loss for point in curved for steps in point.curves.values() for step in steps)
     return [
-        chart("loss", "validation loss", lambda step: step.loss, least > 0),
-        chart("accuracy", "validation accuracy", lambda step: step.accuracy, False),
+        chart("loss", "validation loss", lambda step: step.loss),
+        chart("accuracy", "validation accuracy", lambda step: step.accuracy),
     ]
+
+
+def line(name: str, own_look: tuple[str, str], marks: Sequence[Mark]) -> Line:
+    """Return the line through marks; those whose mean is no number are left out."""
+    known = [mark for mark in marks if math.isfinite(mark[1].mean)]
+    return Line(name, *own_look, [x for x, _, _ in known], [y for _, y, _ in known], [note for _, _, note in known])
 
 
 def in_panels(
-    points: Sequence[Point],
-    names: Names,
-    line: Callable[[Point], Line],
-    xlabel: str,
-    ylabel: str,
-    density: bool = False,
-    log_y: bool = False,
+    lines: Sequence[tuple[str, Line]], xlabel: str, ylabel: str, density: bool = False, log_y: bool = False
 ) -> list[Panel]:
-    """Return a panel for each method where several were swept, else one, with the line of each point."""
-    groups: dict[str, list[Line]] = {}
-    for point in points:
-        groups.setdefault(names.panel(point), []).append(line(point))
-    xs, ys = values_of([line for lines in groups.values() for line in lines])
-    return [Panel(heading, xlabel, ylabel, lines, xs, ys, density, log_y) for heading, lines in groups.items()]
+    """Return panels by the headings beside lines; a vertical axis is logarithmic only where all values are positive."""
+    drawn = [(heading, own) for heading, own in lines if own.xs]
+    if not drawn:
+        return []
+    xs, ys = values_of([own for _, own in drawn])
+    return [
+        Panel(
+            heading, xlabel, ylabel, [own for at, own in drawn if at == heading], xs, ys, density, log_y and ys[0] > 0
+        )
+        for heading in dict.fromkeys(heading for heading, _ in drawn)
+    ]
 
 
 def values_of(lines: Sequence[Line]) -> tuple[list[float], list[float]]:
     """Return the values that lines have on either axis, each once, the ends of intervals among them."""
-    ys = {value for line in lines for y in line.ys for value in (y.mean, y.low, y.high) if not math.isnan(value)}
-    return sorted({x for line in lines for x in line.xs}), sorted(ys)
+    ys = {value for own in lines for y in own.ys for value in (y.mean, y.low, y.high) if not math.isnan(value)}
+    return sorted({x for own in lines for x in own.xs}), sorted(ys)
 
 
 def legend_of(panels: Sequence[Panel]) -> list[tuple[str, str, str]]:
-    """Return what a legend of all panels says."""
-    return named([line for panel in panels for line in panel.lines])
-
-
-def named(lines: Sequence[Line]) -> list[tuple[str, str, str]]:
     """Return the names of lines with colours and markers, each once; of many some, evenly, with both ends."""
-    found = list(dict.fromkeys((line.name, line.colour, line.marker) for line in lines))
+    found = list(dict.fromkeys((own.name, own.colour, own.marker) for panel in panels for own in panel.lines))
     last, most = len(found) - 1, MOST_NAMED - 1
     return found if last <= most else [found[round(i * last / most)] for i in range(MOST_NAMED)]
 
@@ -277,18 +257,18 @@ def percent(density: float) -> str:
 
 def maps(content: Content) -> list[Map]:
     """Return the layers' densities of the points that prune any, the mean over seeds."""
-    points = [point for point in content.points if any(row.layers for row in point.rows)]
+    points = [point for point in content.points if any(row.layers and row.density < 1 for row in point.rows)]
     names = Names(points)
-    found = []
-    for point in points:
-        groups = by_level(point.rows)
-        layers = list(dict.fromkeys(layer for row in point.rows for layer in row.layers))
+    return [Map(names.whole(point), *layer_densities(point.rows)) for point in points]
 
-        def mean(layer: str, level: int, groups: dict = groups) -> float:  # type: ignore[type-arg]
-            values = [row.layers[layer] for row in groups[level] if layer in row.layers]
-            return math.fsum(values) / len(values) if values else math.nan
 
-        if any(row.density < 1 for row in point.rows):
-            densities = [[mean(layer, level) for level in groups] for layer in layers]
-            found.append(Map(names.whole(point), layers, [*groups], densities))
-    return found
+def layer_densities(rows: Sequence[Row]) -> tuple[list[str], list[int], list[list[float]]]:
+    """Return layers, levels, and by layer and level the mean density over seeds, nan where it is not known."""
+    groups = by_level(rows)
+    layers = list(dict.fromkeys(layer for row in rows for layer in row.layers))
+
+    def mean(layer: str, group: Sequence[Row]) -> float:
+        values = [row.layers[layer] for row in group if layer in row.layers]
+        return fmean(values) if values else math.nan
+
+    return layers, [*groups], [[mean(layer, group) for group in groups.values()] for layer in layers]

@@ -94,7 +94,7 @@ def interactive(panel: Panel, target: str) -> str:
     from bokeh.plotting import figure
 
     plot = figure(
-        height=270,
+        height=250,
         sizing_mode="stretch_width",
         tools="pan,box_zoom,wheel_zoom,reset",
         active_drag=None,
@@ -184,13 +184,9 @@ def number(value: float) -> float:
 
 
 def dress(plot: Any, panel: Panel) -> None:
-    """Give a plot of Bokeh the look of all other pictures; its ground is the page's."""
-    from bokeh.models import BasicTickFormatter, FixedTicker, PlainText
+    """Give a plot of Bokeh the look of all other pictures; its ground is the page's, which also names the axes."""
+    from bokeh.models import BasicTickFormatter, FixedTicker
 
-    plot.xaxis.axis_label, plot.yaxis.axis_label = (
-        PlainText(text=panel.xlabel),
-        PlainText(text=panel.ylabel),
-    )  # no formulas
     at_x = ticks(panel.xs, panel.log_x, panel.marked and not panel.density)
     at_y = ticks(panel.ys, panel.log_y, False)
     for axis, grid, places in ((plot.xaxis, plot.xgrid, at_x), (plot.yaxis, plot.ygrid, at_y)):
@@ -198,12 +194,10 @@ def dress(plot: Any, panel: Panel) -> None:
             axis.ticker = grid.ticker = FixedTicker(ticks=places)
             axis.formatter = BasicTickFormatter(use_scientific=False)
     plot.toolbar.logo, plot.toolbar.autohide = None, True
-    plot.background_fill_color = plot.border_fill_color = "#FFFFFF"
-    plot.outline_line_color = None
+    plot.background_fill_color = plot.border_fill_color = plot.outline_line_color = None
     plot.grid.grid_line_color = GRID
     for axis in plot.axis:
         axis.axis_line_color = axis.major_tick_line_color = FRAME
         axis.minor_tick_line_color = None
-        axis.axis_label_text_font_style, axis.axis_label_text_font_size = "normal", "12px"
         axis.major_label_text_font_size = "11px"
-        axis.axis_label_text_color = axis.major_label_text_color = INK
+        axis.major_label_text_color = INK
