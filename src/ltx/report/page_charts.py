@@ -148,25 +148,24 @@ def charts(content: Content) -> list[Chart]:
     if not points:
         return []
     names = Names(points)
-    found = [by_x(points, names), by_density(points, names), *learning(points, names)]
+    found = [by_x(points, names, names.x)] if names.x else []
+    found += [by_density(points, names), *learning(points, names)]
     return [chart for chart in found if chart.panels]
 
 
-def by_x(points: Sequence[Point], names: Names) -> Chart:
-    """Return test accuracy against the numeric key that was swept, a line for each setting of the others."""
-    x, spots = names.x, dict[str, list[Mark]]()
+def by_x(points: Sequence[Point], names: Names, x: str) -> Chart:
+    """Return test accuracy against a numeric key that was swept, a line for each setting of the others."""
+    spots: dict[str, list[Mark]] = {}
     for point, rows in zip(points, compared([point.rows for point in points]), strict=True):
-        if x is not None:
-            mean = of_scores([row.test_accuracy for row in rows])
-            note = f"{interval_text(mean)}, n = {mean.n}, {percent(rows[0].density)} kept"
-            spots.setdefault(names.among_others(point), []).append((float(point.label[x]), mean, note))
-    lines = [
-        line(name, look(index), sorted(own, key=lambda spot: spot[0]))
-        for index, (name, own) in enumerate(spots.items())
-    ]
-    panels = in_panels([("", own) for own in lines], wording.of_key(x or ""), ACCURACY)
+        mean = of_scores([row.test_accuracy for row in rows])
+        note = f"{interval_text(mean)}, n = {mean.n}, {percent(rows[0].density)} kept"
+        spots.setdefault(names.among_others(point), []).append((float(point.label[x]), mean, note))
+    lines = []
+    for index, (name, marks) in enumerate(spots.items()):
+        lines.append(("", line(name, look(index), sorted(marks, key=lambda mark: mark[0]))))
+    panels = in_panels(lines, wording.of_key(x), ACCURACY)
     caption = "Every point at the level that the table compares; bars: the 95 % interval over seeds."
-    return Chart("by-x", f"Test accuracy against {wording.of_short_key(x or '')}", caption, panels, legend_of(panels))
+    return Chart("by-x", f"Test accuracy against {wording.of_short_key(x)}", caption, panels, legend_of(panels))
 
 
 def by_density(points: Sequence[Point], names: Names) -> Chart:
