@@ -151,12 +151,12 @@ def test_a_mark_says_its_values_when_the_mouse_is_on_it(shown: Any) -> None:
 
 
 def test_the_dark_scheme_turns_the_page_and_its_pictures_round(shown: Any) -> None:
-    light = pixels(shown, "#by-x-0")
-    assert (255, 255, 255) in light and (255, 255, 255) in pixels(shown, "h1")
+    white, grid, ground = (255,) * 3, (232,) * 3, (29,) * 3
+    assert white in pixels(shown, "h1") and {white, grid} <= pixels(shown, "#by-x-0")
     SCRIPT["emulate"](shown, dark=True)
-    ground = (29, 29, 29)
-    assert ground in pixels(shown, "h1") and (255, 255, 255) not in pixels(shown, "h1")
-    assert min(max(abs(a - b) for a, b in zip(c, ground, strict=True)) for c in pixels(shown, "#by-x-0")) <= 1
+    assert ground in pixels(shown, "h1") and white not in pixels(shown, "h1")
+    dark = pixels(shown, "#by-x-0")
+    assert ground in dark and not {white, grid} & dark
 
 
 def test_pictures_and_all_rows_are_there_without_scripts(driver: Any, page: Path) -> None:
