@@ -198,7 +198,13 @@ def test_a_point_that_has_not_begun_is_on_the_page_of_its_sweep(ltx: Ltx, root: 
 
 def test_a_figure_has_its_picture_and_its_claims(ltx: Ltx, root: Path) -> None:
     swept(root)
-    claim = {"statement": f"wider is better {EVIL}", "source": "us", "effect": 0.25, "interval": [0.1, 0.4], "n": 3}
+    claim = {
+        "statement": f"wider is better \ud800 {EVIL}",
+        "source": "us",
+        "effect": 0.25,
+        "interval": [0.1, 0.4],
+        "n": 3,
+    }
     claims = [{**claim, "planned": 3, "threshold": 0, "verdict": "passed"}, {"verdict": EVIL, "effect": "high"}]
     runs = {"IMP, narrow": "imp-lenet-digits-w0.5-a0000000", "evil": "../../etc"}
     told = {"figure": "imp", "source": "a paper", "runs": runs, "claims": claims}

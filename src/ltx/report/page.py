@@ -39,7 +39,7 @@ MARKS = {
 
 def write(content: Content, place: Path) -> Path:
     """Write the page of some content, whole or not at all, and return its path."""
-    commit(place, page(content, place).encode())
+    commit(place, page(content, place).encode(errors="replace"))  # JSON can hold halves of characters
     return place
 
 

@@ -81,9 +81,8 @@ def points_table(points: Sequence[Point], start: Path) -> Table:
     labels = [point.label for point in points]
     varying = varying_names(labels)
     heads = short_names(varying)
-    numeric = {
-        key for key in varying if all(is_number(str(label[key])) for label in labels if label.get(key) is not None)
-    }
+    values = {key: [str(label[key]) for label in labels if label.get(key) is not None] for key in varying}
+    numeric = {key for key, found in values.items() if all(map(is_number, found))}
     tagged = any(point.tags for point in points)
     short = short_keys(point.key for point in points)
     columns = [
@@ -91,10 +90,7 @@ def points_table(points: Sequence[Point], start: Path) -> Table:
         *(Head(heads[key], key, key in numeric) for key in varying),
         Head("state"),
         *([Head("tags")] if tagged else []),
-        *(
-            Head(name, number=True)
-            for name in ("level", "density", "kept", "test accuracy", "early stop", "n", "minutes")
-        ),
+        *(Head(name, number=True) for name in (*MEASURED, "minutes")),
     ]
 
     def line(point: Point, rows: Sequence[Row]) -> list[Cell]:

@@ -285,13 +285,13 @@ def header(path: Path, found: bytes | None = None) -> tuple[dict[str, Any], str]
         found = content(path, 8 + min(length, HEADER_LIMIT)) or b""
     length = int.from_bytes(found[:8], "little")
     try:
-        text = json.loads(found[8 : 8 + length])["__metadata__"]["ltx"]
-        meta = json.loads(text)
+        told = json.loads(found[8 : 8 + length])["__metadata__"]["ltx"]
+        meta = json.loads(told)
         whole, own = meta.pop("digest"), meta.pop("meta_digest")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise Damaged(f"{path} cannot be read ({type(error).__name__}: {error})") from error
     # What `pack` wrote is canonical but for the two digests; to write it anew takes as long as all the rest.
-    as_written = hashlib.sha256(DIGESTS.sub("", text).encode()).hexdigest()
+    as_written = hashlib.sha256(DIGESTS.sub("", told).encode(errors="replace")).hexdigest()
     if own != as_written and own != digest({}, meta):
         raise Damaged(f"{path} does not match its digest")
     return meta, whole
