@@ -349,6 +349,13 @@ def masks() -> Iterator[Line]:
     return masks.lines()
 
 
+def pages() -> Iterator[Line]:
+    """Page: the report of a sweep of 200 points, on one core."""
+    import report
+
+    return report.lines()
+
+
 def pairs() -> Iterator[Line]:
     """Pairs of networks: their units matched, and the line between them followed, on one core."""
     import matching
@@ -465,6 +472,7 @@ BENCHES = {
     "data": images,
     "masks": masks,
     "matching": pairs,
+    "page": pages,
     "gpu": on_gpu,
 }
 

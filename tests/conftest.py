@@ -16,13 +16,14 @@ import pytest
 from standin_slurm import write_slurm
 
 from ltx.config.spec import Spec
-from ltx.report import run_picture, sweep_picture
+from ltx.report import page, run_picture, sweep_picture
+from ltx.report.page_data import Content
 from ltx.report.tables import Label
 from ltx.store.rows import Row
 from ltx.store.seeds import SeedFolder
 
 TINY = ("method.levels=1", "optim.steps=20", "width=.05", "seeds=2")
-REAL_PICTURE, REAL_SWEEP = run_picture.draw, sweep_picture.draw_sweep
+REAL_PICTURE, REAL_SWEEP, REAL_PAGE = run_picture.draw, sweep_picture.draw_sweep, page.page
 LONG = ("method.levels=1", "optim.steps=250", "width=.05", "seeds=3", "trainer.checkpoint_seconds=.04")  # half a second
 
 
@@ -68,6 +69,11 @@ def plain_sweep(specs: list[Spec], labels: list[Label], rows: list[list[Row]], c
     return plain_picture([], f"{len(specs)} points", "", ("", 0))
 
 
+def plain_page(content: Content, place: Path) -> str:
+    """Return a page with its title alone, which needs no picture."""
+    return content.title
+
+
 @pytest.fixture(autouse=True, scope="session")
 def heard() -> Iterator[None]:
     """Hear Ctrl-C and the closing of a terminal: `&`, `nohup` and some schedulers have a process ignore them."""
@@ -81,12 +87,13 @@ def heard() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def coarse_pictures() -> Iterator[None]:
-    """Draw pictures coarsely, those of runs and sweeps with a title alone, a third of a small run's time."""
+    """Draw pictures coarsely, those of runs and sweeps and pages with a title alone, a third of a small run's time."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("ltx.report.plots.DPI", 30)
         patch.setattr("ltx.report.plots.FONTS", 3)
         patch.setattr("ltx.report.run_picture.draw", plain_picture)
         patch.setattr("ltx.report.sweep_picture.draw_sweep", plain_sweep)
+        patch.setattr("ltx.report.page.page", plain_page)
         yield
 
 
@@ -115,6 +122,12 @@ def pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the runs of a test have their real pictures; `test_pictures` looks at what is on them."""
     monkeypatch.setattr("ltx.report.run_picture.draw", REAL_PICTURE)
     monkeypatch.setattr("ltx.report.sweep_picture.draw_sweep", REAL_SWEEP)
+
+
+@pytest.fixture
+def pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a test have whole pages."""
+    monkeypatch.setattr("ltx.report.page.page", REAL_PAGE)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -49,6 +49,8 @@ DOORS = {
         "cli.training",
     },
     "pydantic": {"config.schema", "config.spec"},
+    "bokeh": {"report.page_drawing"},
+    "jinja2": {"report.page"},
     "datasets": {"data.sources"},
     "huggingface_hub": {"data.sources"},
     "PIL": {"data.decode", "data.encoded"},

@@ -222,6 +222,7 @@ OUTSIDE_THE_KEY = {
     "trainer.sparse_cuda": ".1",
     "trainer.cuda_graphs": "false",
     "retry_failed": "true",
+    "report": "false",
     "trust": "true",
     "fail_fast": "true",
     "wait": "false",

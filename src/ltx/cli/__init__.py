@@ -39,6 +39,8 @@ ltx runs experiments on the Lottery Ticket Hypothesis.
                                torch and a model card
   ltx tail                     whether tickets are short- or long-tailed as
                                networks widen, with the evidence
+  ltx report [SWEEP|RUN...]    one HTML page of a sweep, of runs, of everything,
+                               or of a figure: figure NAME
   ltx tag RUN WORD...          give words to a run; ltx status tag=WORD finds it
   ltx clean RUN...             remove runs, or --failed or --partial: what seeds
                                keep of failures, and of levels under way

@@ -10,6 +10,7 @@ from ltx.cli.compare import compare
 from ltx.cli.doctor import doctor
 from ltx.cli.export import export
 from ltx.cli.look import diff, options, output_root, show
+from ltx.cli.report import report
 from ltx.cli.status import status
 from ltx.cli.tag import tag
 from ltx.cli.tail import tail
@@ -64,4 +65,4 @@ def complete(arguments: list[str]) -> int:
 
 COMMANDS = {"run": run, "where": where, "figure": figure, "list": list_names, "status": status, "show": show}
 COMMANDS |= {"diff": diff, "compare": compare, "export": export, "tail": tail, "tag": tag, "clean": clean}
-COMMANDS |= {"work": work, "cancel": cancel, "doctor": doctor, "complete": complete}
+COMMANDS |= {"report": report, "work": work, "cancel": cancel, "doctor": doctor, "complete": complete}

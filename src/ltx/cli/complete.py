@@ -43,6 +43,7 @@ SWEEPS = {
     "cancel": ["root="],
 }
 CLEAN = ("--failed", "--partial", "--yes", "root=")
+REPORT = ("figure", "experiment=", "out=", "root=")
 DOCTOR = ["--json", "root="]
 
 
@@ -65,6 +66,9 @@ def complete(line: str, commands: tuple[str, ...], groups: tuple[str, ...], root
         return matching(last, [f"sort={key}" for key in SORTS])
     if command == "tail" and not ("." in last or "=" in last):
         return matching(last, [*TAIL, *(f"{key}=" for key in (*GROUPS, "width"))])
+    if command == "report":
+        figure = words[2:3] == ["figure"]
+        return matching(last, figure_names() if figure else [*REPORT, *sweep_names(root), *run_keys(root)])
     if command == "clean":
         return matching(last, [*CLEAN, *run_keys(root)])
     if command in SWEEPS:
@@ -73,14 +77,13 @@ def complete(line: str, commands: tuple[str, ...], groups: tuple[str, ...], root
         return matching(last, DOCTOR)
     if command == "list":
         return matching(last, [*groups, "width=", "data="])
-    figures = [name.replace("_", "-") for name in choices("figure", [])] if command == "figure" else []
+    figures = figure_names() if command == "figure" else []
     if last.startswith(("hydra/", "launcher.")):
         from hydra_plugins.ltx_plugins import LAUNCHERS, keys_of
 
-        named = [key for word in words if word.startswith("hydra/launcher=") for key in keys_of(word.partition("=")[2])]
-        return matching(
-            last, [*(f"hydra/launcher={name}" for name in LAUNCHERS), *(f"launcher.{key}=" for key in named)]
-        )
+        chosen = [word.partition("=")[2] for word in words if word.startswith("hydra/launcher=")]
+        named = [f"launcher.{key}=" for name in chosen if name in LAUNCHERS for key in keys_of(name)]
+        return matching(last, [*(f"hydra/launcher={name}" for name in LAUNCHERS), *named])
     if "=" in last:
         key = last.partition("=")[0]
         values = choices(key, []) if key in CHOICES else run_keys(root) if key == "of" else []
@@ -102,6 +105,11 @@ def matching(begin: str, words: list[str]) -> list[str]:
 def sweep_names(root: Path) -> list[str]:
     """Name the sweeps there are, by their folders and as those that have a name."""
     return [name for sweep in sweeps(root) for name in (sweep.path.name, sweep.name) if name and is_key(name)]
+
+
+def figure_names() -> list[str]:
+    """Name the figures there are."""
+    return [name.replace("_", "-") for name in choices("figure", [])]
 
 
 def settings() -> dict[str, Any]:

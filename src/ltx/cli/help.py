@@ -83,6 +83,14 @@ at equal kept count, from the runs of method=ticket_sample and method=ticket_spl
 more of dense, imp and edge_popup runs. For each width the tail of sampled masks, the shape of log P, and the bits that
 common qualities need; then the verdict with its evidence. KEY=VALUE choose runs as for `ltx status`, quantile= is the
 threshold over which the tail is fitted, --json prints one object for a program.""",
+    "report": """\
+ltx report [experiment=NAME | SWEEP | RUN... | figure NAME] [out=FILE] [root=DIR]
+
+Writes one HTML page that needs no network and no other file: the points in a table that sorts and filters, accuracy
+against width and against density, the density of each layer, learning curves, failures, costs, and what was run with
+which versions. It is of a sweep, by its name (the newest of it) or folder, of some runs, of a figure that has been
+made, with its claims, or of every run under the output root. `ltx run -m` writes it at the end of a sweep, unless
+report=false. Usual places: sweeps/SWEEP/report.html, figures/NAME.html, report.html; out=FILE is another.""",
     "tag": """\
 ltx tag RUN WORD... [--remove] [root=DIR]
 

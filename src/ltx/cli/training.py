@@ -6,6 +6,7 @@ import re
 import shutil
 import sys
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ltx.errors import BadInput, nearest
@@ -13,6 +14,7 @@ from ltx.errors import BadInput, nearest
 if TYPE_CHECKING:
     from ltx.config.defaults import Defaults
     from ltx.config.spec import Spec
+    from ltx.store.sweeps import SweepFolder
 
 SWITCHES = ("-m", "--multirun", "--resolve", "--hydra-help")  # of Hydra, which wants them before every key=value
 FLAGS = (
@@ -274,6 +276,7 @@ def show_sweep(outcome: Any, told: Any, place: Any, chosen: str | None = None) -
                 plot = save_plot(draw_sweep(outcome.asked, labels, rows, chosen), place.path / "sweep.png")
                 if any(point.trained for point in outcome.points.values()) or not (place.path / "wandb").exists():
                     mirror_sweep(outcome.asked, labels, rows, table, place.path, plot)
+            page = sweep_page(place) if outcome.asked[0].config["report"] else None
     except OSError as error:
         print(f"ltx: the sweep's files could not be written ({error}); the same command writes them.", file=sys.stderr)
         return False
@@ -281,7 +284,16 @@ def show_sweep(outcome: Any, told: Any, place: Any, chosen: str | None = None) -
         print(f"plot:  {plot}")
     print(f"table: {place.path / 'table.csv'}")
     print(f"sweep: {place.path}")
+    if page:
+        print(f"page:  {page}")
     return True
+
+
+def sweep_page(place: SweepFolder) -> Path:
+    """Write the page of a sweep and return its path."""
+    from ltx.report import page, page_data
+
+    return page.write(page_data.of_sweep(place), place.path / page.NAME)
 
 
 def figure(arguments: list[str]) -> int:

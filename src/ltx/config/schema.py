@@ -111,6 +111,7 @@ class RunConfig(BaseModel):
     retry_failed: bool
     fail_fast: bool = False
     wait: bool
+    report: bool = True
     trust: bool = False
 
 

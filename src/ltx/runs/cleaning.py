@@ -16,7 +16,7 @@ from ltx.config.names import readable
 from ltx.errors import BadInput, notice
 from ltx.report.progress import under_way
 from ltx.store.claims import PATIENCE, Claim, living
-from ltx.store.files import Damaged, is_left_over, read_yaml
+from ltx.store.files import Damaged, is_left_over, read_yaml, size
 from ltx.store.find import find_run, run_keys
 from ltx.store.folders import RunFolder
 from ltx.store.seeds import SEED, SeedFolder
@@ -42,15 +42,6 @@ def leftover(run: str, what: str, paths: Iterable[Path], claims: Iterable[Path])
     """Return what can be removed together, with its size."""
     there = tuple(path for path in paths if os.path.lexists(path))
     return Leftover(run, what, there, tuple(claims), sum(map(size, there)))
-
-
-def size(path: Path) -> int:
-    """Return the bytes of a file, or of all files below a folder; of a link its own."""
-    own = path.lstat().st_size
-    if path.is_symlink() or not path.is_dir():
-        return own
-    below = (os.path.join(place, name) for place, _, names in os.walk(path) for name in names)
-    return sum(os.lstat(file).st_size for file in below)
 
 
 def failed_seeds(root: Path) -> list[Leftover]:

@@ -132,8 +132,8 @@ class SeedFolder:
         """Return the summary rows of the finished levels, from the files' headers."""
         return [Row.read(meta["row"], meta["layers"]) for meta in self.metas().values()]
 
-    def written(self) -> dict[tuple[int, int, str], dict[str, Any]]:
-        """Return what records.jsonl holds by (level, step, split).
+    def written(self, split: str = "") -> dict[tuple[int, int, str], dict[str, Any]]:
+        """Return what records.jsonl holds by (level, step, split), of one split or all.
 
         Of a step recorded again after a resume the last line counts; a line that is no record is dropped.
         """
@@ -143,9 +143,11 @@ class SeedFolder:
             return {}
         found: dict[tuple[int, int, str], dict[str, Any]] = {}
         for line in lines:
+            if split not in line:  # a line is found faster than it is read
+                continue
             try:
                 row = json.loads(line)
-                if type(row["level"]) is not int or type(row["step"]) is not int:
+                if type(row["level"]) is not int or type(row["step"]) is not int or split not in ("", row["split"]):
                     continue
                 found[row["level"], row["step"], str(row["split"])] = {
                     "seed": self.seed,
