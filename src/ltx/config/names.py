@@ -23,8 +23,19 @@ CONF = (
     PACKAGED if PACKAGED.is_dir() else Path(__file__).resolve().parents[3] / "conf"
 )  # the first in a wheel, the second in a checkout
 GROUPS = ("data", "model", "method", "optim")
-PLUMBING = ("root", "device", "threads", "workers", "wandb", "retry_failed", "fail_fast", "wait", "report", "trust")
-PLUMBING += ("seeds",)
+PLUMBING = (
+    "root",
+    "device",
+    "threads",
+    "workers",
+    "wandb",
+    "retry_failed",
+    "fail_fast",
+    "wait",
+    "report",
+    "trust",
+    "seeds",
+)
 FOLDERS = {"data": "data", "model": "models", "method": "methods"}
 
 
