@@ -6,7 +6,6 @@ import re
 import shutil
 import sys
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ltx.errors import BadInput, nearest
@@ -14,7 +13,6 @@ from ltx.errors import BadInput, nearest
 if TYPE_CHECKING:
     from ltx.config.defaults import Defaults
     from ltx.config.spec import Spec
-    from ltx.store.sweeps import SweepFolder
 
 SWITCHES = ("-m", "--multirun", "--resolve", "--hydra-help")  # of Hydra, which wants them before every key=value
 FLAGS = (
@@ -251,13 +249,15 @@ def show_point(outcome: Any) -> None:
     print(f"run:  {point.folder.path}" + ("" if point.trained or point.failures else " (nothing was left to train)"))
 
 
-def show_sweep(outcome: Any, told: Any, place: Any, chosen: str | None = None) -> bool:
-    """Print the sweep's table, and write it as CSV, plot and wandb parent run; return whether that went well.
+def show_sweep(outcome: Any, told: Any, place: Any, chosen: str | None = None, among_many: bool = False) -> bool:
+    """Print the sweep's table, and write it as CSV, plot, page and wandb parent run; return whether that went well.
 
-    The picture has the chosen key on its horizontal axis, by default one that was swept (see `axes_of`).
+    The picture has the chosen key on its horizontal axis, by default one that was swept (see `axes_of`). `among_many`
+    workers that end with the same table, the first one draws it.
     """
     from rich.console import Console
 
+    from ltx.report import page, page_data
     from ltx.report.mirror import mirror_sweep
     from ltx.report.plots import save_plot
     from ltx.report.sweep_picture import draw_sweep
@@ -269,31 +269,28 @@ def show_sweep(outcome: Any, told: Any, place: Any, chosen: str | None = None) -
     states = [outcome.points[e.key].describe() for e in outcome.asked]
     console = Console(highlight=False)
     console.print(sweep_table(labels, rows, states, console.width))
+    plot, file, with_page = place.path / "sweep.png", place.path / "table.csv", outcome.asked[0].config["report"]
     try:
         with Claim(place.path / "lock"):  # another process may end with the same sweep
+            before = file.read_bytes() if among_many and plot.exists() and file.is_file() else None
             table = sweep.write(outcome, told, place)
-            if table:
-                plot = save_plot(draw_sweep(outcome.asked, labels, rows, chosen), place.path / "sweep.png")
-                if any(point.trained for point in outcome.points.values()) or not (place.path / "wandb").exists():
-                    mirror_sweep(outcome.asked, labels, rows, table, place.path, plot)
-            page = sweep_page(place) if outcome.asked[0].config["report"] else None
+            if before is None or file.read_bytes() != before:
+                if table:
+                    save_plot(draw_sweep(outcome.asked, labels, rows, chosen), plot)
+                    if any(point.trained for point in outcome.points.values()) or not (place.path / "wandb").exists():
+                        mirror_sweep(outcome.asked, labels, rows, table, place.path, plot)
+                if with_page:
+                    page.write(page_data.of_sweep(place), place.path / page.NAME)
     except OSError as error:
         print(f"ltx: the sweep's files could not be written ({error}); the same command writes them.", file=sys.stderr)
         return False
     if table:
         print(f"plot:  {plot}")
-    print(f"table: {place.path / 'table.csv'}")
+    print(f"table: {file}")
     print(f"sweep: {place.path}")
-    if page:
-        print(f"page:  {page}")
+    if with_page:
+        print(f"page:  {place.path / page.NAME}")
     return True
-
-
-def sweep_page(place: SweepFolder) -> Path:
-    """Write the page of a sweep and return its path."""
-    from ltx.report import page, page_data
-
-    return page.write(page_data.of_sweep(place), place.path / page.NAME)
 
 
 def figure(arguments: list[str]) -> int:

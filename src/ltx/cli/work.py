@@ -49,7 +49,7 @@ def work(arguments: list[str]) -> int:
         print(f"with others: {others} of {len(outcome.points)} runs, on which nothing is left to do here")
         print(f"watch: ltx status {title} --watch")
     else:
-        written = show_sweep(outcome, record, place)
+        written = show_sweep(outcome, record, place, among_many=True)
     for paragraph in failures(outcome):
         print(f"ltx: {paragraph}", file=sys.stderr)
     if outcome.interrupted:

@@ -235,7 +235,7 @@ class Point:
         """Derive summary, plot and mirror, and remove the claims of workers that were ended."""
         if self.state != "open":
             return
-        if self.left and not self.settled:
+        if self.left and not self.settled and not self.mirror.claimed:
             self.state = "closed"
             return
         try:
