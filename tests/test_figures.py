@@ -241,7 +241,7 @@ def test_every_figure_is_made_small_and_redrawn_without_a_run(
     whole = arms.read
     monkeypatch.setattr(arms, "read", lambda name: {**whole(name), **fewer(name)})
     words = ("figure", name, *SMALL[name], "workers=0")
-    monkeypatch.setattr("ltx.runs.point.save_plot", lambda *_: None)  # the runs' own pictures are not looked at
+    monkeypatch.setattr("ltx.runs.point.save_plot", lambda *_, **__: None)  # the runs' own pictures are not looked at
     figures: list[Figure] = []
 
     def kept(figure: Figure, path: Path) -> Path:

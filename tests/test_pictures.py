@@ -228,7 +228,7 @@ def test_plot_names_a_key_that_was_swept_or_is_refused_before_anything_runs(
 def test_plot_is_no_part_of_a_run_and_a_sweep_is_drawn_as_png_and_pdf(
     ltx: Callable[..., Result], root: Path, pictures: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ltx.runs.point.save_plot", lambda *_: None)  # the runs' own pictures are not looked at
+    monkeypatch.setattr("ltx.runs.point.save_plot", lambda *_, **__: None)  # the runs' own pictures are not looked at
     words = ("run", "-m", "method=dense", "optim.steps=2", "seeds=1", "width=.05,.1", "optim.lr=1e-3,1e-2")
     assert ltx(*words).code == 0
     (place,) = (root / "sweeps").iterdir()

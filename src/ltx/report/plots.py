@@ -17,19 +17,23 @@ FONTS = 42  # TrueType in a PDF, which journals ask for; choosing its letters is
 SUFFIXES = (".png", ".pdf")
 
 
-def save_plot(figure: Any, path: Path, of: str | None = None) -> Path:
+def save_plot(figure: Any, path: Path, of: str | None = None, paper: bool = True) -> Path:
     """Save a figure as PNG and as PDF beside it, each whole or not at all; both say what they are `of`.
 
-    Returns the path of the PNG, whatever suffix was given.
+    Without `paper` there is no PDF, and one that is there is removed, since it shows something older. Returns the path
+    of the PNG, whatever suffix was given.
     """
     from matplotlib import rc_context
 
     path = path.with_suffix(".png")
-    image, paper = io.BytesIO(), io.BytesIO()
+    image, sheet = io.BytesIO(), io.BytesIO()
     figure.savefig(image, format="png", dpi=DPI, metadata={"Software": None, **({"ltx": of} if of else {})})
-    with rc_context({"pdf.fonttype": FONTS}):
-        figure.savefig(paper, format="pdf", metadata={"CreationDate": None})
-    commit(path.with_suffix(".pdf"), marked(paper.getvalue(), of) if of else paper.getvalue())
+    if paper:
+        with rc_context({"pdf.fonttype": FONTS}):
+            figure.savefig(sheet, format="pdf", metadata={"CreationDate": None})
+        commit(path.with_suffix(".pdf"), marked(sheet.getvalue(), of) if of else sheet.getvalue())
+    else:
+        path.with_suffix(".pdf").unlink(missing_ok=True)
     commit(path, image.getvalue())
     return path
 
@@ -40,9 +44,9 @@ def drawn_rows(rows: Sequence[Row], *words: str) -> str:
     return hashlib.sha256(canonical(shown).encode()).hexdigest()
 
 
-def are_pictures(path: Path, of: str) -> bool:
-    """Tell whether the PNG of this path and the PDF beside it are whole and say that they are `of` this."""
-    return all(is_picture(path.with_suffix(suffix), of) for suffix in SUFFIXES)
+def are_pictures(path: Path, of: str, paper: bool = True) -> bool:
+    """Tell whether the PNG of this path, and with `paper` the PDF beside it, are whole and `of` this."""
+    return all(is_picture(path.with_suffix(suffix), of) for suffix in (SUFFIXES if paper else SUFFIXES[:1]))
 
 
 def is_picture(path: Path, of: str) -> bool:

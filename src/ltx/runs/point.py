@@ -83,6 +83,7 @@ class Point:
         self.spec, self.command, self.trunk, self.leave = spec, command, trunk, leave
         self.folder = RunFolder(spec.directory)
         self.mirror = Mirror(spec, self.folder, group)
+        self.alone = group is None
         self.state = "waiting"  # then open, then closed
         self.seeds = {seed: Seed(self.folder.seed(seed)) for seed in spec.seeds}
         self.failures: dict[int, str] = {}
@@ -264,13 +265,13 @@ class Point:
             self.mirror.finish(rows, self.trained)
 
     def draw(self, rows: list[Row]) -> None:
-        """Draw the picture of all rows, unless it is there."""
+        """Draw the picture of all rows, unless it is there; those of a sweep have no PDF, which takes as long again."""
         plot, said = self.folder.path / "plots" / "levels.png", (wording.title(self.spec), wording.training(self.spec))
         of = drawn_rows(rows, *said)
-        if not are_pictures(plot, of):
+        if not are_pictures(plot, of, self.alone):
             from ltx.report.run_picture import draw  # loads matplotlib
 
-            save_plot(draw(rows, *said, wording.score(self.spec)), plot, of)
+            save_plot(draw(rows, *said, wording.score(self.spec)), plot, of, self.alone)
 
     def asked(self, rows: list[Row]) -> list[Row]:
         """Select the seeds and levels this run asks for."""
