@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
@@ -18,8 +19,9 @@ MEAN, SD = 4.884, 6.017  # of all pixels, which run from 0 to 16
 VAL, TEST = 180, 360  # of 1,797 examples
 
 
+@cache
 def examples() -> tuple[np.ndarray, np.ndarray]:
-    """Return the pixels (1797, 64), from 0 to 16, and the labels as scikit-learn gives them.
+    """Return the pixels (1797, 64), from 0 to 16, and the labels as scikit-learn gives them; not to be written to.
 
     They are read from the file in scikit-learn's own folder where it is there: importing scikit-learn would take a
     second, of the command and of its workers.

@@ -27,7 +27,7 @@ from ltx.store.files import process_lives
 CONTEXT = multiprocessing.get_context("forkserver")
 FOLDER = "ltx-fork-server-"
 HIDING = threading.Lock()
-PRELOAD = ["ltx.runs.worker", "ltx.methods.imp", "ltx.models.mlp", "ltx.data.digits"]
+PRELOAD = ["ltx.runs.preload"]
 
 
 @dataclass(frozen=True, eq=False)
