@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import shlex
 import subprocess
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Result, levels
+from conftest import Result, levels, soon
 
 from ltx.cli import elsewhere
 from ltx.launch import elsewhere as launch_elsewhere
@@ -182,3 +183,18 @@ def test_a_worker_that_was_killed_or_out_of_time_is_requeued(
     assert process.wait(10) == code
     told = tmp_path / "requeued"
     assert (told.read_text() == "requeue 7_2\n" if told.exists() else False) == requeued
+
+
+def test_who_stays_hears_of_a_cancelled_sweep(ltx: Ltx, root: Path, cluster: Path):
+    (cluster / "bin" / "sbatch").write_text("#!/bin/sh\necho Submitted batch job 8\n")
+    words = ("run", "-m", *SWEEP, "hydra/launcher=slurm", f"root={root}")
+    assert ltx(*words).code == 0
+    (place,) = sweeps(root)
+
+    def cancel() -> None:
+        soon(lambda: list((root / "progress").glob("*.json")))
+        place.cancel("ann", "2026-01-01T00:00:00Z")
+
+    threading.Thread(target=cancel).start()
+    stayed = ltx(*words, "launcher.wait=true")
+    assert stayed.code == 130 and "cancelled by ann" in stayed.err

@@ -139,6 +139,7 @@ def test_words_that_name_no_sweep_or_no_key_are_refused(ltx: Ltx, begun: SweepFo
     [
         (lambda told: told.update(ltx="0.0.9"), "was begun by ltx 0.0.9"),
         (lambda told: told.update(configs=[]), "its own command, run again, begins it anew"),
+        (lambda told: told["configs"].pop(), "are not of the same points"),
         (lambda told: told["configs"][0].update(width=0.2), "computes other numbers"),
     ],
 )

@@ -46,6 +46,7 @@ class ElsewhereConfig:
     """What all launchers elsewhere are told, as launcher.KEY=VALUE.
 
     workers: how many there are at most. per_task: the seeds that each trains at a time.
+    restarts: how often a worker is begun again at most, after it was killed or its time was over.
     wait: stay and show how far they are, instead of returning at once.
     shared: whether they all see the root though it is on a disk of this machine, as where others mount it.
     """
@@ -53,6 +54,7 @@ class ElsewhereConfig:
     _target_: str = "hydra_plugins.ltx_plugins.LtxLauncher"
     workers: int = 8
     per_task: int = 1
+    restarts: int = 100
     wait: bool = False
     shared: bool = False
 
@@ -65,7 +67,6 @@ class SlurmConfig(ElsewhereConfig):
     minutes: of a worker, which ends in order `before_end` seconds before and is requeued while work is left.
     gpus, cpus, memory: of a worker; null: as many cores as threads, and the cluster's default of memory, in GB.
     setup: lines of shell before a worker starts, as [module load cuda]. options: others of sbatch, {nodelist: n1}.
-    restarts: how often a worker is requeued at most, after its time was over or it was killed.
     """
 
     kind: str = "slurm"
@@ -80,7 +81,6 @@ class SlurmConfig(ElsewhereConfig):
     memory: Optional[float] = None  # noqa: UP045
     setup: List[str] = field(default_factory=list)  # noqa: UP006
     options: Dict[str, str] = field(default_factory=dict)  # noqa: UP006
-    restarts: int = 100
 
 
 @dataclass

@@ -55,9 +55,14 @@ def submit(
     print(f"cancel: ltx cancel {title}")
     print(f"logs:   {place.path / request['kind']}")
     print(f"sweep:  {place.path}")
-    if not (request["wait"] or engine.ends_with_this_process()):
+    if engine.ends_with_this_process():
+        print(f"{request['kind']}: there is no cluster, so that a local one was started; it ends with this command")
+    elif not request["wait"]:
         return 0
-    left = watched([*expanded.values()], engine, place, title)
+    left, cancelled = watched([*expanded.values()], engine, place, title), place.cancelled()
+    if cancelled:
+        print(f"ltx: {cancelled}; finished levels are kept and the same command continues.", file=sys.stderr)
+        return 130
     if left:
         print(f"ltx: {left} jobs are left and no worker is; the same command submits more.", file=sys.stderr)
         return 3

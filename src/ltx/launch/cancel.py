@@ -9,6 +9,8 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 
+from ltx.launch.signals import interrupted
+
 LOOK_SECONDS = 1.0  # between two looks at whether it is cancelled
 
 
@@ -20,6 +22,8 @@ def interrupted_when(cancelled: Callable[[], str | None]) -> Iterator[None]:
     def look() -> None:
         while not over.wait(LOOK_SECONDS):
             said = cancelled()
+            if interrupted():  # by a cluster that was told the same
+                return
             if said is not None:
                 print(f"ltx: {said}; ending.", file=sys.stderr, flush=True)
                 os.kill(os.getpid(), signal.SIGINT)

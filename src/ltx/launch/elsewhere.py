@@ -18,8 +18,7 @@ MOUNTS = Path("/proc/self/mounts")
 def command_of(place: SweepFolder, request: Mapping[str, Any]) -> list[str]:
     """Return the command of a worker; it trusts code outside ltx where the sweep's own command named some."""
     words = [sys.executable, "-u", "-m", "ltx.cli", "work", str(place.path.absolute())]
-    words += [f"root={place.root}", f"workers={request['per_task']}"]
-    return [*words, "trust=true"] if request["trust"] else words
+    return [*words, f"workers={request['per_task']}", *(["trust=true"] if request["trust"] else [])]
 
 
 def check_least(request: Mapping[str, Any], least: Mapping[str, int]) -> None:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from ltx.store.sweeps import SweepFolder
 
 NAMESPACE = "ltx"
 ENDED = (0, 2, 3, 130)  # done, refused, failed in a way that would happen again, and interrupted: not begun again
+PAUSE = 5.0  # seconds until a command that was killed is begun again
 PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
 own: list[int] = []  # this process, where it started a cluster that ends with it
 
@@ -28,23 +30,30 @@ own: list[int] = []  # this process, where it started a cluster that ends with i
 class Minder:
     """An actor that runs a command until it has ended by itself, and begins it again where it was killed.
 
-    Ray starts an actor anew, elsewhere, when its process or its node dies. The command ends with its minder.
+    Ray starts an actor anew, elsewhere, when its process or its node dies. The command ends with its minder. It runs in
+    `folder`, where the sweep's own command was given, since paths and modules of the user's may be meant from there.
     """
 
-    def __init__(self, command: list[str], log: str):
-        self.command, self.log = command, log
+    def __init__(self, command: list[str], folder: str, log: str, restarts: int):
+        self.command, self.folder, self.log, self.restarts = command, folder, log, restarts
         threading.Thread(target=self.mind, daemon=True).start()
 
     def mind(self) -> None:
         """Run the command, and then leave the cluster."""
         import ray
 
-        code = -1
-        while code not in ENDED:
-            with open(self.log, "ab") as log:
-                process = subprocess.Popen(self.command, stdout=log, stderr=log, preexec_fn=end_with_parent)
-                code = process.wait()
-        ray.kill(ray.get_runtime_context().current_actor)
+        try:
+            for _ in range(self.restarts + 1):
+                with open(self.log, "ab") as log:
+                    if subprocess.call(self.command, stdout=log, stderr=log, **self.options()) in ENDED:
+                        break
+                time.sleep(PAUSE)
+        finally:
+            ray.kill(ray.get_runtime_context().current_actor)
+
+    def options(self) -> dict[str, Any]:
+        """Return where the command runs, and that it ends when this process does."""
+        return {"cwd": self.folder, "preexec_fn": end_with_parent}
 
 
 def end_with_parent() -> None:
@@ -82,7 +91,7 @@ def connect(address: str | None) -> None:
 
 def check(request: Mapping[str, Any], root: Path) -> None:
     """Raise BadInput where there is no cluster, or one of its nodes does not see the root."""
-    check_least(request, {"workers": 1, "per_task": 1})
+    check_least(request, {"workers": 1, "per_task": 1, "restarts": 0})
     connect(request["address"])
     import ray
 
@@ -137,11 +146,11 @@ def submit(request: Mapping[str, Any], place: SweepFolder, count: int, threads: 
         resources["memory"] = int(request["memory"] * 1e9)
     remote: Any = ray.remote
     minder = remote(lifetime="detached", max_restarts=-1, **resources)(Minder)
-    command = command_of(place, request)
+    told, restarts = (command_of(place, request), os.getcwd()), request["restarts"]
     for number in numbers:
-        minder.options(name=f"{place.path.name}/{number}").remote(command, str(logs / f"{number}.log"))
-    told = {"workers": count, "address": ray.get_runtime_context().gcs_address, "host": here()["host"]}
-    commit(logs / "cluster.json", canonical(told).encode())
+        minder.options(name=f"{place.path.name}/{number}").remote(*told, str(logs / f"{number}.log"), restarts)
+    cluster = {"workers": count, "address": ray.get_runtime_context().gcs_address, "host": here()["host"]}
+    commit(logs / "cluster.json", canonical(cluster).encode())
     return f"{place.path.name}/{numbers[0]}" + (f" to {numbers[-1]}" if count > 1 else "")
 
 

@@ -40,8 +40,13 @@ def specs_of(place: SweepFolder, changes: Mapping[str, Any], trust: bool) -> lis
             f"may differ. Install ltx {begun} here, or run the sweep's command again with one version everywhere."
         )
     check_clock(place, record)
+    if len(configs) != len(record.points):
+        raise BadInput(
+            f"{place.record_path} and {place.configs_path} are not of the same points; the sweep's own command, run "
+            "again, writes both anew."
+        )
     specs = []
-    for config, point in zip(configs, record.points, strict=False):
+    for config, point in zip(configs, record.points, strict=True):
         check_trusted(config, trust, (), place.configs_path, "trust=true")
         specs.append(changed(config, place, changes))
         if specs[-1].key != point.run:
@@ -56,7 +61,8 @@ def changed(config: Mapping[str, Any], place: SweepFolder, changes: Mapping[str,
         config["wandb"] = {**config["wandb"], "mode": changes["wandb.mode"]}
     spec = Spec.of(config)
     check_machine(spec)
-    check_weights(spec)
+    if spec.start is not None and spec.start.path.exists():
+        check_weights(spec)
     return spec
 
 
