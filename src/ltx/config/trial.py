@@ -8,6 +8,7 @@ import json
 import typing
 from typing import Any
 
+from ltx.config.devices import check_devices
 from ltx.config.schema import checked
 from ltx.config.signatures import takes
 from ltx.config.trunk import Checked
@@ -84,6 +85,7 @@ def check(spec: Parts) -> None:
             raise BadInput(f"{str(error).rstrip('.')}.") from error
         for level in {0, spec.method.last_level}:
             spec.plan(level)
+    check_devices(spec)
 
 
 def try_symmetry(spec: Parts) -> None:

@@ -17,7 +17,7 @@ import torch
 from torch import distributed
 
 from ltx.config.spec import Spec
-from ltx.launch.local import CONTEXT, Job, Report, start
+from ltx.launch.local import CONTEXT, Job, Report, start, warm_up
 from ltx.runs.checks import pick_device
 from ltx.training.fit import train
 from ltx.training.ranks import ALONE, JOINING, join
@@ -44,6 +44,7 @@ class Peers:
         self.closing = False
 
     def __enter__(self) -> Peers:
+        warm_up()  # the worker was forked from a server, of which it knows nothing: peers need one that it starts
         return self
 
     def start(self) -> None:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, distributed, nn
@@ -86,13 +86,18 @@ class Total(torch.autograd.Function):
 BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
 
 
+def batch_norms(network: nn.Module) -> list[BatchNorm]:
+    """Return the BatchNorm layers of a network that do what torch's do; an heir may do something else."""
+    return [module for module in network.modules() if type(module) in get_args(BatchNorm)]  # type: ignore[misc]
+
+
 @contextmanager
 def over_ranks(network: nn.Module) -> Iterator[None]:
     """Let the BatchNorm layers of a network normalise by the statistics of all ranks' examples together.
 
     torch's SyncBatchNorm does so on GPUs alone, and would also where rank 0 estimates statistics by itself.
     """
-    norms = [module for module in network.modules() if isinstance(module, BatchNorm) and module.training]
+    norms = [norm for norm in batch_norms(network) if norm.training]
     for norm in norms:
         norm.forward = partial(batch_norm, norm)  # type: ignore[method-assign]
     try:
