@@ -44,15 +44,15 @@ class Peers:
         self.closing = False
 
     def __enter__(self) -> Peers:
-        warm_up()  # the worker was forked from a server, of which it knows nothing: peers need one that it starts
+        warm_up()  # a worker cannot ask the server that it was forked from for processes, and starts one of its own
         return self
 
     def start(self) -> None:
-        """Start the peers and meet them. Raises why one is lost before."""
-        store = distributed.TCPStore(HERE, 0, is_master=True, wait_for_workers=False, timeout=JOINING)
+        """Start the peers and wait until they are ready to meet. Raises why one is lost before."""
+        self.store = distributed.TCPStore(HERE, 0, is_master=True, wait_for_workers=False, timeout=JOINING)
         for rank in range(1, self.count):
             theirs, ours = CONTEXT.Pipe(duplex=False)
-            job = Job(f"rank {rank}", "ltx.runs.peers:follow", (self.config, rank, store.port, theirs))
+            job = Job(f"rank {rank}", "ltx.runs.peers:follow", (self.config, rank, self.store.port, theirs))
             report, process = start(job)
             theirs.close()
             self.processes.append(process)
@@ -63,7 +63,6 @@ class Peers:
                 raise lost
         self.watcher = threading.Thread(target=self.watch, daemon=True)
         self.watcher.start()
-        self.ranks = join(store, 0, self.count, device_of(self.config, 0))
 
     def heard(self, rank: int, report: Connection) -> Exception | None:
         """Wait for what a peer says; return why it is lost, or None where it is ready."""
@@ -83,10 +82,11 @@ class Peers:
     def watch(self) -> None:
         """Wait until a peer is lost, remember the first one's reason, and free this process if it waits for that."""
         first = cast(Connection, wait(self.reports)[0])
+        if self.closing:
+            return
         self.loss = self.heard(1 + self.reports.index(first), first)
-        if not self.closing:
-            with contextlib.suppress(Exception):  # the group may be over by now; Gloo notices by itself
-                distributed.group.WORLD.abort()  # type: ignore[union-attr]
+        with contextlib.suppress(Exception):  # the group may be over by now; Gloo notices by itself
+            distributed.group.WORLD.abort()  # type: ignore[union-attr]
 
     def train(self, setup: Setup, device: str, options: dict[str, Any], resume: Resume | None) -> Trained:
         """Train a level on all ranks; see `fit.train`. Raises why a peer is lost, which the same command continues."""
@@ -94,6 +94,8 @@ class Peers:
         if not self.processes:
             self.start()
         try:
+            if self.ranks is ALONE:
+                self.ranks = join(self.store, 0, self.count, device_of(self.config, 0))
             for order in self.orders:
                 order.send_bytes(begin)
             return train(setup, device, options, resume, self.ranks)

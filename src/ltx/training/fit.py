@@ -45,7 +45,7 @@ class Fit(lightning.LightningModule):
     def __init__(self, setup: Setup, ranks: Ranks = ALONE):
         super().__init__()
         self.automatic_optimization = False
-        self.ranks, self.on_sigterm = ranks, signal.getsignal(signal.SIGTERM)
+        self.ranks, self.on_sigterm = ranks, signal.getsignal(signal.SIGTERM) or signal.SIG_DFL
         self.plan, self.recipe, self.streams, self.hooks = setup.plan, setup.optim, setup.streams, setup.hooks
         self.task, self.data = TASKS[setup.data.task], setup.data
         fixed = masks_alone(setup.method, setup.plan)
