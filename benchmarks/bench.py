@@ -416,7 +416,8 @@ def fit(
     rows: the weights that are held as compressed rows. graphs: steps are captured in CUDA graphs.
     """
     from ltx.store.seeds import Records, SeedFolder
-    from ltx.training.fit import Hooks, Setup, train
+    from ltx.training.fit import train
+    from ltx.training.setup import Hooks, Setup
 
     losses: list[float] = []
     with tempfile.TemporaryDirectory() as folder:

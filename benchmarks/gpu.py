@@ -22,8 +22,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from ltx.config.spec import Spec
 from ltx.data.batches import Batches
 from ltx.data.splits import Dataset, Memory
-from ltx.training.fit import Fit, Hooks, Setup
+from ltx.training.fit import Fit
 from ltx.training.rows import fits
+from ltx.training.setup import Hooks, Setup
 
 SIZES = {"fc1": (300, 784), "fc2": (100, 300), "out": (10, 100)}
 

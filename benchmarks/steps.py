@@ -25,7 +25,8 @@ from ltx.models import initialise
 from ltx.streams import Streams
 from ltx.tensors import Tensors, buffers, cpu, matrices
 from ltx.training.evaluate import evaluate
-from ltx.training.fit import Fit, Hooks, Setup
+from ltx.training.fit import Fit
+from ltx.training.setup import Hooks, Setup
 from ltx.training.task import TASKS
 
 SHAPE, BATCH, STEPS = (3, 32, 32), 128, 2

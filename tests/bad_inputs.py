@@ -51,6 +51,9 @@ def pickled(old: bool) -> bytes:
 
 
 FILES: dict[str, str | bytes] = {
+    # networks that do not do the same on several devices
+    "drops.py": net("self.a(x.flatten(1))", "nn.functional.dropout(self.a(x.flatten(1)))"),
+    "mixes.py": net("self.a(x.flatten(1))", "self.a(x.flatten(1)).softmax(0)"),
     # files of weights
     "weights/good.safetensors": weights(),
     "weights/wrapped.safetensors": weights("model."),
@@ -355,6 +358,16 @@ TYPED: list[tuple[str, str]] = [
     ("run trainer.precision=16-mixed", "small gradients are zero in float16 unless the loss is scaled"),
     ("run method=edge_popup model.bias=false trainer.precision=bf16-true", "scores stay where they were drawn"),
     ("run method=supermask model.bias=false trainer.precision=bf16-true", "bf16-mixed keeps them in float32"),
+    ("run trainer.devices=0", "greater than or equal to 1"),
+    ("run trainer.devices=2.5", "a whole number"),
+    ("run trainer.strategy=dpp", "did you mean 'ddp'?"),
+    ("run trainer.strategy=fsdp", "Known: auto, ddp"),
+    ("run trainer.devices=2", "needs trainer.strategy=ddp"),
+    ("run trainer.devices=4 trainer.strategy=ddp optim.batch=3", "use at most 3 devices"),
+    ("run trainer.devices=2 trainer.strategy=ddp method=ticket_split model.bias=false", "takes no optimiser steps"),
+    ("run trainer.devices=2 trainer.strategy=ddp device=cuda:0", "use device=cuda"),
+    ("run trainer.devices=2 trainer.strategy=ddp model=own model.name=drops:Net", "draws random numbers in forward"),
+    ("run trainer.devices=2 trainer.strategy=ddp model=own model.name=mixes:Net", "than of the whole"),
     ("run method=ticket_sample model.bias=true", "model.bias=false does without"),
     ("run method=ticket_sample model=conv2", "for plain fully connected ReLU networks alone"),
     ("run method=ticket_sample method.levels=-1", "greater than or equal to 0"),

@@ -21,7 +21,8 @@ Ltx = Callable[..., Result]
 
 
 def config(**changed: Any) -> dict[str, Any]:
-    return {"workers": None, "device": "cpu", "threads": 1, **changed}
+    devices = changed.pop("devices", 1)
+    return {"workers": None, "device": "cpu", "threads": 1, "trainer": {"devices": devices}, **changed}
 
 
 @pytest.fixture
@@ -85,6 +86,23 @@ def test_several_gpus_are_filled_in_turn(machine):
     small = Capacity(config(device="auto"))
     small.hear("a", "cuda:0", "memory", Memory(GB, 70 * GB))
     assert small.most(2) == 3, "a GPU's workers need cores too"
+
+
+def test_a_worker_with_several_devices_takes_as_many_cores_or_gpus(machine):
+    machine(8, 0, 100 * GB)
+    assert Capacity(config(devices=2)).most(0) == 4 and Capacity(config(devices=3, threads=2)).most(0) == 1
+    room = Capacity(config(devices=2))
+    room.hear("a", "cpu", "memory", Memory(10 * GB, 50 * GB))
+    machine(8, 0, 45 * GB)
+    assert room.most(1) == 1 + 2, "each of its processes takes as much"
+    machine(16, 5, None)
+    room = Capacity(config(device="auto", devices=2))
+    assert [place.device for place in room.places] == ["cuda:0", "cuda:2"] and room.most(0) == 2
+    room.hear("a", "cuda:0", "started", None)
+    room.hear("a", "cuda:0", "memory", Memory(GB, 70 * GB))
+    assert room.next_device() == "cuda:2" and room.most(1) == 2
+    machine(16, 2, None)
+    assert Capacity(config(device="cuda", devices=2)).next_device() == "cuda"
 
 
 def test_memory_is_that_of_the_system_or_of_the_tightest_limit(tmp_path: Path, monkeypatch):

@@ -12,8 +12,9 @@ from test_train import RECIPES, Case, begin, blobs, equal, timeless
 import ltx.training.fit
 from ltx.data.batches import Batches
 from ltx.models import mlp
-from ltx.training.fit import Fit, Trained
+from ltx.training.fit import Fit
 from ltx.training.graphs import Graphs, spans
+from ltx.training.setup import Trained
 
 GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 

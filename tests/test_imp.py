@@ -19,7 +19,8 @@ from ltx.masks import keep_top
 from ltx.methods import Context, Plan, State
 from ltx.streams import Streams
 from ltx.tensors import Tensors, under
-from ltx.training.fit import Hooks, Setup, train
+from ltx.training.fit import train
+from ltx.training.setup import Hooks, Setup
 
 SMALL = ("model.hidden=[12,8]", "optim.steps=6", "optim.batch=50", "method.levels=3")
 BATCHNORM = ("model=mlp", *SMALL, "optim=sgd", "optim.steps=6", "optim.batch=50", "data.shift=1")

@@ -198,6 +198,7 @@ BY_ITSELF = {  # fields that cannot be set alone and have tests of their own
     "model.weights_digest",
     "model.rename",
     "data.path",  # stands for the images in it: tests/test_images.py
+    "trainer.devices",  # several need a strategy; outside the key: tests/test_ranks.py
     "data.decoders",  # outside the key: tests/test_imagenet.py
     *(f"data.{name}" for name in ("drop", "task", "standardise")),  # of a file: tests/test_table.py
 }
@@ -221,6 +222,7 @@ OUTSIDE_THE_KEY = {
     "trainer.sparse_cpu": ".1",  # results change in rounding, as on another device
     "trainer.sparse_cuda": ".1",
     "trainer.cuda_graphs": "false",
+    "trainer.strategy": "ddp",
     "retry_failed": "true",
     "report": "false",
     "trust": "true",

@@ -24,7 +24,8 @@ from ltx.runs.worker import run_seed
 from ltx.store.files import unpack
 from ltx.tensors import Tensors, matrices, under
 from ltx.training.evaluate import evaluate
-from ltx.training.fit import Fit, Hooks, Setup
+from ltx.training.fit import Fit
+from ltx.training.setup import Hooks, Setup
 from ltx.training.task import TASKS
 
 YAMLS = sorted(path.stem for path in Path(CONF, "method").glob("*.yaml") if path.stem != "control")

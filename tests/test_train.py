@@ -27,9 +27,10 @@ from ltx.models import initialise, mlp
 from ltx.store.files import header, pack
 from ltx.streams import Streams
 from ltx.tensors import Tensors, buffers, cpu, matrices, under
-from ltx.training.fit import Hooks, Setup, Trained, train
+from ltx.training.fit import train
 from ltx.training.form import Form
 from ltx.training.optim import SGD, Adam, AdamW
+from ltx.training.setup import Hooks, Setup, Trained
 from ltx.training.watch import Diverged
 
 STREAMS = Streams(init=1, order=2, augment=3, mask=4, noise=5)

@@ -76,8 +76,10 @@ class TrainerConfig(BaseModel):
         (see `training.rows`); 0: never. Measured beforehand (`make bench ARGS=B3`) and never timed while anything runs,
         so that a run does the same wherever it goes on.
     cuda_graphs: on a GPU the steps of a fixed mask on data in memory are launched many at once (see `training.graphs`).
+    devices: CPU processes or GPUs that compute every batch together, a part each (see `training.ranks`); strategy: how,
+        ddp where there are several.
 
-    A config that was written before there were the last three has none of them.
+    A config that was written before there were the last five has none of them.
     """
 
     model_config = STRICT
@@ -88,6 +90,8 @@ class TrainerConfig(BaseModel):
     sparse_cpu: Share = 0.2
     sparse_cuda: Share = 0.0
     cuda_graphs: bool = True
+    devices: Annotated[int, Ge(1), Le(1024)] = 1
+    strategy: Literal["auto", "ddp"] = "auto"
 
 
 class RunConfig(BaseModel):

@@ -42,14 +42,17 @@ class Capacity:
 
     workers=N of the config is N. Otherwise on CPUs it is one a core, as long as memory is free for one more of the
     largest that was measured. A GPU gets one worker, and when that has said what it takes, as many as fit beside it.
+    A worker with several devices takes as many cores, or GPUs that follow each other, which it has for itself.
     """
 
     def __init__(self, config: Mapping[str, Any]):
         self.asked, asked = config["workers"], config["device"]
+        self.devices = config["trainer"]["devices"]
         gpus = torch.cuda.device_count() if asked in ("auto", "cuda") else 0
         self.gpu = gpus > 0 or asked.startswith("cuda:")
-        self.places = [Place(f"cuda:{n}") for n in range(gpus)] if gpus > 1 else [Place(asked)]
-        self.cores = max(1, cores() // config["threads"])
+        firsts = range(0, gpus - self.devices + 1, self.devices)
+        self.places = [Place(f"cuda:{n}") for n in firsts] if len(firsts) > 1 else [Place(asked)]
+        self.cores = max(1, cores() // (config["threads"] * self.devices))
         self.largest = 0.0  # bytes that a worker took
 
     def next_device(self) -> str:
@@ -78,11 +81,11 @@ class Capacity:
     def more(self, place: Place) -> int:
         """Return how many more workers there is memory for on a device, of one that is full 0 or less."""
         free = place.free if self.gpu else available()
-        if self.gpu and not (self.largest and free):
+        if self.gpu and (self.devices > 1 or not (self.largest and free)):
             return 1 - len(place.running)
         if free is None or not self.largest:
             return self.cores - len(place.running)
-        return int(SHARE * free / self.largest) - len(place.unmeasured)
+        return int(SHARE * free / (self.largest * self.devices)) - len(place.unmeasured)
 
 
 def memory_of_this_process(device: str) -> Memory | None:

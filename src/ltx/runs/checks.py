@@ -16,6 +16,7 @@ def check_machine(spec: Spec) -> None:
     """Raise BadInput where this machine cannot do what is asked, before anything is written."""
     device = spec.config["device"]
     check_device(device)
+    check_gpus(device, spec.config["trainer"]["devices"])
     kind, _, number = device.partition(":")
     if kind == "cuda":
         import torch
@@ -30,6 +31,22 @@ def check_machine(spec: Spec) -> None:
     if spec.config["wandb"]["mode"] is None and mode and mode not in WANDB_MODES:
         raise BadInput(f"WANDB_MODE={mode} in the environment is unknown{nearest(mode, WANDB_MODES)}")
     check_root(spec.directory.absolute(), spec.config["root"])
+
+
+def check_gpus(device: str, devices: int) -> None:
+    """Raise BadInput where there are not as many GPUs as a seed should have, or one of them is named."""
+    if devices == 1 or device == "cpu":
+        return
+    if ":" in device:
+        raise BadInput(f"device={device} is one device, but trainer.devices={devices} are several; use device=cuda.")
+    import torch
+
+    there = torch.cuda.device_count()
+    if torch.cuda.is_available() and there < devices:
+        raise BadInput(
+            f"trainer.devices={devices}, but the number of CUDA devices is {there}; use trainer.devices={there}, or "
+            "device=cpu for processes on the CPU."
+        )
 
 
 def check_device(device: str) -> None:

@@ -20,6 +20,7 @@ from ltx.masks import count
 from ltx.methods import Context, Plan, State, WithoutGradients, layer
 from ltx.runs.checks import pick_device
 from ltx.runs.costs import Costs
+from ltx.runs.peers import Peers
 from ltx.store.files import commit, pack
 from ltx.store.folders import RunFolder
 from ltx.store.rows import Row, Value
@@ -27,10 +28,11 @@ from ltx.store.seeds import FORMAT, Log, SeedFolder
 from ltx.streams import Streams
 from ltx.tensors import Tensors, buffers, cpu, in_kind, matrices, seeded, under
 from ltx.training.checkpoint import LAYOUT, joined
-from ltx.training.fit import Hooks, Resume, Setup, Trained, train
+from ltx.training.fit import train
 from ltx.training.leaves import masks_alone, pruned_are_zero, trained_beside
 from ltx.training.measure import Measure
 from ltx.training.rows import fits, sparse_enough
+from ltx.training.setup import Hooks, Resume, Setup, Trained
 from ltx.training.task import TASKS
 
 Report = Callable[[str, Any], None]
@@ -52,10 +54,15 @@ class Computed:
 
 
 class LevelLoop:
-    """One seed's levels. `check` raises Lost where the seed's claim is another process's by now."""
+    """One seed's levels. `check` raises Lost where the seed's claim is another process's by now.
 
-    def __init__(self, spec: Spec, folder: SeedFolder, report: Report, check: Callable[[], None]):
-        self.spec, self.folder, self.report, self.check = spec, folder, report, check
+    `peers` are the processes that train it together with this one, where it has several devices.
+    """
+
+    def __init__(
+        self, spec: Spec, folder: SeedFolder, report: Report, check: Callable[[], None], peers: Peers | None = None
+    ):
+        self.spec, self.folder, self.report, self.check, self.peers = spec, folder, report, check, peers
         self.method, self.data, self.options = spec.method, spec.data, spec.config["trainer"]
         self.device = pick_device(spec.config["device"])
         self.streams = spec.streams(folder.seed)
@@ -239,7 +246,8 @@ class LevelLoop:
         rows, form = self.compressed(plan, begin, resume), self.spec.form
         graphs = self.options["cuda_graphs"] and ":" not in self.spec.config["model"]["name"]  # ltx's own draw nothing
         setup = Setup(self.network, method, begin, plan, self.spec.optim, self.data, streams, hooks, form, rows, graphs)
-        end = train(setup, self.device, self.options, resume)
+        together = train if self.peers is None or plan.first == plan.last else self.peers.train
+        end = together(setup, self.device, self.options, resume)
         state, on = end.state, self.measure.on
         with self.seeded("measure", level):
             columns = method.columns(state, self.streams, lambda noise: on(self.data.test, state, noise)[1])

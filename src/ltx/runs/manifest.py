@@ -38,6 +38,7 @@ def write_config(spec: Spec, folder: RunFolder, command: list[str]) -> None:
         "last_level": last,
         "asked": asked_lines(asked),
         "device": pick_device(spec.config["device"]),
+        "devices": spec.config["trainer"]["devices"],
         "threads": spec.config["threads"],
         "data": spec.data.fingerprint(),
         "classes": list(spec.data.names),

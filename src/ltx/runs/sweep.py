@@ -60,6 +60,8 @@ def expand(specs: Sequence[Spec], command: list[str], group: str | None, leave: 
             seeds = sorted({below for seed in spec.seeds for below in seeds_of(spec, seed)})
             plumbing = {name: spec.config[name] for name in OF_A_COMMAND}
             plumbing["wandb"] = {**plumbing["wandb"], "name": None, "notes": None}  # of the run that was asked for
+            shared = {name: spec.config["trainer"][name] for name in ("devices", "strategy")}
+            plumbing["trainer"] = {**spec.trunk.config["trainer"], **shared}
             add(Spec.of({**spec.trunk.config, **plumbing, "seeds": seeds}))
         known = merged.get(spec.key)
         merged[spec.key] = spec if known is None else union(known, spec)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import traceback
 from pathlib import Path
@@ -14,6 +15,7 @@ from ltx.launch.signals import interrupted
 from ltx.runs.capacity import memory_of_this_process
 from ltx.runs.checks import pick_device
 from ltx.runs.levels import LevelLoop, Report
+from ltx.runs.peers import Peers
 from ltx.store.claims import Claim, Lost
 from ltx.store.files import commit
 from ltx.store.folders import RunFolder
@@ -79,9 +81,11 @@ def compute(config: dict[str, Any], folder: SeedFolder, claim: Claim, report: Re
         run = folder.path.parent
         if run.parent.name == "runs" and run.name != spec.key:
             raise OSError(f"what {run.name} reads of data.path has changed since it was begun: that makes another run")
-        loop = LevelLoop(spec, folder, report, claim.check)
-        for level in range(loop.method.last_level + 1):
-            if loop.tensors(level) is None:
-                loop.compute(level)
+        several = config["trainer"]["devices"] > 1
+        with Peers(config) if several else contextlib.nullcontext() as peers:
+            loop = LevelLoop(spec, folder, report, claim.check, peers)
+            for level in range(loop.method.last_level + 1):
+                if loop.tensors(level) is None:
+                    loop.compute(level)
     except SystemExit as stopped:
         raise RuntimeError(f"the point called exit({stopped.code})") from stopped

@@ -6,109 +6,46 @@ The only importer of Lightning.
 from __future__ import annotations
 
 import logging
+import signal
+import threading
 import time
 import warnings
-from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Generator
 from functools import partial
 from typing import Any
 
 import lightning
 import numpy as np
 import torch
+from lightning.fabric.plugins.environments import LightningEnvironment
+from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 
 from ltx.data.batches import Batches
-from ltx.data.splits import Dataset, Example, Memory
+from ltx.data.splits import Example
 from ltx.masks import NotANumber
-from ltx.methods import Method, Plan, State
-from ltx.streams import Streams
-from ltx.tensors import Tensors, buffers, cpu, generators, laid_out, seeded, set_generators, under
+from ltx.tensors import Tensors, buffers, cpu, generators, laid_out, seeded, set_generators
 from ltx.training.checkpoint import joined, moments, part, set_moments
 from ltx.training.evaluate import calibration, grid
-from ltx.training.form import USUAL, Form
-from ltx.training.graphs import Graphs, spans
+from ltx.training.graphs import Graphs, capturable, spans
 from ltx.training.leaves import Leaves, masks_alone
-from ltx.training.optim import SGD, Adam
+from ltx.training.ranks import ALONE, Ranks, over_ranks
+from ltx.training.setup import Chunks, Resume, Setup, Trained
 from ltx.training.task import TASKS
 from ltx.training.watch import Diverged, Watch
-
-Resume = tuple[Tensors, dict[str, Any]]
-
-
-@dataclass(frozen=True)
-class Hooks:
-    """How a level under way is heard: rows of the records, progress, and checkpoints at least every `seconds`.
-
-    `check` is called now and then, and raises where the level should not go on.
-    """
-
-    record: Callable[[list[dict[str, Any]]], None]
-    progress: Callable[[int, float], None]
-    checkpoint: Callable[[Tensors, dict[str, Any]], object]
-    seconds: float
-    check: Callable[[], None] = lambda: None
-
-
-@dataclass
-class Trained:
-    """What a level leaves: its end, the point of smallest validation loss, the anchor, and seconds of training.
-
-    `best` holds parameters and buffers by name, scores as `score/name`; it is empty where nothing was trained.
-    """
-
-    weights: Tensors
-    buffers: Tensors
-    scores: Tensors
-    mask: Tensors
-    best: Tensors
-    best_step: int
-    anchor: Tensors
-    seconds: float
-
-    @property
-    def state(self) -> State:
-        """The end as a state."""
-        return State(self.weights, self.buffers, self.mask, self.scores)
-
-    def best_state(self, mask: Tensors) -> State | None:
-        """Return the network of the smallest validation loss with a mask, None where nothing was trained."""
-        if not self.best:
-            return None
-        weights = {name: self.best[name] for name in self.weights}
-        return State(weights, {name: self.best[name] for name in self.buffers}, mask, under("score", self.best))
-
-
-@dataclass(frozen=True)
-class Setup:
-    """What one level is trained with.
-
-    compressed: the weights that are trained as their kept values alone (see `rows`). graphs: steps may be captured on a
-    GPU (see `graphs`), since the network draws nothing and does the same at every step.
-    """
-
-    network: nn.Module
-    method: Method
-    state: State
-    plan: Plan
-    optim: SGD | Adam
-    data: Dataset
-    streams: Streams
-    hooks: Hooks
-    form: Form = USUAL
-    compressed: Sequence[str] = ()
-    graphs: bool = False
 
 
 class Fit(lightning.LightningModule):
     """One level under way. It knows the order of things; what each is stands in its own module.
 
-    A step is: batch, network, loss, backward, clip, update.
+    A step is: batch, network, loss, backward, clip, update. Of several ranks (see `ranks`) all take the same steps, and
+    rank 0 alone measures, records and checkpoints.
     """
 
-    def __init__(self, setup: Setup):
+    def __init__(self, setup: Setup, ranks: Ranks = ALONE):
         super().__init__()
         self.automatic_optimization = False
+        self.ranks, self.on_sigterm = ranks, signal.getsignal(signal.SIGTERM) or signal.SIG_DFL
         self.plan, self.recipe, self.streams, self.hooks = setup.plan, setup.optim, setup.streams, setup.hooks
         self.task, self.data = TASKS[setup.data.task], setup.data
         fixed = masks_alone(setup.method, setup.plan)
@@ -122,7 +59,8 @@ class Fit(lightning.LightningModule):
         self.anchor = self.leaves.snapshot() if setup.plan.anchor == setup.plan.first else {}
         self.batches: Generator[Example, None, None] | None = None
         self.graphs: Graphs | None = None
-        self.captures = setup.graphs and fixed and not setup.compressed and capturable(setup.data)
+        simple = fixed and not setup.compressed and ranks.count == 1
+        self.captures = setup.graphs and simple and capturable(setup.data)
         self.moments: Tensors = {}
         self.generators: Tensors = {}
 
@@ -144,6 +82,11 @@ class Fit(lightning.LightningModule):
         if not self.generators:
             with seeded(self.streams.torch_seed("noise", "network", self.plan.level), str(self.device)):
                 self.generators = generators(self.device)
+
+    def on_train_start(self) -> None:
+        """Of several ranks, end at SIGTERM as before: Lightning would first have all of them meet, and none comes."""
+        if self.ranks.count > 1 and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self.on_sigterm)
 
     def training_step(self, chunk: tuple[int, int], index: int) -> None:
         """Take the optimiser steps chunk[0] .. chunk[1] - 1; the raw optimiser, whose state nothing else touches.
@@ -191,7 +134,8 @@ class Fit(lightning.LightningModule):
         if plan.clamp is not None:
             self.leaves.clamp(*plan.clamp)
         self.__dict__["step"] = step + 1  # nn.Module's own setattr takes microseconds
-        self.watch.add(loss, outputs, y, step + 1)
+        if self.ranks.rank == 0:
+            self.watch.add(loss, outputs, y, step + 1)
 
     def update(
         self, optimiser: torch.optim.Optimizer, x: Tensor, y: Tensor, done: float = 1.0, noise: Tensors | None = None
@@ -200,20 +144,36 @@ class Fit(lightning.LightningModule):
         leaves, recipe = self.leaves, self.recipe
         for parameter in leaves.trained:
             parameter.grad = None
-        outputs = leaves(x, done, noise)
-        loss = self.task.loss(outputs, y, recipe.label_smoothing)
-        loss.backward()  # there is one device and no loss scaling, so Lightning's manual_backward would only cost time
+        if self.ranks.count == 1:
+            outputs = leaves(x, done, noise)
+            loss = self.task.loss(outputs, y, recipe.label_smoothing)
+            loss.backward()  # there is no loss scaling, so Lightning's manual_backward would only cost time
+        else:
+            loss, outputs = self.backward_together(x, y, done, noise)
         leaves.mask_gradients()
         if recipe.clip is not None:
             nn.utils.clip_grad_norm_(leaves.trained, recipe.clip)
         optimiser.step()
         return loss, outputs
 
+    def backward_together(self, x: Tensor, y: Tensor, done: float, noise: Tensors | None) -> tuple[Tensor, Tensor]:
+        """Compute this rank's part of a batch and sum the gradients; return loss and outputs of the whole batch."""
+        part, smoothing = self.ranks.part(len(x)), self.recipe.label_smoothing
+        with over_ranks(self.leaves.network):
+            outputs = self.leaves(x[part], done, noise)
+        loss = self.task.loss(outputs, y[part], smoothing) * (len(outputs) / len(x))
+        loss.backward()
+        gradients = [parameter.grad for parameter in self.leaves.trained if parameter.grad is not None]
+        outputs = self.ranks.sum(gradients, outputs.detach(), len(x))
+        return self.task.loss(outputs, y, smoothing), outputs
+
     def after_step(self, optimiser: torch.optim.Optimizer) -> None:
         """Let the method act, record on the validation grid, keep the anchor, and checkpoint when it is time."""
         step, plan = self.step, self.plan
         if plan.every and step % plan.every == 0 and step < plan.last:
             self.leaves.between(step / plan.last, self.drawn_between)
+        if self.ranks.rank:
+            return
         if step in self.grid:
             self.record()
         if step == plan.anchor:
@@ -270,35 +230,20 @@ class Fit(lightning.LightningModule):
         self.step, self.seconds = meta["step"], meta["seconds"]
 
 
-def capturable(data: Dataset) -> bool:
-    """Tell whether a batch is some examples of a part in memory, as they are."""
-    return isinstance(data.train, Memory) and data.augment is None
-
-
-class Chunks(torch.utils.data.IterableDataset):
-    """The (start, stop) spans of optimiser steps that one training_step each takes."""
-
-    def __init__(self, first: int, last: int, size: int):
-        self.spans = [(start, min(start + size, last)) for start in range(first, last, size)]
-
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        return iter(self.spans)
-
-
-def train(setup: Setup, device: str, options: dict[str, Any], resume: Resume | None) -> Trained:
+def train(setup: Setup, device: str, options: dict[str, Any], resume: Resume | None, ranks: Ranks = ALONE) -> Trained:
     """Train one level through Lightning's Trainer and return its end, on the CPU.
 
     The setup's network is a scratch module: its values are overwritten. `options` are the config's under `trainer`.
-    Raises Diverged.
+    Of several ranks all call it with the same setup, each on its device; what rank 0 returns counts. Raises Diverged.
     """
-    fit = Fit(setup)
+    fit = Fit(setup, ranks)
     if resume is not None:
         fit.restore(*resume)
     if fit.step < setup.plan.last:
         loader = torch.utils.data.DataLoader(Chunks(fit.step, setup.plan.last, options["chunk"]), batch_size=None)
         try:
             with seeded(0, device):  # so that the caller's random generators are afterwards as they were
-                trainer(device, setup.form.precision, options["deterministic"]).fit(fit, loader)
+                trainer(device, setup.form.precision, options["deterministic"], ranks).fit(fit, loader)
         except SystemExit as stopped:
             if isinstance(stopped.__context__, KeyboardInterrupt):  # Lightning's answer to Ctrl-C
                 raise KeyboardInterrupt from stopped
@@ -320,8 +265,36 @@ def train(setup: Setup, device: str, options: dict[str, Any], resume: Resume | N
     )
 
 
-def trainer(device: str, precision: Any, deterministic: bool) -> lightning.Trainer:
-    """Return a quiet Trainer of one device: records, checkpoints and progress are ours."""
+class Environment(LightningEnvironment):
+    """Tells Lightning which rank this process is, so that it starts none itself."""
+
+    def __init__(self, ranks: Ranks):
+        super().__init__()
+        self.ranks = ranks
+
+    @property
+    def creates_processes_externally(self) -> bool:
+        return True
+
+    def local_rank(self) -> int:
+        return self.ranks.rank
+
+    def node_rank(self) -> int:
+        return 0
+
+
+class Together(DDPStrategy):
+    """Lightning's data parallelism without its wrapper, which allows one backward pass in a training_step."""
+
+    def configure_ddp(self) -> None:
+        """Leave the module as it is: `Fit` sums the gradients."""
+
+    def _configure_launcher(self) -> None:
+        """Have no launcher: it would set the number of threads."""
+
+
+def trainer(device: str, precision: Any, deterministic: bool, ranks: Ranks = ALONE) -> lightning.Trainer:
+    """Return a quiet Trainer of this process's device: records, checkpoints and progress are ours."""
     # Tips, "Received SIGTERM", and which CUDA devices a worker sees.
     for name in ("utilities.rank_zero", "trainer.connectors.signal_connector", "accelerators.cuda"):
         logging.getLogger(f"lightning.pytorch.{name}").setLevel(logging.ERROR)
@@ -330,9 +303,12 @@ def trainer(device: str, precision: Any, deterministic: bool) -> lightning.Train
     # before they write it. That is a tenth of a small network's step.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     kind, _, number = device.partition(":")
+    first = int(number or 0) - ranks.rank  # the GPUs of the ranks follow each other
     return lightning.Trainer(
         accelerator="gpu" if kind == "cuda" else "cpu",
-        devices=[int(number or 0)] if kind == "cuda" else 1,
+        devices=[*range(first, first + ranks.count)] if kind == "cuda" else ranks.count,
+        strategy="auto" if ranks.count == 1 else Together(),
+        plugins=None if ranks.count == 1 else [Environment(ranks)],
         precision=precision,
         deterministic=deterministic,
         max_epochs=1,

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ltx.data.batches import Batches
-from ltx.data.splits import Memory
+from ltx.data.splits import Dataset, Memory
 
 Update = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # x and y of a batch to the loss and the outputs
 Step = tuple[Tensor, Tensor, Tensor]  # loss, outputs and targets
@@ -80,3 +80,8 @@ def spans(first: int, last: int, stops: set[int]) -> Iterator[tuple[int, int]]:
     for end in sorted({stop for stop in stops if first < stop < last} | {last}):
         yield begin, end
         begin = end
+
+
+def capturable(data: Dataset) -> bool:
+    """Tell whether a batch is some examples of a part in memory, as they are."""
+    return isinstance(data.train, Memory) and data.augment is None
