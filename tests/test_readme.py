@@ -87,7 +87,7 @@ class NoCluster:
         assert request["workers"] > 0
 
     @staticmethod
-    def submit(request: dict[str, Any], place: Any, count: int, threads: int) -> str:
+    def submit(request: dict[str, Any], place: Any, count: int, cores: int) -> str:
         return "7"
 
     @staticmethod

@@ -128,6 +128,7 @@ class LtxSweeper(Sweeper):
         self.check_zip({key: len(values) for key, values in columns.items()})
         in_step = [list(row) for row in zip(*(columns.pop(key) for key in self.zip), strict=True)] or [[]]
         rest = itertools.product(*columns.values())
+        assert self.launcher is not None  # since `setup`
         return self.launcher.launch([[*one, *row] for one in rest for row in in_step], initial_job_idx=0)
 
     def check_zip(self, counts: Dict[str, int]) -> None:  # noqa: UP006

@@ -47,7 +47,8 @@ def submit(
     count = min(request["workers"], -(-jobs // request["per_task"])) - len(waiting)
     title = place.path.name
     if count > 0:
-        job = engine.submit(request, place, count, specs[0].config["threads"])
+        cores = max(spec.config["threads"] * spec.config["trainer"]["devices"] for spec in specs)
+        job = engine.submit(request, place, count, cores)
         print(f"{request['kind']}: job {job}, {count} workers for {jobs} jobs of {len(expanded)} runs")
     else:
         print(f"{request['kind']}: {len(waiting)} workers are there for {jobs} jobs, and no more are submitted")

@@ -133,15 +133,15 @@ def is_there(path: str) -> bool:
     return os.path.exists(path)
 
 
-def submit(request: Mapping[str, Any], place: SweepFolder, count: int, threads: int) -> str:
-    """Start `count` minders of workers of a sweep and return what they are called together."""
+def submit(request: Mapping[str, Any], place: SweepFolder, count: int, cores: int) -> str:
+    """Start `count` minders of workers, whose seeds take so many `cores`, and return what they are called together."""
     import ray
 
     logs = place.path.absolute() / "ray"
     logs.mkdir(parents=True, exist_ok=True)
     taken = {name.rpartition("/")[2] for name in alive(place)}
     numbers = [str(n) for n in range(len(taken) + count) if str(n) not in taken][:count]
-    resources = {"num_cpus": request["cpus"] or request["per_task"] * threads, "num_gpus": request["gpus"]}
+    resources = {"num_cpus": request["cpus"] or request["per_task"] * cores, "num_gpus": request["gpus"]}
     if request["memory"]:
         resources["memory"] = int(request["memory"] * 1e9)
     remote: Any = ray.remote

@@ -81,14 +81,17 @@ def ends_with_this_process() -> bool:
     return False
 
 
-def submit(request: Mapping[str, Any], place: SweepFolder, count: int, threads: int) -> str:
-    """Submit an array of `count` workers of a sweep and return its number. Raises BadInput where Slurm refuses it."""
+def submit(request: Mapping[str, Any], place: SweepFolder, count: int, cores: int) -> str:
+    """Submit an array of `count` workers of a sweep and return its number. Raises BadInput where Slurm refuses it.
+
+    A seed that is trained takes so many `cores`.
+    """
     import submitit
 
     logs = place.path.absolute() / "slurm"
     logs.mkdir(parents=True, exist_ok=True)
     executor = submitit.SlurmExecutor(logs)
-    cpus = request["cpus"] or request["per_task"] * threads
+    cpus = request["cpus"] or request["per_task"] * cores
     options = {name: request[name] for name in ("partition", "account", "qos", "constraint") if request[name]}
     if request["gpus"]:
         options["gpus_per_node"] = request["gpus"]
