@@ -22,7 +22,7 @@ Ltx = Callable[..., Result]
 
 def points(*words: str, folders: tuple[str, ...] = (), flags: tuple[str, ...] = ("-m",)) -> list[list[str]]:
     """Return the points of a sweep's words, without the plusses that Hydra wants."""
-    found = hydra_main([*flags], [*words], [*folders])
+    found, _ = hydra_main([*flags], [*words], [*folders])
     return [[word.lstrip("+") for word in point] for point in settled(found, [*folders], NONE)]
 
 
