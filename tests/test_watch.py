@@ -34,6 +34,7 @@ COMMAND = {
     "failed": 0,
     "share": 0.25,
     "eta_seconds": 90.0,
+    "rate": 0.0,
 }
 WORKER = {"run": KEY, "name": "width=1", "seed": 3, "level": 1, "share": 0.5, "loss": 0.25, "level_seconds": 10.0}
 WORKER |= {"began": 1.7e9}
@@ -95,6 +96,15 @@ def test_the_view_fits_and_counts_what_it_leaves_out(width, rows):
     shown = [sum(text in line for line in lines) for text in ("process", "level", "stands still")]
     left_out = [int(line.strip(" +more")) for line in lines if line.endswith(" more")]
     assert [n + hidden for n, hidden in zip(shown, left_out, strict=True)] == [30, 30, 30]
+
+
+def test_commands_that_share_a_sweep_share_the_time_that_is_left():
+    three = [{**COMMAND, "pid": pid, "share": share, "rate": 0.01} for pid, share in ((1, 0.1), (2, 0.4), (3, 0.3))]
+    assert Seen(three).left == pytest.approx(0.6 / 0.03)
+    other = {**COMMAND, "runs": [KEY], "rate": 0.01}
+    assert Seen([*three, other]).left == 90.0
+    lines = view(Seen([*three, other], 0, 2), 100, 20)
+    assert ["ETA" in line for line in lines] == [True, False, False, False, True] and "ETA 1:30" in lines[0]
 
 
 def test_the_time_left_is_unknown_as_long_as_one_command_knows_none():

@@ -100,7 +100,8 @@ class Progress:
     what `unit` names. A file in `folder` lets
     `ltx status` show the same meanwhile, and what each worker does: `workers` lists run, name, seed, level, share and
     loss as the display has them, `level_seconds` that the level will have taken, and `began`, when the job did (UTC,
-    seconds since 1970). What is not known yet is null.
+    seconds since 1970). `rate` is the part of all steps that this process takes a second, by which the time left of
+    several that share a sweep is found. What is not known yet is null.
     """
 
     def __init__(
@@ -189,6 +190,12 @@ class Progress:
         return left * (time.monotonic() - self.began) / self.steps if self.steps else None
 
     @property
+    def rate(self) -> float:
+        """Which part of all steps this process itself takes a second."""
+        own = self.steps - self.elsewhere
+        return own / max(1, self.total) / max(1e-3, time.monotonic() - self.began)
+
+    @property
     def counts(self) -> dict[str, int]:
         """How many jobs there are, by how they stand."""
         jobs = sum(self.jobs.values())
@@ -221,7 +228,8 @@ class Progress:
         if now - self.published >= 1 and self.total:
             self.published = now
             state = {"host": socket.gethostname(), "pid": os.getpid(), "title": self.title, "runs": [*self.jobs]}
-            state |= {**self.counts, "share": self.share, "eta_seconds": self.left, "workers": self.workers()}
+            state |= {**self.counts, "share": self.share, "eta_seconds": self.left, "rate": self.rate}
+            state["workers"] = self.workers()
             with contextlib.suppress(OSError):  # a full disk ends no run for this
                 commit(self.file, json.dumps(state).encode())
 
@@ -282,7 +290,8 @@ def told(state: dict[str, Any]) -> dict[str, Any]:
     runs = [printable(str(key)) for key in state["runs"]]
     eta = None if left is None else float(left)
     workers = [worker_told(worker) for worker in state.get("workers", [])]  # older versions tell of none
-    return {**texts, **counts, "runs": runs, "share": float(state["share"]), "eta_seconds": eta, "workers": workers}
+    numbers = {"share": float(state["share"]), "eta_seconds": eta, "rate": float(state.get("rate", 0))}
+    return {**texts, **counts, "runs": runs, **numbers, "workers": workers}
 
 
 def worker_told(state: dict[str, Any]) -> dict[str, Any]:

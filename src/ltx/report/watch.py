@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,13 +62,27 @@ class Seen:
 
     @property
     def left(self) -> float | None:
-        """How many seconds it takes until the last command ends; None as long as one cannot tell."""
-        times = [command["eta_seconds"] for command in self.commands]
-        return None if None in times else max(times, default=None)
+        """How many seconds it takes until the last command ends; None as long as one cannot tell.
+
+        Commands of the same runs, as the workers of a cluster, share what is left.
+        """
+        together: dict[frozenset[str], list[dict[str, Any]]] = {}
+        for command in self.commands:
+            together.setdefault(frozenset(command["runs"]), []).append(command)
+        times = [shared_time(commands) for commands in together.values()]
+        return None if None in times else max(times, default=None)  # type: ignore[type-var]
 
     def counts(self) -> str:
         """Write how many of the runs are done."""
         return f"{self.done} of {self.runs} runs done"
+
+
+def shared_time(commands: Sequence[dict[str, Any]]) -> float | None:
+    """Return the seconds until commands of the same runs are done, each of which takes some part of these a second."""
+    times, rate = [command["eta_seconds"] for command in commands], sum(command["rate"] for command in commands)
+    if len(commands) > 1 and rate > 0:
+        return (1 - max(command["share"] for command in commands)) / rate
+    return None if None in times else max(times)
 
 
 def view(seen: Seen, width: int, rows: int) -> list[str]:
@@ -79,8 +93,11 @@ def view(seen: Seen, width: int, rows: int) -> list[str]:
     if not seen.commands:
         return [shortened("nothing is under way", width)]
     ending = "" if seen.left is None else f"  ETA {clock(seen.left)}"
+    alike = Counter(frozenset(command["runs"]) for command in seen.commands)
     head = f"{percent(seen.share)}  {seen.counts()}, {len(seen.workers)} at work{ending}"
-    commands = at_most(max(1, rows // 4), [command_line(command) for command in seen.commands])
+    commands = at_most(
+        max(1, rows // 4), [command_line(c, alike[frozenset(c["runs"])] > 1 and c["rate"] > 0) for c in seen.commands]
+    )
     stale = at_most(max(1, rows // 4), seen.stale)
     workers = worker_lines(seen.workers, width, rows - 1 - len(commands) - len(stale))
     return [shortened(text, width) for text in (head, *commands, *workers, *stale)]
@@ -91,9 +108,10 @@ def at_most(rows: int, texts: Sequence[str]) -> Sequence[str]:
     return texts if len(texts) <= rows else [*texts[: rows - 1], f"+{len(texts) - rows + 1} more"]
 
 
-def command_line(command: dict[str, Any]) -> str:
-    """Write who trains what, how much of it is done, and the time left."""
-    eta = "" if command["eta_seconds"] is None else f", ETA {clock(command['eta_seconds'])}"
+def command_line(command: dict[str, Any], helped: bool) -> str:
+    """Write who trains what, how much of it is done, and the time left, which is the whole's where others help."""
+    unknown = command["eta_seconds"] is None or helped
+    eta = "" if unknown else f", ETA {clock(command['eta_seconds'])}"
     who = f"{command['host']} process {command['pid']}"
     return f"{who}: {command['title']}: {percent(command['share']).strip()}, {counted(command)}{eta}"
 
