@@ -61,7 +61,7 @@ class Capacity:
 
     def hear(self, job: str, device: str, kind: str, value: Any) -> None:
         """Take a job's report into account."""
-        place = next(place for place in self.places if place.device == device)
+        place = next((place for place in self.places if place.device == device), self.places[0])
         if kind == "started":
             place.running.add(job)
             place.unmeasured.add(job)

@@ -102,7 +102,8 @@ class Schedule:
             given = point.next_job()
             if given is not None:
                 job, seed = given
-                job = placed(job, self.capacity.next_device())
+                if len(self.capacity.places) > 1:
+                    job = placed(job, self.capacity.next_device())
                 self.jobs[job] = (point, seed)
                 return job
             if point.settled and not point.trained:
