@@ -1,4 +1,8 @@
-"""A sweep on a real Slurm of one node and on a real Ray cluster of two, while workers and nodes are killed: slow."""
+"""A sweep on a real Slurm of one node and on a real Ray cluster of two, while workers and nodes are killed: slow.
+
+`make test-slow` installs Ray. Slurm's daemons are packages of the system that only its owner can install: where they
+are missing these tests are skipped with that reason, and `test_slurm` still runs on a stand-in for its commands.
+"""
 
 from __future__ import annotations
 

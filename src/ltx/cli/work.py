@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from socket import gethostname
 from typing import TYPE_CHECKING
 
 from ltx.cli.look import options, output_root
@@ -63,7 +64,6 @@ def cancel(arguments: list[str]) -> int:
 
     from ltx.launch import ray, slurm
     from ltx.report.progress import under_way
-    from ltx.runs.joining import host
     from ltx.runs.manifest import now
 
     words, found = options(arguments, (), ("root",))
@@ -71,7 +71,7 @@ def cancel(arguments: list[str]) -> int:
     runs = {point.run for point in place.record().points}
     busy = [command for command in under_way(place.root / "progress") if runs & {*command["runs"]}]
     try:
-        place.cancel(printable(f"{getpass.getuser()} on {host()}"), now())
+        place.cancel(printable(f"{getpass.getuser()} on {gethostname()}"), now())
     except OSError as error:
         raise Failed(f"{place.cancelled_path}, which workers look for, cannot be written ({error}).") from error
     for line in (*slurm.cancel(place), *ray.cancel(place)):
@@ -84,7 +84,6 @@ def cancel(arguments: list[str]) -> int:
 
 def the_sweep(command: str, words: list[str], root: Path) -> SweepFolder:
     """Return the one sweep that a command names. Raises BadInput."""
-    from ltx.runs.joining import host
     from ltx.store.sweeps import find_sweep, sweeps
 
     if len(words) != 1:
@@ -92,5 +91,5 @@ def the_sweep(command: str, words: list[str], root: Path) -> SweepFolder:
     place = find_sweep(words[0], root)
     if place is None:
         known = [one.name or one.path.name for one in sweeps(root)]
-        raise BadInput(f"there is no sweep '{words[0]}' under {root} on {host()}{nearest(words[0], known)}")
+        raise BadInput(f"there is no sweep '{words[0]}' under {root} on {gethostname()}{nearest(words[0], known)}")
     return place

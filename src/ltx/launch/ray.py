@@ -12,11 +12,11 @@ import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from socket import gethostname
 from typing import Any
 
 from ltx.errors import BadInput, Failed, printable
 from ltx.launch.elsewhere import check_least, command_of
-from ltx.store.claims import here
 from ltx.store.files import canonical, commit, side_file
 from ltx.store.sweeps import SweepFolder
 
@@ -102,7 +102,7 @@ def check(request: Mapping[str, Any], root: Path) -> None:
     blind = [] if request["shared"] else blind_nodes(root)
     if blind:
         raise BadInput(
-            f"root={root} is not seen by {', '.join(blind)}: it is on a disk of {here()['host']} alone. Give root=DIR "
+            f"root={root} is not seen by {', '.join(blind)}: it is on a disk of {gethostname()} alone. Give root=DIR "
             "on a file system that all nodes share."
         )
 
@@ -149,7 +149,7 @@ def submit(request: Mapping[str, Any], place: SweepFolder, count: int, cores: in
     told, restarts = (command_of(place, request), os.getcwd()), request["restarts"]
     for number in numbers:
         minder.options(name=f"{place.path.name}/{number}").remote(*told, str(logs / f"{number}.log"), restarts)
-    cluster = {"workers": count, "address": ray.get_runtime_context().gcs_address, "host": here()["host"]}
+    cluster = {"workers": count, "address": ray.get_runtime_context().gcs_address, "host": gethostname()}
     commit(logs / "cluster.json", canonical(cluster).encode())
     return f"{place.path.name}/{numbers[0]}" + (f" to {numbers[-1]}" if count > 1 else "")
 

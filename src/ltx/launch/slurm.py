@@ -9,11 +9,12 @@ import shutil
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
+from socket import gethostname
 from typing import Any
 
 from ltx.errors import BadInput, Failed, nearest, printable
 from ltx.launch.elsewhere import check_least, command_of, local_disk
-from ltx.store.files import canonical, commit, host, side_file
+from ltx.store.files import canonical, commit, side_file
 from ltx.store.sweeps import SweepFolder
 
 # The shell that Slurm starts outlives a worker that is killed, and has it begun again. One that is done (0), refused
@@ -51,8 +52,8 @@ def check(request: Mapping[str, Any], root: Path) -> None:
     for program in ("sbatch", "srun", "squeue", "scontrol"):
         if shutil.which(program) is None:
             raise BadInput(
-                f"hydra/launcher=slurm needs {program} on the PATH, which is not there on {host()}: run the command on "
-                "a login node of the cluster, or leave the launcher out to work on this machine."
+                f"hydra/launcher=slurm needs {program} on the PATH, which is not there on {gethostname()}: run the command "
+                "on a login node of the cluster, or leave the launcher out to work on this machine."
             )
     check_least(request, {"workers": 1, "per_task": 1, "minutes": 2, "gpus": 0, "restarts": 0, "before_end": 1})
     if 60 * request["minutes"] <= request["before_end"]:
@@ -71,8 +72,8 @@ def check(request: Mapping[str, Any], root: Path) -> None:
     kind = local_disk(root)
     if kind and most > 1 and not request["shared"]:
         raise BadInput(
-            f"root={root} is on a local disk of {host()} ({kind}), which the {most} nodes of the cluster do not see; "
-            "give root=DIR on a file system that they share. Where they do see it, say launcher.shared=true."
+            f"root={root} is on a local disk of {gethostname()} ({kind}), which the {most} nodes of the cluster do not "
+            "see; give root=DIR on a file system that they share. Where they do see it, say launcher.shared=true."
         )
 
 
@@ -120,7 +121,7 @@ def submit(request: Mapping[str, Any], place: SweepFolder, count: int, cores: in
         job = executor._submit_command(SCRIPT.format(command=command, restarts=request["restarts"]))
     except submitit.core.utils.FailedJobError as error:
         raise BadInput(f"Slurm refuses the workers: {refusal(str(error))}") from error
-    told = {"job": str(job.job_id), "workers": count, "host": host(), "partition": request["partition"]}
+    told = {"job": str(job.job_id), "workers": count, "host": gethostname(), "partition": request["partition"]}
     commit(logs / f"{job.job_id}.json", canonical(told).encode())
     return str(job.job_id)
 
@@ -153,7 +154,7 @@ def cancel(place: SweepFolder) -> list[str]:
     if not jobs:
         return []
     if shutil.which("scancel") is None:
-        return [f"scancel is not on the PATH of {host()}: workers of job {', '.join(jobs)} end by themselves"]
+        return [f"scancel is not on the PATH of {gethostname()}: workers of job {', '.join(jobs)} end by themselves"]
     left = alive(place)
     if not left:
         return []

@@ -9,13 +9,13 @@ import time
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
+from socket import gethostname
 from typing import Any
 
 from ltx.config.names import check_trusted, own_names
 from ltx.config.spec import Spec
 from ltx.errors import BadInput
 from ltx.runs.checks import check_machine, check_weights
-from ltx.store.claims import here
 from ltx.store.files import Damaged
 from ltx.store.sweeps import Record, SweepFolder
 
@@ -36,8 +36,8 @@ def specs_of(place: SweepFolder, changes: Mapping[str, Any], trust: bool) -> lis
         raise BadInput(f"{error}; its own command, run again, begins it anew.") from error
     if begun != version("ltx"):
         raise BadInput(
-            f"{place.path.name} was begun by ltx {begun}, and this is ltx {version('ltx')} on {host()}: their numbers "
-            f"may differ. Install ltx {begun} here, or run the sweep's command again with one version everywhere."
+            f"{place.path.name} was begun by ltx {begun}, and this is ltx {version('ltx')} on {gethostname()}: their "
+            f"numbers may differ. Install ltx {begun} here, or run the sweep's command again with one version everywhere."
         )
     check_clock(place, record)
     if len(configs) != len(record.points):
@@ -75,7 +75,8 @@ def other_key(spec: Spec, wanted: str) -> str:
         why = f"what lies at data.path={spec.config['data']['path']} is not the data that the sweep was begun with"
     else:
         why = "this version of ltx computes other numbers"
-    return f"{wanted} would be {spec.key} on {host()}: {why}. Bring it up to date there, or leave {host()} out."
+    here = gethostname()
+    return f"{wanted} would be {spec.key} on {here}: {why}. Bring it up to date there, or leave {here} out."
 
 
 def check_clock(place: SweepFolder, record: Record | None = None) -> None:
@@ -95,11 +96,6 @@ def check_clock(place: SweepFolder, record: Record | None = None) -> None:
             off, whose = min(0.0, time.time() - begun), "the machine that began the sweep"
     if abs(off) > HOUR:
         raise BadInput(
-            f"the clock of {host()} is {abs(off) / HOUR:.1f} hours {'behind' if off < 0 else 'ahead of'} that of "
-            f"{whose}, so that nobody could tell living workers from dead ones; set the clock (ntpd, chronyd) first."
+            f"the clock of {gethostname()} is {abs(off) / HOUR:.1f} hours {'behind' if off < 0 else 'ahead of'} that "
+            f"of {whose}, so that nobody could tell living workers from dead ones; set the clock (ntpd, chronyd) first."
         )
-
-
-def host() -> str:
-    """Return this machine's name, as a person knows it."""
-    return here()["host"]

@@ -138,6 +138,7 @@ def follow(config: dict[str, Any], rank: int, port: int, orders: Connection, rep
     store = distributed.TCPStore(HERE, port, is_master=False, timeout=JOINING)
     ranks = join(store, rank, options["devices"], device)
     while (begin := orders.recv_bytes()) != OVER:
+        # not from a file: the pipe is between this process and the worker that started it, and nobody else has it
         state, plan, streams, compressed, resume = pickle.loads(begin)
         setup = Setup(network, spec.method, state, plan, spec.optim, data, streams, hooks, spec.form, compressed)
         with contextlib.suppress(Diverged):  # so does rank 0, which says so
