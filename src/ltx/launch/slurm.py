@@ -52,8 +52,8 @@ def check(request: Mapping[str, Any], root: Path) -> None:
     for program in ("sbatch", "srun", "squeue", "scontrol"):
         if shutil.which(program) is None:
             raise BadInput(
-                f"hydra/launcher=slurm needs {program} on the PATH, which is not there on {gethostname()}: run the command "
-                "on a login node of the cluster, or leave the launcher out to work on this machine."
+                f"hydra/launcher=slurm needs {program} on the PATH, which is not there on {gethostname()}: run the "
+                "command on a login node of the cluster, or leave the launcher out to work on this machine."
             )
     check_least(request, {"workers": 1, "per_task": 1, "minutes": 2, "gpus": 0, "restarts": 0, "before_end": 1})
     if 60 * request["minutes"] <= request["before_end"]:

@@ -37,7 +37,7 @@ def specs_of(place: SweepFolder, changes: Mapping[str, Any], trust: bool) -> lis
     if begun != version("ltx"):
         raise BadInput(
             f"{place.path.name} was begun by ltx {begun}, and this is ltx {version('ltx')} on {gethostname()}: their "
-            f"numbers may differ. Install ltx {begun} here, or run the sweep's command again with one version everywhere."
+            f"numbers may differ. Install ltx {begun} here, or run the sweep's command again with one version on all."
         )
     check_clock(place, record)
     if len(configs) != len(record.points):
