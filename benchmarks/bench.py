@@ -430,7 +430,7 @@ def fit(
         spec = level.spec
         hooks = Hooks(record, lambda *_: None, lambda *_: None, spec.config["trainer"]["checkpoint_seconds"])
         plan, beginning = spec.plan(level.number), (level.network, spec.method, level.state)
-        setup = Setup(*beginning, plan, spec.optim, level.data, level.streams, hooks, spec.form, rows, graphs)
+        setup = Setup(*beginning, plan, spec.optim, level.data, level.streams, hooks, spec.form, rows, True, graphs)
         began = time.perf_counter()
         trained = train(setup, device, spec.config["trainer"], None)
         seconds = time.perf_counter() - began

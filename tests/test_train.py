@@ -73,6 +73,7 @@ class Case:
     graphs: bool = False
     device: str = "cpu"
     check: Callable[[], None] = lambda: None
+    streams: Streams = STREAMS
     checkpoints: dict[int, bytes] = field(default_factory=dict)
     records: list[dict[str, Any]] = field(default_factory=list)
 
@@ -82,17 +83,18 @@ class Case:
     def saved(self, step: int) -> tuple[Tensors, dict[str, Any]]:
         return load(self.checkpoints[step]), header(Path("checkpoint"), self.checkpoints[step])[0]
 
-    def train(self, resume: tuple[Tensors, dict[str, Any]] | None = None) -> Trained:
-        torch.set_num_threads(1)
+    def setup(self) -> Setup:
         network = self.network()
         state = self.state or begin(network)
         hooks = Hooks(self.records.extend, lambda step, loss: None, self.checkpoint, self.every, self.check)
-        options = {"deterministic": True, "chunk": self.chunk}
         plan = Plan(self.level, 0, self.first, self.last, self.anchor, rate_at=self.rate_at)
         data, form = self.data or blobs(), Form(self.precision)
-        how = (form, self.compressed, self.graphs)
-        setup = Setup(network, self.method, state, plan, self.recipe, data, STREAMS, hooks, *how)
-        return train(setup, self.device, options, resume)
+        how = (form, self.compressed, True, self.graphs)
+        return Setup(network, self.method, state, plan, self.recipe, data, self.streams, hooks, *how)
+
+    def train(self, resume: tuple[Tensors, dict[str, Any]] | None = None) -> Trained:
+        torch.set_num_threads(1)
+        return train(self.setup(), self.device, {"deterministic": True, "chunk": self.chunk}, resume)
 
 
 def blobs(augment: bool = True) -> Dataset:

@@ -1,4 +1,4 @@
-"""Where jobs run: one process each, forked from a server that has imported everything once."""
+"""Where jobs run: in processes forked from a server that has imported everything once, one job at a time in each."""
 
 from __future__ import annotations
 
@@ -28,6 +28,9 @@ CONTEXT = multiprocessing.get_context("forkserver")
 FOLDER = "ltx-fork-server-"
 HIDING = threading.Lock()
 PRELOAD = ["ltx.runs.preload"]
+# A worker whose job took no more seconds is given another one. Of longer jobs each has a process of its own, which
+# costs a fifth of a second and gives back all of its memory.
+SHORT = 5.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,7 +123,10 @@ def call(job: Job, report: Report) -> None:
 
 
 def work(job: Job, pipe: Connection, folder: str, environment: dict[str, str]) -> None:
-    """Run a job in a worker: report through the pipe, leave Ctrl-C to the parent, end when the parent is gone."""
+    """Run a job in a worker: report through the pipe, leave Ctrl-C to the parent, end when the parent is gone.
+
+    After a short job that did not fail it says ("over", None) and runs the job that comes through the pipe, if any.
+    """
     gc.freeze()  # what was imported stays: each search for garbage in all of it takes a tenth of a second or more
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: os._exit(143))  # levels are whole at any moment; Lightning would say so
@@ -134,10 +140,20 @@ def work(job: Job, pipe: Connection, folder: str, environment: dict[str, str]) -
         os._exit(1)
 
     threading.Thread(target=orphaned, daemon=True).start()
-    try:
-        call(job, lambda kind, value: pipe.send((kind, value)))
-    except BaseException as error:  # the report carries the whole error to the parent
-        pipe.send(("failed", failure(error)))
+    while True:
+        began = time.monotonic()
+        try:
+            call(job, lambda kind, value: pipe.send((kind, value)))
+        except BaseException as error:  # the report carries the whole error to the parent
+            pipe.send(("failed", failure(error)))
+            return
+        if time.monotonic() - began > SHORT:
+            return
+        pipe.send(("over", None))
+        try:
+            job = pipe.recv()
+        except EOFError:
+            return
 
 
 class Room(Protocol):
@@ -164,6 +180,8 @@ def run(
     CONTEXT.set_forkserver_preload(PRELOAD)
     own_folder()
     alive: dict[Connection, tuple[Any, Job]] = {}
+    waiting: list[tuple[Connection, Any]] = []  # workers whose short jobs are over
+    ending: list[Any] = []  # processes that are given nothing more
     try:
         while not finished() or alive:
             idle()
@@ -175,8 +193,12 @@ def run(
                 if most == 0:
                     yield from run_here(job)
                 else:
-                    pipe, process = start(job)
+                    pipe, process = given(job, waiting.pop()) if waiting else start(job)
                     alive[pipe] = (process, job)
+            for pipe, process in waiting:
+                pipe.close()
+                ending.append(process)
+            waiting.clear()
             if not alive:
                 if not finished():
                     time.sleep(0.05)  # every seed that is left waits for another process
@@ -186,7 +208,12 @@ def run(
                 process, job = alive[ready]
                 try:
                     kind, value = ready.recv()
-                    yield job, kind, value
+                    if kind == "over":
+                        del alive[ready]
+                        waiting.append((ready, process))
+                        yield job, "ended", None
+                    else:
+                        yield job, kind, value
                 except (EOFError, ConnectionResetError):
                     process.join()
                     del alive[ready]
@@ -194,16 +221,28 @@ def run(
                         yield job, "killed", process.exitcode
                     yield job, "ended", None
     finally:
-        for process, _ in alive.values():
+        ending += [*(process for process, _ in alive.values()), *(process for _, process in waiting)]
+        for process in ending:
             process.terminate()
-        for process, _ in alive.values():
+        for process in ending:
             process.join(5)
             process.kill()
 
 
+def given(job: Job, worker: tuple[Connection, Any]) -> tuple[Connection, Any]:
+    """Give another job to a worker whose last one is over; where it died meanwhile, start another."""
+    pipe, _ = worker
+    try:
+        pipe.send(job)
+    except OSError:
+        pipe.close()
+        return start(job)
+    return worker
+
+
 def start(job: Job) -> tuple[Connection, Any]:
-    """Start a worker and return the pipe it reports through."""
-    ours, theirs = CONTEXT.Pipe(duplex=False)
+    """Start a worker and return the pipe it reports through, and gets further jobs through."""
+    ours, theirs = CONTEXT.Pipe()
     process = CONTEXT.Process(target=work, args=(job, theirs, os.getcwd(), dict(os.environ)), name=job.name)
     with main_hidden():
         process.start()

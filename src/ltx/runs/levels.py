@@ -244,8 +244,10 @@ class LevelLoop:
             order, augment = streams.other(streams.order), streams.other(streams.augment)
             streams = replace(streams, order=order, augment=augment)
         rows, form = self.compressed(plan, begin, resume), self.spec.form
-        graphs = self.options["cuda_graphs"] and ":" not in self.spec.config["model"]["name"]  # ltx's own draw nothing
-        setup = Setup(self.network, method, begin, plan, self.spec.optim, self.data, streams, hooks, form, rows, graphs)
+        plain, graphs = ":" not in self.spec.config["model"]["name"], self.options["cuda_graphs"]
+        setup = Setup(
+            self.network, method, begin, plan, self.spec.optim, self.data, streams, hooks, form, rows, plain, graphs
+        )
         together = train if self.peers is None or plan.first == plan.last else self.peers.train
         end = together(setup, self.device, self.options, resume)
         state, on = end.state, self.measure.on

@@ -116,7 +116,8 @@ class Peers:
                 process.kill()  # it waits for the other ranks in a library, which hears no other signal
         if distributed.is_initialized():
             distributed.destroy_process_group()
-        for process in self.processes:
+        for report, process in zip(self.reports, self.processes, strict=True):
+            report.close()
             process.join(5)
             process.kill()
 

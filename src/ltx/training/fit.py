@@ -27,7 +27,7 @@ from ltx.masks import NotANumber
 from ltx.tensors import Tensors, buffers, cpu, generators, laid_out, seeded, set_generators
 from ltx.training.checkpoint import joined, moments, part, set_moments
 from ltx.training.evaluate import calibration, grid
-from ltx.training.graphs import Graphs, capturable, spans
+from ltx.training.graphs import Graphs, spans
 from ltx.training.leaves import Leaves, masks_alone
 from ltx.training.ranks import ALONE, Ranks, over_ranks
 from ltx.training.setup import Chunks, Resume, Setup, Trained
@@ -42,25 +42,25 @@ class Fit(lightning.LightningModule):
     rank 0 alone measures, records and checkpoints.
     """
 
-    def __init__(self, setup: Setup, ranks: Ranks = ALONE):
+    leaves: Any  # Leaves, or what has stacked those of several seeds; see `replicas`
+
+    def __init__(self, setup: Setup, ranks: Ranks = ALONE, leaves: Leaves | None = None):
         super().__init__()
         self.automatic_optimization = False
         self.ranks, self.on_sigterm = ranks, signal.getsignal(signal.SIGTERM) or signal.SIG_DFL
         self.plan, self.recipe, self.streams, self.hooks = setup.plan, setup.optim, setup.streams, setup.hooks
         self.task, self.data = TASKS[setup.data.task], setup.data
-        fixed = masks_alone(setup.method, setup.plan)
-        self.leaves = Leaves(setup.network, setup.method, setup.state, setup.form, fixed, setup.compressed)
+        self.leaves = leaves_of(setup) if leaves is None else leaves
         subset = calibration(setup.data, setup.streams) if setup.plan.restates else None
         val = setup.data.validated(setup.optim.steps * setup.optim.batch)
         self.watch = Watch(setup.plan, self.task, self.leaves, val, subset)
         self.grid = set(grid(setup.plan.first, setup.plan.last))
-        self.step, self.seconds = setup.plan.first, 0.0
+        self.step, self.seconds, self.side_by_side = setup.plan.first, 0.0, 1
         self.began = self.checkpointed = time.monotonic()
         self.anchor = self.leaves.snapshot() if setup.plan.anchor == setup.plan.first else {}
         self.batches: Generator[Example, None, None] | None = None
         self.graphs: Graphs | None = None
-        simple = fixed and not setup.compressed and ranks.count == 1
-        self.captures = setup.graphs and simple and capturable(setup.data)
+        self.captures = setup.graphs and setup.simple and ranks.count == 1
         self.moments: Tensors = {}
         self.generators: Tensors = {}
 
@@ -74,7 +74,7 @@ class Fit(lightning.LightningModule):
     def on_fit_start(self) -> None:
         self.leaves.place(self.device)
         self.watch.place(self.device)
-        batches = Batches(self.data, self.recipe.batch, self.streams, self.device)
+        batches = self.all_batches()
         self.batches = batches.stream(self.step, self.plan.last)
         if self.captures and self.device.type == "cuda":
             optimiser = self.raw_optimiser()
@@ -82,6 +82,10 @@ class Fit(lightning.LightningModule):
         if not self.generators:
             with seeded(self.streams.torch_seed("noise", "network", self.plan.level), str(self.device)):
                 self.generators = generators(self.device)
+
+    def all_batches(self) -> Batches:
+        """Return the batches of all steps."""
+        return Batches(self.data, self.recipe.batch, self.streams, self.device)
 
     def on_train_start(self) -> None:
         """Of several ranks, end at SIGTERM as before: Lightning would first have all of them meet, and none comes."""
@@ -177,10 +181,10 @@ class Fit(lightning.LightningModule):
         if step in self.grid:
             self.record()
         if step == plan.anchor:
-            self.anchor = self.leaves.snapshot()
+            self.keep_anchor()
         if time.monotonic() - self.checkpointed >= self.hooks.seconds and step < plan.last:
             self.watch.flush(step)
-            self.hooks.checkpoint(*self.checkpoint(optimiser))
+            self.save(moments(optimiser))
             self.checkpointed = time.monotonic()
 
     def noise(self, step: int) -> Tensors | None:
@@ -197,23 +201,31 @@ class Fit(lightning.LightningModule):
         return self.streams.generator("noise", "between", self.plan.level, self.step, name)
 
     def elapsed(self) -> float:
-        """Return the seconds this level has trained, before a resume included."""
-        return self.seconds + time.monotonic() - self.began
+        """Return the seconds this level has trained, before a resume included; of several side by side its share."""
+        return self.seconds + (time.monotonic() - self.began) / self.side_by_side
 
-    def record(self) -> None:
+    def record(self, looked: tuple[float, float] | None = None) -> None:
         """Write the mean training loss and accuracy since the last record, and the validation loss here."""
-        train, val = self.watch.record(self.step)
+        train, val = self.watch.record(self.step, looked)
         at = {"level": self.plan.level, "step": self.step}
         seconds = {"seconds": round(self.elapsed(), 3)}
         self.hooks.record([{**at, "split": "train", **train, **seconds}, {**at, "split": "val", **val, **seconds}])
         self.hooks.progress(self.step, train["loss"])
 
-    def checkpoint(self, optimiser: torch.optim.Optimizer) -> Resume:
-        """Return all that the rest of the level depends on."""
+    def keep_anchor(self) -> None:
+        """Keep the network as it is, to rewind to."""
+        self.anchor = self.leaves.snapshot()
+
+    def save(self, moments: Tensors) -> None:
+        """Write a checkpoint, given the optimiser's moments."""
+        self.hooks.checkpoint(*self.checkpoint(moments))
+
+    def checkpoint(self, moments: Tensors) -> Resume:
+        """Return all that the rest of the level depends on, given the optimiser's moments."""
         parts = {
             "leaves": self.leaves.tensors(),
             "watch": self.watch.tensors(),
-            "optim": moments(optimiser),
+            "optim": moments,
             "anchor": self.anchor,
             "generators": generators(self.device),
         }
@@ -239,20 +251,37 @@ def train(setup: Setup, device: str, options: dict[str, Any], resume: Resume | N
     fit = Fit(setup, ranks)
     if resume is not None:
         fit.restore(*resume)
-    if fit.step < setup.plan.last:
-        loader = torch.utils.data.DataLoader(Chunks(fit.step, setup.plan.last, options["chunk"]), batch_size=None)
-        try:
-            with seeded(0, device):  # so that the caller's random generators are afterwards as they were
-                trainer(device, setup.form.precision, options["deterministic"], ranks).fit(fit, loader)
-        except SystemExit as stopped:
-            if isinstance(stopped.__context__, KeyboardInterrupt):  # Lightning's answer to Ctrl-C
-                raise KeyboardInterrupt from stopped
-            raise
-        finally:
-            if fit.batches is not None:
-                fit.batches.close()  # left to the garbage collector, worker processes are not told and hold it up
+    take_steps(fit, device, options, setup.form.precision)
+    return trained(fit)
+
+
+def leaves_of(setup: Setup) -> Leaves:
+    """Return what the optimiser of a level holds, as the level begins."""
+    fixed = masks_alone(setup.method, setup.plan)
+    return Leaves(setup.network, setup.method, setup.state, setup.form, fixed, setup.compressed)
+
+
+def take_steps(fit: Fit, device: str, options: dict[str, Any], precision: Any) -> None:
+    """Take the steps of a level that are left."""
+    if fit.step == fit.plan.last:
+        return
+    loader = torch.utils.data.DataLoader(Chunks(fit.step, fit.plan.last, options["chunk"]), batch_size=None)
+    try:
+        with seeded(0, device):  # so that the caller's random generators are afterwards as they were
+            trainer(device, precision, options["deterministic"], fit.ranks).fit(fit, loader)
+    except SystemExit as stopped:
+        if isinstance(stopped.__context__, KeyboardInterrupt):  # Lightning's answer to Ctrl-C
+            raise KeyboardInterrupt from stopped
+        raise
+    finally:
+        if fit.batches is not None:
+            fit.batches.close()  # left to the garbage collector, worker processes are not told and hold it up
+
+
+def trained(fit: Fit) -> Trained:
+    """Return what a level leaves whose steps were all taken, on the CPU."""
     end = cpu(fit.leaves.snapshot())
-    kept = buffers(setup.network)
+    kept = buffers(fit.leaves.network)
     return Trained(
         weights={name: tensor for name, tensor in end.items() if name not in kept},
         buffers={name: end[name] for name in kept},

@@ -14,6 +14,8 @@ from ltx.methods import Method, Plan, State
 from ltx.streams import Streams
 from ltx.tensors import Tensors, under
 from ltx.training.form import USUAL, Form
+from ltx.training.graphs import capturable
+from ltx.training.leaves import masks_alone
 from ltx.training.optim import SGD, Adam
 
 Resume = tuple[Tensors, dict[str, Any]]
@@ -66,8 +68,9 @@ class Trained:
 class Setup:
     """What one level is trained with.
 
-    compressed: the weights that are trained as their kept values alone (see `rows`). graphs: steps may be captured on a
-    GPU (see `graphs`), since the network draws nothing and does the same at every step.
+    compressed: the weights that are trained as their kept values alone (see `rows`). plain: the network is one of ltx's
+    own, which draw nothing and do the same at every step. graphs: the steps of such a one may be captured on a GPU (see
+    `graphs`).
     """
 
     network: nn.Module
@@ -80,7 +83,14 @@ class Setup:
     hooks: Hooks
     form: Form = USUAL
     compressed: Sequence[str] = ()
-    graphs: bool = False
+    plain: bool = False
+    graphs: bool = True
+
+    @property
+    def simple(self) -> bool:
+        """Whether all steps are the same but for batch and rate: those of fixed masks on data in memory."""
+        fixed = masks_alone(self.method, self.plan) and not self.compressed
+        return self.plain and fixed and capturable(self.data)
 
 
 class Chunks(torch.utils.data.IterableDataset):

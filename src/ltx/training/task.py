@@ -10,11 +10,11 @@ from torch.nn import functional as F
 
 from ltx.data.splits import Facts, TaskName
 
-Reduction = Literal["mean", "sum"]
+Reduction = Literal["mean", "sum", "none"]
 
 
 class Task(Protocol):
-    """Loss and score of a network's outputs; both are summed or averaged over all targets."""
+    """Loss and score of a network's outputs; both are summed or averaged over all targets, or each loss is returned."""
 
     def shape(self, examples: int, facts: Facts) -> tuple[int, ...]:
         """Return the shape that the outputs for a number of examples should have."""

@@ -58,22 +58,26 @@ class Watch:
         if not self.waiting:
             return
         losses, outputs, targets = (torch.stack(column) for column in zip(*self.waiting, strict=True))
+        self.waiting.clear()
+        self.sum(losses, outputs, targets, step)
+
+    def sum(self, losses: Tensor, outputs: Tensor, targets: Tensor, step: int) -> None:
+        """Add the losses (steps) and scores of the last steps up to `step`. Raises Diverged."""
         finite = torch.isfinite(losses)
         if not finite.all():
             raise Diverged(self.plan.level, step - len(losses) + int((~finite).nonzero()[0]))
         n = targets.numel()
         score = self.task.score(outputs, targets)
         self.sums += torch.stack([losses.double().sum() * n / len(losses), score.double(), score.new_tensor(n)]).cpu()
-        self.waiting.clear()
 
-    def record(self, step: int) -> tuple[dict[str, float], dict[str, float]]:
-        """Return the mean training loss and accuracy since the last record, and those of validation now."""
+    def record(self, step: int, looked: tuple[float, float] | None = None) -> tuple[dict[str, float], dict[str, float]]:
+        """Return the mean training loss and accuracy since the last record, and those of validation now.
+
+        looked: the latter, where they are known.
+        """
         self.flush(step)
         before = self.restate()
-        with torch.no_grad():
-            loss, accuracy = evaluate(
-                self.leaves.network, self.leaves.effective(), self.val, self.task, self.leaves.form
-            )
+        loss, accuracy = self.look() if looked is None else looked
         if not math.isfinite(loss):
             raise Diverged(self.plan.level, step)
         train_loss, score, n = self.sums.tolist()
@@ -84,6 +88,11 @@ class Watch:
             self.best = self.leaves.snapshot() | prefixed("score", scores)
         self.leaves.network.load_state_dict(before, strict=False)
         return {"loss": train_loss / n, "accuracy": score / n}, {"loss": loss, "accuracy": accuracy}
+
+    @torch.no_grad()
+    def look(self) -> tuple[float, float]:
+        """Return validation loss and accuracy as the leaves are."""
+        return evaluate(self.leaves.network, self.leaves.effective(), self.val, self.task, self.leaves.form)
 
     def restate(self) -> Tensors:
         """Estimate BatchNorm statistics for the ticket; return those of training, which go on afterwards."""
