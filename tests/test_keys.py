@@ -223,6 +223,7 @@ OUTSIDE_THE_KEY = {
     "trainer.sparse_cuda": ".1",
     "trainer.cuda_graphs": "false",
     "trainer.strategy": "ddp",
+    "trainer.replicas": "3",
     "retry_failed": "true",
     "report": "false",
     "trust": "true",

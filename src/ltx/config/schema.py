@@ -78,8 +78,9 @@ class TrainerConfig(BaseModel):
     cuda_graphs: on a GPU the steps of a fixed mask on data in memory are launched many at once (see `training.graphs`).
     devices: CPU processes or GPUs that compute every batch together, a part each (see `training.ranks`); strategy: how,
         ddp where there are several.
+    replicas: seeds of a run that one worker trains side by side where it can (see `training.replicas`), at most.
 
-    A config that was written before there were the last five has none of them.
+    A config that was written before there were the last six has none of them.
     """
 
     model_config = STRICT
@@ -92,6 +93,7 @@ class TrainerConfig(BaseModel):
     cuda_graphs: bool = True
     devices: Annotated[int, Ge(1), Le(1024)] = 1
     strategy: Literal["auto", "ddp"] = "auto"
+    replicas: Annotated[int, Ge(1), Le(10_000)] = 1
 
 
 class RunConfig(BaseModel):

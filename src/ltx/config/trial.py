@@ -203,6 +203,11 @@ def check_devices(spec: Parts) -> None:
     devices = trainer["devices"]
     if devices == 1:
         return
+    if trainer["replicas"] > 1:
+        raise BadInput(
+            f"trainer.devices={devices} trains a seed on several devices and trainer.replicas={trainer['replicas']} "
+            "several seeds on one; use one of them."
+        )
     if trainer["strategy"] != "ddp":
         raise BadInput(
             f"trainer.devices={devices} needs trainer.strategy=ddp, which shares every batch of a seed between them; "

@@ -42,6 +42,14 @@ class Job:
     arguments: tuple[Any, ...]
 
 
+@dataclass(frozen=True)
+class OfSeed:
+    """The value of a report that is about one of the several seeds of a job."""
+
+    seed: int
+    value: Any
+
+
 Report = Callable[[str, Any], None]
 Event = tuple[Job, str, Any]
 

@@ -53,6 +53,17 @@ class Computed:
     compressed: list[str] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class Begun:
+    """A level that is ready to be computed; setup: what it is trained with, None where its method trains nothing."""
+
+    plan: Plan
+    context: Context
+    resume: Resume | None
+    log: Log
+    setup: Setup | None
+
+
 class LevelLoop:
     """One seed's levels. `check` raises Lost where the seed's claim is another process's by now.
 
@@ -147,18 +158,34 @@ class LevelLoop:
 
     def compute(self, level: int) -> None:
         """Compute one level, from its checkpoint if it was under way, and commit its file."""
-        plan, context = self.spec.plan(level), self.context(level)
-        resume = self.under_way(level)
-        log = Log(self.folder, [] if resume is None else resume[1]["records"])
-        if isinstance(self.method, WithoutGradients):
-            found = self.advanced(self.method, plan, context)
+        begun = self.begin(level)
+        if begun.setup is None:
+            self.finish(begun)
         else:
-            found = self.trained(plan, context, resume, log)
+            together = train if self.peers is None or begun.plan.first == begun.plan.last else self.peers.train
+            self.finish(begun, together(begun.setup, self.device, self.options, begun.resume))
+
+    def begin(self, level: int) -> Begun:
+        """Make ready what a level begins with, or goes on with from its checkpoint if it was under way."""
+        plan, context, resume = self.spec.plan(level), self.context(level), self.under_way(level)
+        log = Log(self.folder, [] if resume is None else resume[1]["records"])
+        setup = None if isinstance(self.method, WithoutGradients) else self.setup(plan, context, resume, log)
+        return Begun(plan, context, resume, log, setup)
+
+    def finish(self, begun: Begun, trained: Trained | None = None) -> None:
+        """Measure what a level's training has left, where its method trains, and commit its file."""
+        plan, log = begun.plan, begun.log
+        if trained is None:
+            assert isinstance(self.method, WithoutGradients)
+            found = self.advanced(self.method, plan, begun.context)
+        else:
+            assert begun.setup is not None
+            found = self.restated(begun.setup, trained)
         self.check()
         mask, _ = self.method.ticket(found.end.scores, found.end.mask)
         row = self.measured(plan, mask, found)
         test = {"split": "test", "loss": row.test_loss, "accuracy": row.test_accuracy}
-        log.add([{"level": level, "step": plan.last, **test, "seconds": found.end.seconds}])
+        log.add([{"level": plan.level, "step": plan.last, **test, "seconds": found.end.seconds}])
         log.file.close()
         self.commit(plan, mask, found, row, log.rows)
         self.report("level", row)
@@ -228,8 +255,8 @@ class LevelLoop:
         trained = Trained(end.weights, end.buffers, end.scores, end.mask, {}, -1, anchor, seconds)
         return Computed(previous, trained, columns, end.sample)
 
-    def trained(self, plan: Plan, context: Context, resume: Resume | None, log: Log) -> Computed:
-        """Train the level and restate what its ticket needs."""
+    def setup(self, plan: Plan, context: Context, resume: Resume | None, log: Log) -> Setup:
+        """Return what a level is trained with."""
         method, level = self.method, plan.level
         with self.seeded("start", level):
             begin = method.start(level, context)
@@ -245,17 +272,17 @@ class LevelLoop:
             streams = replace(streams, order=order, augment=augment)
         rows, form = self.compressed(plan, begin, resume), self.spec.form
         plain, graphs = ":" not in self.spec.config["model"]["name"], self.options["cuda_graphs"]
-        setup = Setup(
-            self.network, method, begin, plan, self.spec.optim, self.data, streams, hooks, form, rows, plain, graphs
-        )
-        together = train if self.peers is None or plan.first == plan.last else self.peers.train
-        end = together(setup, self.device, self.options, resume)
-        state, on = end.state, self.measure.on
-        with self.seeded("measure", level):
-            columns = method.columns(state, self.streams, lambda noise: on(self.data.test, state, noise)[1])
+        optim, how = self.spec.optim, (form, rows, plain, graphs)
+        return Setup(self.network, method, begin, plan, optim, self.data, streams, hooks, *how)
+
+    def restated(self, setup: Setup, end: Trained) -> Computed:
+        """Return what a level was trained to, with the statistics that its ticket needs."""
+        plan, state, on = setup.plan, end.state, self.measure.on
+        with self.seeded("measure", plan.level):
+            columns = self.method.columns(state, self.streams, lambda noise: on(self.data.test, state, noise)[1])
             if plan.first == plan.last or plan.restates:
                 end = replace(end, buffers=self.measure.restated(state).buffers)
-        return Computed(begin, end, columns, compressed=rows)
+        return Computed(setup.state, end, columns, compressed=list(setup.compressed))
 
     def compressed(self, plan: Plan, begin: State, resume: Resume | None) -> list[str]:
         """Name the weights that a level trains as compressed rows (see `rows`); it goes on as it was begun."""

@@ -140,14 +140,25 @@ class Point:
         """Note that a seed failed; what is finished of it stays."""
         self.seeds[number].state, self.failures[number] = "failed", reason
 
-    def next_job(self) -> tuple[launch.Job, int] | None:
-        """Give out the next missing seed that its trunk is there for and that no other process works on."""
+    def next_job(self) -> tuple[launch.Job, list[int]] | None:
+        """Give out the next missing seeds that their trunk is there for and that no other process works on.
+
+        There is one a job, or as many as `trainer.replicas` lets a worker train side by side.
+        """
+        numbers: list[int] = []
         for number, seed in self.seeds.items():
             if seed.state == "missing" and self.trunk_ready(number) and self.free(number, seed):
                 seed.state = "running"
-                arguments = (self.spec.config, str(self.folder.path.absolute()), number)
-                return launch.Job(f"{self.spec.key} seed {number}", "ltx.runs.worker:run_seed", arguments), number
-        return None
+                numbers.append(number)
+                if len(numbers) == self.spec.config["trainer"]["replicas"]:
+                    break
+        if not numbers:
+            return None
+        of_run, (first, *others) = (self.spec.config, str(self.folder.path.absolute())), numbers
+        if not others:
+            return launch.Job(f"{self.spec.key} seed {first}", "ltx.runs.worker:run_seed", (*of_run, first)), numbers
+        name = f"{self.spec.key} seeds {', '.join(map(str, numbers))}"
+        return launch.Job(name, "ltx.runs.worker:run_seeds", (*of_run, numbers)), numbers
 
     def trunk_ready(self, number: int) -> bool:
         """Tell whether the trunk's seeds that a seed stands on are done; one that failed fails this one."""
@@ -202,7 +213,7 @@ class Point:
             reason, trace, system = value
             self.fail(number, SPACE if f"[Errno {errno.ENOSPC}]" in reason else reason)
             said = f"{self.spec.key} seed {number} failed: " + (reason if system else f"\n{trace}")
-        elif kind == "killed" and self.leave and not seed.killed:
+        elif kind == "killed" and seed.state == "running" and self.leave and not seed.killed:
             seed.state, seed.killed = "missing", 1
             said = f"{self.spec.key} seed {number}: its worker was killed (exit {value}); it is given out once more"
         elif kind in ("killed", "ended") and seed.state == "running" and not self.adopted(seed):

@@ -60,7 +60,7 @@ def expand(specs: Sequence[Spec], command: list[str], group: str | None, leave: 
             seeds = sorted({below for seed in spec.seeds for below in seeds_of(spec, seed)})
             plumbing = {name: spec.config[name] for name in OF_A_COMMAND}
             plumbing["wandb"] = {**plumbing["wandb"], "name": None, "notes": None}  # of the run that was asked for
-            shared = {name: spec.config["trainer"][name] for name in ("devices", "strategy")}
+            shared = {name: spec.config["trainer"][name] for name in ("devices", "strategy", "replicas")}
             plumbing["trainer"] = {**spec.trunk.config["trainer"], **shared}
             add(Spec.of({**spec.trunk.config, **plumbing, "seeds": seeds}))
         known = merged.get(spec.key)
@@ -86,7 +86,7 @@ class Schedule:
 
     def __init__(self, points: dict[str, Point], fail_fast: bool, capacity: Capacity):
         self.points, self.fail_fast, self.capacity = list(points.values()), fail_fast, capacity
-        self.jobs: dict[launch.Job, tuple[Point, int]] = {}
+        self.jobs: dict[launch.Job, tuple[Point, list[int]]] = {}
 
     @property
     def stopped(self) -> bool:
@@ -101,10 +101,10 @@ class Schedule:
             point.open()
             given = point.next_job()
             if given is not None:
-                job, seed = given
+                job, seeds = given
                 if len(self.capacity.places) > 1:
                     job = placed(job, self.capacity.next_device())
-                self.jobs[job] = (point, seed)
+                self.jobs[job] = (point, seeds)
                 return job
             if point.settled and not point.trained:
                 point.close()
@@ -125,13 +125,13 @@ class Schedule:
 
 
 def placed(job: launch.Job, device: str) -> launch.Job:
-    """Return a job of `run_seed` on a device."""
+    """Return a job of a worker on a device."""
     config, *rest = job.arguments
     return replace(job, arguments=({**config, "device": device}, *rest))
 
 
 def device_of(job: launch.Job) -> str:
-    """Return the device that a job of `run_seed` was given."""
+    """Return the device that a job of a worker was given."""
     return str(job.arguments[0]["device"])
 
 
@@ -166,14 +166,17 @@ def run(
             events = launch.run(schedule.next_job, schedule.finished, capacity, progress.show)
             try:
                 for job, kind, value in events:
-                    point, seed = schedule.jobs[job]
+                    point, seeds = schedule.jobs[job]
+                    if isinstance(value, launch.OfSeed):
+                        seeds, value = [value.seed], value.value
                     capacity.hear(job.name, device_of(job), kind, value)
-                    said = point.handle(seed, kind, value)
-                    progress.elsewhere = sum(point.not_taken("done") for point in points.values())
-                    progress.lost = sum(point.not_taken("failed") for point in points.values())
-                    progress.event((point.spec.key, seed), kind, value, partial(level_steps, point.spec))
-                    if said:
-                        progress.say(said)
+                    for seed in seeds:
+                        said = point.handle(seed, kind, value)
+                        progress.elsewhere = sum(point.not_taken("done") for point in points.values())
+                        progress.lost = sum(point.not_taken("failed") for point in points.values())
+                        progress.event((point.spec.key, seed), kind, value, partial(level_steps, point.spec))
+                        if said:
+                            progress.say(said)
                     if kind in ("started", "progress"):
                         schedule.close_one()
             finally:
