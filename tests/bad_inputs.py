@@ -362,6 +362,8 @@ TYPED: list[tuple[str, str]] = [
     ("run trainer.devices=2.5", "a whole number"),
     ("run trainer.strategy=dpp", "did you mean 'ddp'?"),
     ("run trainer.strategy=fsdp", "Known: auto, ddp"),
+    ("run trainer.replicas=0", "greater than or equal to 1"),
+    ("run trainer.devices=2 trainer.strategy=ddp trainer.replicas=2", "use one of them"),
     ("run trainer.devices=2", "needs trainer.strategy=ddp"),
     ("run trainer.devices=4 trainer.strategy=ddp optim.batch=3", "use at most 3 devices"),
     ("run trainer.devices=2 trainer.strategy=ddp method=ticket_split model.bias=false", "takes no optimiser steps"),

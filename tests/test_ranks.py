@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import levels, only, soon
-from helpers import dying, spec, trained
+from helpers import dying, same_run, spec, trained
 from test_resume import alive, descendants
 
 import ltx.runs.levels as ltx_levels
@@ -48,32 +48,6 @@ def imported() -> Iterator[None]:
     launch.warm_up()
     yield
     launch.cool_down()
-
-
-def near(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], within: float) -> bool:
-    """Tell whether tensors of the same names differ by rounding alone, as a share of the largest value of each."""
-    return one.keys() == other.keys() and all(
-        torch.equal(tensor, other[name])
-        if not tensor.is_floating_point()
-        else float((tensor - other[name]).abs().max()) <= within * float(tensor.abs().max())
-        for name, tensor in one.items()
-        if tensor.numel()
-    )
-
-
-def same_run(one: list[Any], other: list[Any], within: float = 2e-6) -> None:
-    """Assert that the levels of two runs are the same within rounding, their masks, counts and records exactly."""
-    assert len(one) == len(other)
-    for (tensors, meta), (others, about) in zip(one, other, strict=True):
-        assert near(tensors, others, within)
-        assert [(r["step"], r["split"]) for r in meta["records"]] == [(r["step"], r["split"]) for r in about["records"]]
-        for name, value in meta["row"].items():
-            expected = about["row"][name]
-            assert value == (pytest.approx(expected, rel=1e-5) if isinstance(expected, float) else expected), name
-        for row, line in zip(meta["records"], about["records"], strict=True):
-            assert row["loss"] == pytest.approx(line["loss"], rel=1e-5)
-            assert row["accuracy"] == line["accuracy"]
-        assert meta.get("compressed") == about.get("compressed")
 
 
 @pytest.mark.parametrize("name", CASES)
