@@ -124,9 +124,9 @@ def validation() -> Iterator[Line]:
     level, spent = of_mnists_size(density=0.5, steps=2000, val=6000), [0.0]
     record = Watch.record
 
-    def watched(watch: Watch, step: int) -> Any:
+    def watched(watch: Watch, step: int, looked: Any = None) -> Any:
         began = time.perf_counter()
-        found = record(watch, step)
+        found = record(watch, step, looked)
         spent[0] += time.perf_counter() - began
         return found
 
@@ -364,6 +364,13 @@ def pairs() -> Iterator[Line]:
     return matching.lines()
 
 
+def replicas() -> Iterator[Line]:
+    """Seeds side by side."""
+    from replicas import of_digits
+
+    return of_digits()
+
+
 def on_gpu() -> Iterator[Line]:
     """A GPU: steps, its matmul rate, and stacked replicas."""
     import gpu
@@ -475,6 +482,7 @@ BENCHES = {
     "masks": masks,
     "matching": pairs,
     "page": pages,
+    "replicas": replicas,
     "gpu": on_gpu,
 }
 

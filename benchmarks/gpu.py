@@ -1,4 +1,4 @@
-"""On a GPU: a step against a plain Lightning loop, the share of its matmul rate, and what stacking replicas would pay.
+"""On a GPU: a step against a plain Lightning loop, the share of its matmul rate, and seeds side by side.
 
 Everything here needs CUDA; `make bench ARGS=gpu` says so where there is none.
 """
@@ -14,9 +14,8 @@ from typing import Any
 import torch
 from bench import Line, assert_close, fit, medians, of_mnists_size
 from reference import lightning_loop
+from replicas import of_mnists_size as of_mnists_size_together
 from steps import BATCH, SGD, SHAPE, STREAMS, beginning, composed
-from torch import Tensor
-from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from ltx.config.spec import Spec
@@ -25,8 +24,6 @@ from ltx.data.splits import Dataset, Memory
 from ltx.training.fit import Fit
 from ltx.training.rows import fits
 from ltx.training.setup import Hooks, Setup
-
-SIZES = {"fc1": (300, 784), "fc2": (100, 300), "out": (10, 100)}
 
 
 def lines() -> Iterator[Line]:
@@ -38,7 +35,7 @@ def lines() -> Iterator[Line]:
     yield from lenet_step()
     yield from compressed_step()
     yield from matmul_share()
-    yield from replicas()
+    yield from of_mnists_size_together()
 
 
 def synchronised(call: Callable[[], object]) -> float:
@@ -129,77 +126,3 @@ def conv_step(spec: Spec) -> tuple[Callable[[], float], float]:
         return synchronised(go) / steps
 
     return run, 3 * counter.get_total_flops()
-
-
-def replicas() -> Iterator[Line]:
-    """Yield how much faster many LeNets train stacked in one tensor, a chunk of steps as one CUDA graph, than alone.
-
-    A prototype: neither is in ltx.
-    """
-    alone = eager(Stack(1))
-    (one,) = medians(alone)
-    yield Line("GPU LeNet graph, eager / graph", one / medians(graphed(Stack(1)))[0], 1.0, "x", True, "one replica")
-    for count in (8, 64, 256, 1024):
-        (many,) = medians(graphed(Stack(count)))
-        detail = f"{one * 1e6:.0f} us alone, {many / count * 1e6:.2f} us a replica, {many * 1e6:.0f} us for all"
-        yield Line(f"GPU {count} LeNets, alone / stacked", one * count / many, 5.0, "x", True, detail)
-
-
-class Stack:
-    """Masked LeNets of many seeds, stacked, on data of MNIST's size in the GPU's memory; Adam, a batch each."""
-
-    steps = 20
-
-    def __init__(self, count: int):
-        make = torch.Generator("cuda").manual_seed(0)
-
-        def drawn(*shape: int) -> Tensor:
-            return torch.randn(count, *shape, device="cuda", generator=make)
-
-        self.x = torch.randn(60000, 784, device="cuda", generator=make)
-        self.y = torch.randint(0, 10, (60000,), device="cuda", generator=make)
-        self.weights = {n: (drawn(*shape) / shape[1] ** 0.5).requires_grad_() for n, shape in SIZES.items()}
-        self.biases = {
-            n: torch.zeros(count, 1, shape[0], device="cuda", requires_grad=True) for n, shape in SIZES.items()
-        }
-        self.gates = {n: (drawn(*SIZES[n]) > 0).float() for n in ("fc1", "fc2")}
-        self.chosen = torch.randint(0, 60000, (self.steps, count, BATCH), device="cuda", generator=make)
-        trained = [*self.weights.values(), *self.biases.values()]
-        self.optimiser = torch.optim.Adam(trained, 1e-3, fused=True, capturable=True)
-
-    def step(self, chosen: Tensor) -> None:
-        """Take one step of every replica."""
-        h, y = self.x[chosen], self.y[chosen]
-        for name, weight in self.weights.items():
-            seen = weight * self.gates[name] if name in self.gates else weight
-            h = torch.baddbmm(self.biases[name], h, seen.mT)
-            h = h if name == "out" else h.relu()
-        loss = F.cross_entropy(h.flatten(0, 1), y.flatten(), reduction="sum") / BATCH
-        self.optimiser.zero_grad(set_to_none=False)
-        loss.backward()
-        self.optimiser.step()
-
-    def chunk(self) -> None:
-        """Take a chunk of steps."""
-        for chosen in self.chosen:
-            self.step(chosen)
-
-
-def eager(stack: Stack) -> Callable[[], float]:
-    """Return a function that takes a chunk and returns the seconds of a step."""
-    stack.chunk()
-    return lambda: synchronised(stack.chunk) / stack.steps
-
-
-def graphed(stack: Stack) -> Callable[[], float]:
-    """Return the same of a chunk that was captured as one CUDA graph."""
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(3):
-            stack.step(stack.chosen[0])
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        stack.chunk()
-    return lambda: synchronised(graph.replay) / stack.steps

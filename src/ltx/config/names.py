@@ -39,6 +39,7 @@ PLUMBING = (
 FOLDERS = {"data": "data", "model": "models", "method": "methods"}
 
 
+@functools.cache
 def known(group: str) -> list[str]:
     """Name what a group offers: every yaml that a module builds; modules without one hold what several share."""
     if group == "optim":

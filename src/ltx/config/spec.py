@@ -202,8 +202,8 @@ class Spec:
         for outside in ("init", "channels_last"):
             arguments.pop(outside)
         context = {"input_shape": self.facts.input_shape, "classes": self.facts.classes, "width": self.config["width"]}
-        wanted = inspect.signature(target).parameters
-        given = {name: value for name, value in arguments.items() if name not in pretrained(target)}
+        wanted, start = inspect.signature(target).parameters, pretrained(target)
+        given = {name: value for name, value in arguments.items() if name not in start}
         given |= {name: value for name, value in context.items() if name in wanted}
         with of_the_users(f"{self.on_data} cannot be built{own_weights(given)}"), torch.device(device):
             return a_module(target(**given), self.config["model"]["name"])

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from functools import cached_property
-
 from torch import nn
 
 from ltx.analysis.costs import Counts, applications, bits, bits_of, multiply_adds
 from ltx.config.spec import Spec
 from ltx.tensors import Tensors, buffers, matrices, seeded
+
+_applied: dict[str, Counts] = {}  # of the runs whose seeds this process has computed
 
 
 class Costs:
@@ -25,11 +25,13 @@ class Costs:
         width = bits_of(own[self.matrices[0]])
         return {"macs": multiply_adds(kept, self.applied), "bits": bits(mask, rest, width, self.spec.method.value_bits)}
 
-    @cached_property
+    @property
     def applied(self) -> Counts:
         """At how many places of an example the network applies each matrix."""
-        users_own = ":" in self.spec.config["model"]["name"]  # its forward may not work without values
-        network = self.spec.network("cpu" if users_own else "meta")
-        x = self.spec.data.train.take(slice(0, 2))[0] if users_own else self.spec.facts.zeros(2, "meta")
-        with seeded(0), self.spec.form.context("cpu"):
-            return applications(network, self.spec.form.inputs(x), self.matrices)
+        if self.spec.key not in _applied:
+            users_own = ":" in self.spec.config["model"]["name"]  # its forward may not work without values
+            network = self.spec.network("cpu" if users_own else "meta")
+            x = self.spec.data.train.take(slice(0, 2))[0] if users_own else self.spec.facts.zeros(2, "meta")
+            with seeded(0), self.spec.form.context("cpu"):
+                _applied[self.spec.key] = applications(network, self.spec.form.inputs(x), self.matrices)
+        return _applied[self.spec.key]
