@@ -287,8 +287,8 @@ def sweeps() -> Iterator[Line]:
         yield Line("two workers, one / two", one / two, 1.85, "x", True, f"{one:.1f} / {two:.1f} s, 6 points")
         few, many = medians(points(2, 1, 2), points(12, 1, 2), rounds=3)
         yield Line("one more point", (many - few) / 10, 0.5, "s", False, "beyond its training")
-        share, detail = short_jobs(Path(folder), 60)
-        yield Line("60 jobs of 1 s, two workers", share, 1.15, "x", False, f"6 points of 10 seeds; {detail}")
+        share, detail = short_jobs(Path(folder), 200)
+        yield Line("200 jobs of 1 s, two workers", share, 1.15, "x", False, f"20 points of 10 seeds; {detail}")
         yield Line("a claim", 1e3 * claim(Path(folder)), 20.0, "ms", False, "taken and released")
 
         def hundred() -> float:

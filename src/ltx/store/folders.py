@@ -33,7 +33,7 @@ class RunFolder:
 
     def seeds(self) -> list[SeedFolder]:
         """Return the folders of the seeds begun, by seed."""
-        return [self.seed(n) for n in numbered(self.path, SEED, folders=True)]
+        return [self.seed(n) for n in numbered(self.path, SEED, folders=True)[0]]
 
     def is_run(self) -> bool:
         """Tell whether this is a run's directory: it has a config, a manifest, or a seed's folder."""
@@ -75,13 +75,16 @@ class RunFolder:
 
         What is on disk goes by the files' names or, `verified`, by what the level files say of themselves. `levels`
         are those on disk of each seed, and `asked` the last one that was ever asked for of each seed, which may differ.
-        A manifest that is `old` does not say it; all levels of all seeds are then taken for asked.
+        A manifest that is `old` does not say it; all levels of all seeds are then taken for asked. `beside` names what
+        else stands in each seed's folder.
         """
         found = side_file(self.path / "manifest.json")
         seeds, last, commands = (found.get(name) for name in ("seeds", "last_level", "commands"))
         told = [seed for seed in seeds if type(seed) is int and 0 <= seed < MOST] if isinstance(seeds, list) else []
-        levels = {f.seed: [*f.metas()] if verified else f.levels() for f in self.seeds()}
-        own = [seed for seed, reached in levels.items() if reached or not self.seed(seed).levels()]
+        folders = self.seeds()
+        listed = {folder.seed: folder.listing() for folder in folders}
+        levels = {f.seed: [*f.metas()] if verified else listed[f.seed][0] for f in folders}
+        own = [seed for seed, reached in levels.items() if reached or not listed[seed][0]]
         reached = {seed: max(found_levels) for seed, found_levels in levels.items() if found_levels}
         recorded = asked_of(found.get("asked"))
         every = sorted({*told, *own, *recorded})
@@ -92,6 +95,7 @@ class RunFolder:
             "seeds": every,
             "last_level": last,
             "levels": levels,
+            "beside": {seed: others for seed, (_, others) in listed.items()},
             "asked": asked if recorded else dict.fromkeys(every, last),
             "old": not recorded,
             "commands": [line for line in commands if isinstance(line, dict)] if isinstance(commands, list) else [],

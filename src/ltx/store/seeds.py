@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 FORMAT = 2  # of a level file: 2 carries the run's key, the seed, the level and the level's records
 LEVEL = re.compile(r"level_([0-9]{2}|[1-9][0-9]{2,})\.safetensors")  # what `level_name` makes of a number
 SEED = re.compile(r"seed_([0-9]{3}|[1-9][0-9]{3,})")  # seed_0007 is not the name of 7
+CLAIM, FAILURE = "claim", "failed.json"
 RECORD = ("step", "split", "loss", "accuracy")  # of a row of the records, beside seed, level and seconds
 
 Meta = dict[str, Any]
@@ -73,7 +75,7 @@ class SeedFolder:
     @property
     def claim_path(self) -> Path:
         """Whoever works on this seed claims this file."""
-        return self.path / "claim"
+        return self.path / CLAIM
 
     @property
     def records_path(self) -> Path:
@@ -82,6 +84,10 @@ class SeedFolder:
 
     def levels(self) -> list[int]:
         """Return the levels that have a file; one that only looks like a level's is none."""
+        return self.listing()[0]
+
+    def listing(self) -> tuple[list[int], set[str]]:
+        """Return the levels that have a file, and the names of all else in the folder."""
         return numbered(self.path, LEVEL)
 
     def read_level(self, level: int, identity: Mapping[str, Any] | None = None) -> tuple[Tensors, Meta] | None:
@@ -209,7 +215,7 @@ class SeedFolder:
     @property
     def failure_path(self) -> Path:
         """Where a failure that would happen again is kept."""
-        return self.path / "failed.json"
+        return self.path / FAILURE
 
     def failure(self) -> dict[str, Any] | None:
         """Return what failed here: level, step, reason, or None."""
@@ -247,22 +253,32 @@ class Records:
         self.file.close()
 
 
-def numbered(folder: Path, pattern: re.Pattern[str], folders: bool = False) -> list[int]:
+def numbered(folder: Path, pattern: re.Pattern[str], folders: bool = False) -> tuple[list[int], set[str]]:
     """Return the numbers of the files, or of the folders, that stand in a folder under the names of numbers.
 
-    An entry knows its own type, so that only links are asked for it: runs have very many levels.
+    And the names of all else there. An entry knows its own type, so that only links are asked for it: runs have very
+    many levels.
     """
     is_own, is_linked = (os.DirEntry.is_dir, os.path.isdir) if folders else (os.DirEntry.is_file, os.path.isfile)
+    numbers, others = [], set()
     try:
         with os.scandir(folder) as entries:
-            return sorted(
-                int(match[1])
-                for entry in entries
-                if (match := pattern.fullmatch(entry.name))
-                and (is_own(entry, follow_symlinks=False) or is_linked(entry.path))
-            )
+            for entry in entries:
+                number = number_of(entry.name, pattern)
+                if number is not None and (is_own(entry, follow_symlinks=False) or is_linked(entry.path)):
+                    numbers.append(number)
+                else:
+                    others.add(entry.name)
     except (FileNotFoundError, NotADirectoryError, PermissionError):
-        return []
+        return [], set()
+    return sorted(numbers), others
+
+
+@functools.lru_cache(10_000)  # the same few names stand in every folder
+def number_of(name: str, pattern: re.Pattern[str]) -> int | None:
+    """Return the number in a name, None where it is no number's."""
+    match = pattern.fullmatch(name)
+    return int(match[1]) if match else None
 
 
 def whole_level(path: Path, meta: Meta) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 from ltx.store.files import Damaged, text
 from ltx.store.folders import RunFolder
+from ltx.store.seeds import CLAIM, FAILURE
 
 STATES = ("running", "done", "failed", "waiting", "unfinished")
 SORTS = ("age", "accuracy", "key", "state")  # orders of runs that are no key of a config
@@ -40,7 +41,8 @@ class Standing:
 
     def count(self, seed: int, last: int) -> int:
         """Count the levels of a seed that are there, up to a last one."""
-        return sum(level <= last for level in self.reached.get(seed, ()))
+        reached = self.reached.get(seed, frozenset())
+        return len(reached) if max(reached, default=0) <= last else sum(level <= last for level in reached)
 
     @property
     def state(self) -> str:
@@ -88,7 +90,7 @@ def standing(path: Path, command: Mapping[str, Any] | None = None, verified: boo
     folder = RunFolder(path)
     manifest = folder.manifest(verified)
     reached = {seed: frozenset(levels) for seed, levels in manifest["levels"].items()}
-    begun = {seed: folder.seed(seed) for seed in reached}
-    failed = [seed for seed in manifest["asked"] if seed in begun and begun[seed].failure()]
-    running = folder.worked_on(begun.values()) is not None
+    beside = manifest["beside"].items()
+    failed = [seed for seed, names in beside if FAILURE in names and folder.seed(seed).failure()]
+    running = folder.worked_on(folder.seed(seed) for seed, names in beside if CLAIM in names) is not None
     return Standing(path, reached, manifest["asked"], failed, running, command)
