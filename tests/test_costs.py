@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ltx.analysis.costs import Counts, applications, bits, multiply_adds, positions
 from ltx.models.mlp import Model
-from ltx.runs.costs import Costs
+from ltx.runs.row import Costs
 from ltx.store.files import pack, unpack
 from ltx.tensors import Tensors, matrices, under
 
@@ -208,5 +208,5 @@ def test_layers_are_looked_at_once_a_run(monkeypatch: pytest.MonkeyPatch) -> Non
     costs = Costs(found, network)
     mask: Tensors = {n: torch.ones_like(network.get_parameter(n), dtype=torch.bool) for n in matrices(network)}
     first = costs.columns(mask)
-    monkeypatch.setattr("ltx.runs.costs.applications", None)
+    monkeypatch.setattr("ltx.runs.row.applications", None)
     assert costs.columns(mask) == first == {"macs": 64 * 12 + 12 * 8 + 80, "bits": 32 * (64 * 12 + 12 * 8 + 80 + 30)}

@@ -16,11 +16,10 @@ from ltx.config.trunk import Standing, seed_of
 from ltx.data.batches import Batches
 from ltx.data.splits import Dataset, Example, some
 from ltx.errors import BadInput
-from ltx.masks import count
-from ltx.methods import Context, Plan, State, WithoutGradients, layer
+from ltx.methods import Context, Plan, State, WithoutGradients
 from ltx.runs.checks import pick_device
-from ltx.runs.costs import Costs
 from ltx.runs.peers import Peers
+from ltx.runs.row import Rows
 from ltx.store.files import commit, pack
 from ltx.store.folders import RunFolder
 from ltx.store.rows import Row, Value
@@ -29,7 +28,7 @@ from ltx.streams import Streams
 from ltx.tensors import Tensors, buffers, cpu, in_kind, matrices, seeded, under
 from ltx.training.checkpoint import LAYOUT, joined
 from ltx.training.fit import train
-from ltx.training.leaves import masks_alone, pruned_are_zero, trained_beside
+from ltx.training.leaves import masks_alone, pruned_are_zero
 from ltx.training.measure import Measure
 from ltx.training.rows import fits, sparse_enough
 from ltx.training.setup import Hooks, Resume, Setup, Trained
@@ -79,10 +78,9 @@ class LevelLoop:
         self.streams = spec.streams(folder.seed)
         self.network = spec.network(streams=self.streams)
         self.measure = Measure(self.network, self.method, self.data, self.streams, self.device, spec.form)
-        self.costs = Costs(spec, self.network)
+        self.rows = Rows(spec, self.network, self.measure)
         self.matrices = matrices(self.network)
         self.prunable = self.method.prunable(self.matrices)
-        self.total = sum(self.network.get_parameter(name).numel() for name in self.matrices)
         self.identity = {"format": FORMAT, **spec.identity(folder.seed)}
         self.read: dict[int, tuple[Tensors, dict[str, Any]]] = {}
         self.parameters = {name for name, _ in self.network.named_parameters()}
@@ -183,7 +181,8 @@ class LevelLoop:
             found = self.restated(begun.setup, trained)
         self.check()
         mask, _ = self.method.ticket(found.end.scores, found.end.mask)
-        row = self.measured(plan, mask, found)
+        with self.seeded("measure", plan.level):
+            row = self.rows.row(self.folder.seed, plan, mask, found.end, found.columns)
         test = {"split": "test", "loss": row.test_loss, "accuracy": row.test_accuracy}
         log.add([{"level": plan.level, "step": plan.last, **test, "seconds": found.end.seconds}])
         log.file.close()
@@ -331,45 +330,6 @@ class LevelLoop:
                 self.report("progress", (level, step, loss))
 
         return report
-
-    def measured(self, plan: Plan, mask: Tensors, found: Computed) -> Row:
-        """Return the level's summary row, measured at the last step and at the smallest validation loss.
-
-        The early stop is null where the last grid point is the best (censored), or nothing was trained.
-        """
-        trained, on = found.end, self.measure.on
-        end, best = replace(trained.state, mask=mask), trained.best_state(mask)
-        kept, prunable = count(mask), sum(m.numel() for m in mask.values())
-        with self.seeded("measure", plan.level):
-            train_loss, _ = on(self.data.measured, end)
-            val_loss, val_accuracy = on(self.data.val, end)
-            test_loss, test_accuracy = on(self.data.test, end)
-            best_accuracy = test_accuracy if best is None else on(self.data.test, best)[1]
-        return Row(
-            seed=self.folder.seed,
-            level=plan.level,
-            density=kept / prunable,
-            kept=kept,
-            prunable=prunable,
-            total=self.total,
-            step=plan.last,
-            train_loss=train_loss,
-            val_loss=val_loss,
-            val_accuracy=val_accuracy,
-            test_loss=test_loss,
-            test_accuracy=test_accuracy,
-            early_stop_step=trained.best_step if 0 <= trained.best_step < plan.last else None,
-            early_stop_test_accuracy=best_accuracy,
-            extra={**self.costs.columns(mask), **self.beside(), **found.columns},
-            layers={layer(name): float(keep.float().mean()) for name, keep in mask.items()},
-        )
-
-    def beside(self) -> dict[str, int]:
-        """Return the column that says how many parameters a search trains beside its scores, where it could any."""
-        if self.method.trains == "weights" or len(list(self.network.parameters())) == len(self.matrices):
-            return {}
-        names = trained_beside(self.network, self.method)
-        return {"trained": sum(self.network.get_parameter(name).numel() for name in names)}
 
 
 def examples(data: Dataset, part: str, most: int) -> Example:
