@@ -291,6 +291,7 @@ def test_a_command_gives_a_worker_as_many_seeds_as_asked_for(ltx: Ltx, root: Pat
     assert stacks == [2] * 6  # two pairs, three levels; the fifth seed has nobody beside it
     assert "5 seeds" in done.out
     assert ltx("run", *RUN, "seeds=7", "trainer.replicas=4").code == 0 and stacks[6:] == [2] * 3
+    assert "side by side: up to 2 seeds" in ltx("show", only(root).name).out
 
 
 def test_a_worker_that_is_killed_loses_no_level_of_its_seeds(ltx: Ltx, root: Path, tmp_path: Path) -> None:

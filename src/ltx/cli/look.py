@@ -106,8 +106,9 @@ def show_run(path: Path) -> int:
     if rows:
         console = Console(highlight=False)
         console.print(table(rows, path.name, console.width))
-    if said := compressed_rows(folder):
-        print(said)
+    for said in (compressed_rows(folder), side_by_side(folder)):
+        if said:
+            print(said)
     for plot in sorted((path / "plots").glob("*.png")):
         print(f"plot: {plot}")
     if words := tags(path):
@@ -132,6 +133,13 @@ def compressed_rows(folder: RunFolder) -> str:
     took = {level: [row["seconds"] for row in ends if row["level"] == level] for level in (0, max(levels))}
     times = [f"level {level} took {mean(seconds):.1f} s a seed" for level, seconds in took.items() if seconds]
     return "; ".join([f"compressed rows: {', '.join(sorted(names))} at levels {stretches(sorted(levels))}", *times])
+
+
+def side_by_side(folder: RunFolder) -> str:
+    """Say how many seeds were trained side by side; or nothing."""
+    found = [meta.get("replicas") for seed in folder.seeds() for meta in seed.metas().values()]
+    most = max((count for count in found if type(count) is int), default=1)
+    return f"side by side: up to {most} seeds (trainer.replicas)" if most > 1 else ""
 
 
 def show_times(path: Path, seed: int | None, level: int | None, trust: bool) -> int:

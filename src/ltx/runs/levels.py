@@ -310,6 +310,8 @@ class LevelLoop:
         about = {"row": row.columns(), "layers": row.layers, "anchor_step": plan.anchor, "records": records}
         if found.compressed:
             about["compressed"] = found.compressed
+        if end.replicas > 1:
+            about["replicas"] = end.replicas
         meta = {**self.identity, "level": plan.level, **about}
         commit(self.folder.level_path(plan.level), pack(tensors, meta), replace=False)
         self.folder.partial_path.unlink(missing_ok=True)

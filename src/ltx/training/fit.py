@@ -291,6 +291,7 @@ def trained(fit: Fit) -> Trained:
         best_step=fit.watch.best_step,
         anchor=cpu(fit.anchor),
         seconds=round(fit.elapsed(), 3),
+        replicas=fit.side_by_side,
     )
 
 

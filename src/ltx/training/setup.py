@@ -40,6 +40,7 @@ class Trained:
     """What a level leaves: its end, the point of smallest validation loss, the anchor, and seconds of training.
 
     `best` holds parameters and buffers by name, scores as `score/name`; it is empty where nothing was trained.
+    replicas: how many seeds were trained side by side with it, itself included.
     """
 
     weights: Tensors
@@ -50,6 +51,7 @@ class Trained:
     best_step: int
     anchor: Tensors
     seconds: float
+    replicas: int = 1
 
     @property
     def state(self) -> State:
