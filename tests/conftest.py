@@ -12,6 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+# Before torch and numpy are loaded, here and in the processes that tests start: what waits for its other threads burns
+# the cores that the workers of pytest share.
+os.environ["OMP_NUM_THREADS"] = "1"
+
 import pytest
 from standin_slurm import write_slurm
 
@@ -153,6 +157,7 @@ def surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
     if "torch" in sys.modules:
         sys.modules["torch"].default_generator.manual_seed(0)
+        sys.modules["torch"].set_num_threads(1)
     monkeypatch.setenv("WANDB_MODE", "disabled")
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setattr(sys, "path", [*sys.path])
