@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-# Before torch and numpy are loaded, here and in the processes that tests start: what waits for its other threads burns
+# Before torch and numpy are loaded, here and in the processes that tests start: threads that wait for each other burn
 # the cores that the workers of pytest share.
 os.environ["OMP_NUM_THREADS"] = "1"
+# Each process that tests start would otherwise compile all of ltx again, which takes two seconds.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 import pytest
 from standin_slurm import write_slurm

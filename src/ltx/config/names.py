@@ -18,7 +18,8 @@ import yaml
 
 from ltx.errors import BadInput, closest, described, nearest
 
-PACKAGED = Path(__file__).parents[1] / "conf"
+SOURCE = Path(__file__).parents[1]
+PACKAGED = SOURCE / "conf"
 CONF = (
     PACKAGED if PACKAGED.is_dir() else Path(__file__).resolve().parents[3] / "conf"
 )  # the first in a wheel, the second in a checkout
@@ -43,13 +44,14 @@ def known(group: str) -> list[str]:
     """Name what a group offers: every yaml that a module builds; modules without one hold what several share."""
     if group == "optim":
         return ["adam", "adamw", "sgd"]
-    return sorted(path.stem for path in (CONF / group).glob("*.yaml") if module_of(group, path.stem))
+    names = [name.removesuffix(".yaml") for name in os.listdir(CONF / group) if name.endswith(".yaml")]
+    return sorted(name for name in names if module_of(group, name))
 
 
 def module_of(group: str, name: str) -> str | None:
     """Return the module that builds a name: its own, or that of its family, as `conv` for the depth in `conv4`."""
-    folder = Path(__file__).parents[1] / FOLDERS[group]
-    return next((stem for stem in (name, name.rstrip("0123456789")) if (folder / f"{stem}.py").is_file()), None)
+    folder = SOURCE / FOLDERS[group]  # each config asks for all names a dozen times: no Path is made for each of them
+    return next((stem for stem in (name, name.rstrip("0123456789")) if os.path.isfile(f"{folder}/{stem}.py")), None)
 
 
 def offering(group: str, name: str, wanted: list[str]) -> str | None:

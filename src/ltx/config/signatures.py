@@ -132,10 +132,13 @@ def further(target: Callable[..., Any], arguments: dict[str, Any], schema: Mappi
     names for itself.
     """
     found = {name: value for name, value in arguments.items() if name not in schema and value is not None}
-    from_run = [name for name in found if name in FROM_CONTEXT and name in inspect.signature(target).parameters]
+    if not found:
+        return found
+    named = inspect.signature(target).parameters
+    from_run = [name for name in found if name in FROM_CONTEXT and name in named]
     if from_run:
         raise BadInput(f"model.{from_run[0]} is no field: the model has its {from_run[0]} from the run.")
-    kept = [name for name in PRETRAINED if name in inspect.signature(target).parameters]
+    kept = [name for name in PRETRAINED if name in named]
     if kept and PRETRAINED.keys() & found.keys():
         name = next(name for name in PRETRAINED if name in found)
         raise BadInput(
