@@ -30,19 +30,24 @@ NAMED = re.compile(r"\A(?:# @package.*\n)?# ([\w/-]+\.(?:py|yaml))")  # a block 
 SMALL = {"optim.steps": "4", "seeds": "1", "workers": "0"}
 
 
-def all_have(field: str, words: list[str]) -> bool:
-    """Tell whether every method of a command has a field to set; the default method is IMP."""
+def has(method: str, field: str) -> bool:
+    """Tell whether a method of ltx has a field to set."""
+    path = REPOSITORY / "conf" / "method" / f"{method}.yaml"
+    return path.exists() and field in yaml.safe_load(path.read_text())
+
+
+def settable(field: str, words: list[str]) -> bool:
+    """Tell whether a method of a command takes a field; the default method is IMP, and a control has its trunk's."""
     named = [name for word in words if word.startswith("method=") for name in word.split("=")[1].split(",")]
     trunks = [name for word in words for name in re.findall(r"[{,]method:(\w+)", word)]
-    below = [name for name in trunks if "control" in named]
-    paths = [REPOSITORY / "conf" / "method" / f"{name}.yaml" for name in [*(named or ["imp"]), *below]]
-    return all(path.exists() and field in yaml.safe_load(path.read_text()) for path in paths)
+    below = trunks if "control" in named else []
+    return any(has(name, field) for name in named or ["imp"]) and all(has(name, field) for name in below)
 
 
 def small(words: list[str]) -> list[str]:
     """Shrink the words of `ltx run`: few steps and examples, one seed, level 1 and a twentieth of each width."""
     fields = {"levels": "1", "examples": "40"}
-    sizes = SMALL | {f"?method.{field}": size for field, size in fields.items() if all_have(field, words)}
+    sizes = SMALL | {f"?method.{field}": size for field, size in fields.items() if settable(field, words)}
     sparse = any("gem_miner" in word for word in words)  # freezes every 20 steps, and a tenth of each layer stays
     if sparse:
         sizes["optim.steps"] = "42"
