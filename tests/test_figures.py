@@ -31,7 +31,7 @@ SMALL = {
     "signs": ("method.levels=2", "optim.steps=10", "seeds=2", "width=.05"),
     "edge-popup": ("optim.steps=4", "seeds=1"),
     "multi-prize": ("optim.steps=4", "seeds=1"),
-    "sanity": ("optim.steps=10", "seeds=1"),
+    "sanity": ("optim.steps=42", "seeds=1"),
     "canvas": ("optim.steps=4", "seeds=1", "data.examples=200"),
     "tail-validation": ("seeds=1",),
     "tail": ("method.examples=100",),

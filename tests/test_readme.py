@@ -127,7 +127,7 @@ def test_a_command_of_the_pages_works(
     words = [finished.name if word == "RUN" else swept(ltx, root) if word == "SWEEP" else word for word in words]
     words = [word.replace("outputs/runs/RUN", str(finished)) for word in words]  # a file of a run's
     run = words if "--dry-run" in words else small(words)
-    sizes = {"run": run, "figure": [*words, "optim.steps=10", "seeds=2", "method.levels=2", "workers=0"]}
+    sizes = {"run": run, "figure": [*words, "optim.steps=4", "seeds=2", "method.levels=2", "width=.05", "workers=0"]}
     if "--watch" in words:  # it goes on until somebody has seen enough
         threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT)).start()
     if any(word.startswith("hydra/launcher=") for word in words):
