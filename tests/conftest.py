@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import signal
@@ -11,6 +12,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+# Before torch and numpy are loaded, here and in the processes that tests start: threads that wait for each other burn
+# the cores that the workers of pytest share.
+os.environ["OMP_NUM_THREADS"] = "1"
+# Each process that tests start would otherwise compile all of ltx again, which takes two seconds.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 import pytest
 from standin_slurm import write_slurm
@@ -107,6 +114,7 @@ def short_waits() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("os.fsync", lambda file: None)
         patch.setattr("lightning.pytorch.trainer.connectors.callback_connector._load_external_callbacks", lambda _: [])
+        gc.freeze()  # what was imported stays: each search for garbage in all of it takes a tenth of a second or more
         yield
 
 
@@ -153,6 +161,7 @@ def surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
     if "torch" in sys.modules:
         sys.modules["torch"].default_generator.manual_seed(0)
+        sys.modules["torch"].set_num_threads(1)
     monkeypatch.setenv("WANDB_MODE", "disabled")
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setattr(sys, "path", [*sys.path])

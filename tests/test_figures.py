@@ -39,7 +39,7 @@ SMALL = {
     "seed-variance": ("optim.steps=4", "seeds=2"),
     "reinforcement": ("model.hidden=[12,8]", "seeds=2"),
     "same-ticket": ("model.hidden=[12,8]", "seeds=2", "optim.steps=10"),
-    "mask-transport": ("optim.steps=4", "seeds=1"),
+    "mask-transport": ("model.hidden=[40,20]", "optim.steps=4", "seeds=1"),
     "rewinding": ("method.levels=1", "optim.steps=210", "seeds=1", "width=.05", "optim.batch=2"),
     "connectivity": ("optim.steps=4", "seeds=1"),
 }
@@ -49,7 +49,7 @@ SANITY = {"imp": "method:imp,method.levels:18", "edge-popup": "method:edge_popup
 SANITY |= {name: f"method:at_init,method.criterion:{name}" for name in ("snip", "synflow")}
 SAMPLE = ["method=ticket_sample", "method.levels=0", "seeds=2"]
 RANDOM: dict[str, Any] = {"inits": 2, "widths": [0.5, 1], "sample": SAMPLE}
-SPLIT = ["method=ticket_split", "method.masks=64", "method.keep=.3", "method.sweeps=3", "method.levels=23", "seeds=1"]
+SPLIT = ["method=ticket_split", "method.masks=64", "method.keep=.2", "method.sweeps=2", "method.levels=18", "seeds=1"]
 POPULAR = {"edge-popup": "edge_popup", "biprop": "biprop"}
 FEWER: dict[str, dict[str, Any]] = {  # arms of the grids, those among them that the claims are about
     "sanity": {"trunks": SANITY, "kinds": ["ticket", "shuffle"]},
@@ -88,7 +88,7 @@ FEWER: dict[str, dict[str, Any]] = {  # arms of the grids, those among them that
         **RANDOM,
         "sample": [*RANDOM["sample"], "method.examples=100"],
         "split": [*SPLIT, "method.examples=100"],
-        "deep": {1: 25},
+        "deep": {1: 20},
         "found": {
             name: ["method=dense" if name == "dense" else "method=edge_popup", "optim.steps=4", "seeds=2"]
             for name in ("edge-popup", "biprop", "IMP", "dense")

@@ -51,11 +51,12 @@ with_steps = pytest.mark.parametrize("case", WITH_STEPS, indirect=True, scope="m
 
 
 def spec(*words: str) -> Spec:
-    """A small run of a case: two levels where the method has levels, a change every 3 steps where it has changes."""
+    """A small run of a case: two levels where it has levels, a change every 3 steps, random tickets on 40 examples."""
     config = compose([*SMALL, *words], [])
     if config["method"].get("levels"):
         config["method"]["levels"] = 1
     config["method"] |= {name: 3 for name in config["method"] if name.endswith("_every")}
+    config["method"] |= {name: 40 for name in config["method"] if name == "examples"}
     return Spec.of(config)
 
 

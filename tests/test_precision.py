@@ -93,7 +93,7 @@ def test_a_mask_lies_as_its_scores_do_and_so_does_what_is_made_of_it() -> None:
     assert keep_top(score, 216).stride() == score.stride()
 
 
-def small(*words: str, steps: int = 12) -> Spec:
+def small(*words: str, steps: int = 8) -> Spec:
     config = compose(["device=cpu", "seeds=1", f"optim.steps={steps}", "optim.batch=50", *words], [])
     if config["method"].get("levels"):
         config["method"]["levels"] = 1

@@ -27,21 +27,27 @@ LINES = [line.partition(" #")[0].strip() for kind, text in BLOCKS if kind == "sh
 INLINE = re.findall(r"`((?:ltx|make) [^`<]+)`", TEXT)
 COMMANDS = dict.fromkeys(line for line in [*LINES, *INLINE] if line.startswith(("ltx ", "make ")))
 NAMED = re.compile(r"\A(?:# @package.*\n)?# ([\w/-]+\.(?:py|yaml))")  # a block that is a file says so at its top
-SMALL = {"optim.steps": "10", "seeds": "1", "workers": "0"}
+SMALL = {"optim.steps": "4", "seeds": "1", "workers": "0"}
 
 
-def has_levels(words: list[str]) -> bool:
-    """Tell whether every method of a command has levels to set; the default method has."""
+def has(method: str, field: str) -> bool:
+    """Tell whether a method of ltx has a field to set."""
+    path = REPOSITORY / "conf" / "method" / f"{method}.yaml"
+    return path.exists() and field in yaml.safe_load(path.read_text())
+
+
+def settable(field: str, words: list[str]) -> bool:
+    """Tell whether a method of a command takes a field; the default method is IMP, and a control has its trunk's."""
     named = [name for word in words if word.startswith("method=") for name in word.split("=")[1].split(",")]
     trunks = [name for word in words for name in re.findall(r"[{,]method:(\w+)", word)]
-    below = [name for name in trunks if "control" in named]
-    paths = [REPOSITORY / "conf" / "method" / f"{name}.yaml" for name in [*(named or ["imp"]), *below]]
-    return all(path.exists() and "levels" in yaml.safe_load(path.read_text()) for path in paths)
+    below = trunks if "control" in named else []
+    return any(has(name, field) for name in named or ["imp"]) and all(has(name, field) for name in below)
 
 
 def small(words: list[str]) -> list[str]:
-    """Shrink the words of `ltx run`: few steps, one seed, level 1 and a twentieth of each width."""
-    sizes = SMALL | ({"?method.levels": "1"} if has_levels(words) else {})
+    """Shrink the words of `ltx run`: few steps and examples, one seed, level 1 and a twentieth of each width."""
+    fields = {"levels": "1", "examples": "40"}
+    sizes = SMALL | {f"?method.{field}": size for field, size in fields.items() if settable(field, words)}
     sparse = any("gem_miner" in word for word in words)  # freezes every 20 steps, and a tenth of each layer stays
     if sparse:
         sizes["optim.steps"] = "42"
@@ -67,9 +73,9 @@ def write_data(name: str) -> None:
         table["species"] = [["iris", "rose"][i % 2] for i in range(60)]
         table.to_csv(name, index=False) if name.endswith("csv") else table.to_parquet(name)
     elif name == "photographs":
-        write_images(Path(name), "images", 80, 20, "folder")
+        write_images(Path(name), "images", 40, 10, "folder")
     else:
-        write_images(Path(name), name, 120, 30)
+        write_images(Path(name), name, 60, 20)
 
 
 def swept(ltx: Callable[..., Result], root: Path) -> str:
@@ -121,7 +127,7 @@ def test_a_command_of_the_pages_works(
     words = [finished.name if word == "RUN" else swept(ltx, root) if word == "SWEEP" else word for word in words]
     words = [word.replace("outputs/runs/RUN", str(finished)) for word in words]  # a file of a run's
     run = words if "--dry-run" in words else small(words)
-    sizes = {"run": run, "figure": [*words, "optim.steps=10", "seeds=2", "method.levels=2", "workers=0"]}
+    sizes = {"run": run, "figure": [*words, "optim.steps=4", "seeds=2", "method.levels=2", "width=.05", "workers=0"]}
     if "--watch" in words:  # it goes on until somebody has seen enough
         threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT)).start()
     if any(word.startswith("hydra/launcher=") for word in words):

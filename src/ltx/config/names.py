@@ -18,7 +18,8 @@ import yaml
 
 from ltx.errors import BadInput, closest, described, nearest
 
-PACKAGED = Path(__file__).parents[1] / "conf"
+SOURCE = Path(__file__).parents[1]
+PACKAGED = SOURCE / "conf"
 CONF = (
     PACKAGED if PACKAGED.is_dir() else Path(__file__).resolve().parents[3] / "conf"
 )  # the first in a wheel, the second in a checkout
@@ -49,7 +50,7 @@ def known(group: str) -> list[str]:
 
 def module_of(group: str, name: str) -> str | None:
     """Return the module that builds a name: its own, or that of its family, as `conv` for the depth in `conv4`."""
-    folder = Path(__file__).parents[1] / FOLDERS[group]
+    folder = SOURCE / FOLDERS[group]
     return next((stem for stem in (name, name.rstrip("0123456789")) if (folder / f"{stem}.py").is_file()), None)
 
 

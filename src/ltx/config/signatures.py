@@ -134,11 +134,11 @@ def further(target: Callable[..., Any], arguments: dict[str, Any], schema: Mappi
     found = {name: value for name, value in arguments.items() if name not in schema and value is not None}
     if not found:
         return found
-    own = inspect.signature(target).parameters
-    from_run = [name for name in found if name in FROM_CONTEXT and name in own]
+    named = inspect.signature(target).parameters
+    from_run = [name for name in found if name in FROM_CONTEXT and name in named]
     if from_run:
         raise BadInput(f"model.{from_run[0]} is no field: the model has its {from_run[0]} from the run.")
-    kept = [name for name in PRETRAINED if name in own]
+    kept = [name for name in PRETRAINED if name in named]
     if kept and PRETRAINED.keys() & found.keys():
         name = next(name for name in PRETRAINED if name in found)
         raise BadInput(
