@@ -44,8 +44,8 @@ def run(ltx: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> Run:
     for room in ("methods", "models", "data", "figures"):
         package = import_module(f"ltx.{room}")
         monkeypatch.setattr(package, "__path__", [*package.__path__, str(here / "src" / "ltx" / room)])
-    known, module_of = names.known, names.module_of
-    monkeypatch.setattr(names, "known", lambda g: [*known(g), *(p.stem for p in (here / "conf" / g).glob("*.yaml"))])
+    known, module_of = {group: names.known(group) for group in names.GROUPS}, names.module_of
+    monkeypatch.setattr(names, "known", lambda g: [*known[g], *(p.stem for p in (here / "conf" / g).glob("*.yaml"))])
     monkeypatch.setattr(names, "module_of", lambda group, name: module_of(group, name) or name)
     monkeypatch.setattr(import_module("ltx.figures"), "CONF", here / "conf")
 
