@@ -225,7 +225,13 @@ def test_a_run_whose_seeds_train_side_by_side_is_that_of_seeds_alone(
 NOT_STACKED = {
     "scores": ("method=edge_popup", *RUN[:-1], "model.bias=false"),
     "norms": (*RUN, "model.norm=batch"),
-    "without gradients": ("method=ticket_sample", "model=mlp", "model.hidden=[4]", "method.levels=0"),
+    "without gradients": (
+        "method=ticket_sample",
+        "model=mlp",
+        "model.hidden=[4]",
+        "method.levels=0",
+        "method.examples=40",
+    ),
 }
 
 
