@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import shutil
 import signal
@@ -114,7 +113,6 @@ def short_waits() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("os.fsync", lambda file: None)
         patch.setattr("lightning.pytorch.trainer.connectors.callback_connector._load_external_callbacks", lambda _: [])
-        gc.freeze()  # what was imported stays: each search for garbage in all of it takes a tenth of a second or more
         yield
 
 
