@@ -47,7 +47,7 @@ run: $(STAMP) ## set up and run the main job, ltx run method=imp width=4; ARGS="
 	$(BIN)/ltx run method=imp width=4 $(ARGS)
 
 test: $(STAMP) ## set up and run the tests; ARGS="-k masks" goes to pytest
-	$(BIN)/python -m pytest -n 3 $(ARGS)
+	$(BIN)/python -m pytest -n 2 $(ARGS)
 
 test-slow: $(VENV)/.ray ## the tests that take minutes; those of Slurm want apt-get install slurm-wlm munge
 	$(BIN)/python -m pytest -m slow $(ARGS)
