@@ -33,8 +33,8 @@ class Leaves(nn.Module):
     """One network's own parameters, the scores of a search, and the mask between them and what the network sees.
 
     Methods train the weights or the scores; of the network's own parameters a search trains the norms at most, where
-    it says so, and leaves the rest as it was drawn. Calling it gives the network's outputs. Other forms of the same
-    thing (several networks stacked) need no more than what stands here.
+    it says so, and leaves the rest as it was drawn. Calling it gives the network's outputs. `replicas.Stack` is the
+    same thing for several networks.
     Of the weights named in `compressed` only the kept values are held (see `rows`); the network has them when `settle`
     was called. Where the level's mask is `fixed` and pruned weights are zero, nothing is multiplied by the mask but
     gradients, in place: the numbers are the same.
