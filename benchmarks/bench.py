@@ -364,15 +364,15 @@ def pairs() -> Iterator[Line]:
     return matching.lines()
 
 
-def replicas() -> Iterator[Line]:
+def side_by_side() -> Iterator[Line]:
     """Seeds side by side."""
-    from replicas import of_digits
+    import replicas
 
-    return of_digits()
+    return replicas.on_cpu()
 
 
 def on_gpu() -> Iterator[Line]:
-    """A GPU: steps, its matmul rate, and stacked replicas."""
+    """A GPU: steps, its matmul rate, and seeds side by side."""
     import gpu
 
     return gpu.lines()
@@ -482,7 +482,7 @@ BENCHES = {
     "masks": masks,
     "matching": pairs,
     "page": pages,
-    "replicas": replicas,
+    "replicas": side_by_side,
     "gpu": on_gpu,
 }
 

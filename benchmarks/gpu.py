@@ -11,10 +11,10 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import replicas
 import torch
 from bench import Line, assert_close, fit, medians, of_mnists_size
 from reference import lightning_loop
-from replicas import of_mnists_size as of_mnists_size_together
 from steps import BATCH, SGD, SHAPE, STREAMS, beginning, composed
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -35,7 +35,7 @@ def lines() -> Iterator[Line]:
     yield from lenet_step()
     yield from compressed_step()
     yield from matmul_share()
-    yield from of_mnists_size_together()
+    yield from replicas.on_gpu()
 
 
 def synchronised(call: Callable[[], object]) -> float:

@@ -12,7 +12,7 @@ from bench import Line, assert_close, composed, medians
 from ltx.config.spec import Spec
 from ltx.data.splits import Dataset, Memory
 from ltx.methods import State
-from ltx.tensors import cpu
+from ltx.tensors import cpu, matrices
 from ltx.training.fit import train
 from ltx.training.replicas import train_all
 from ltx.training.setup import Hooks, Setup, Trained
@@ -21,14 +21,14 @@ SGD = ("optim=sgd", "optim.lr=.1", "optim.momentum=.9")  # under Adam units with
 HOOKS = Hooks(lambda rows: None, lambda *_: None, lambda *_: None, 1e9)
 
 
-def of_digits() -> Iterator[Line]:
+def on_cpu() -> Iterator[Line]:
     """Yield a level of LeNet on the digits, eight seeds of it, for three widths; one thread."""
     for width, reach in ((0.25, 1.5), (1.0, 1.0), (4.0, 0.0)):
         spec = Spec.of(composed("method=dense", f"width={width}", "optim.steps=200", *SGD))
         yield line(f"8 LeNets x{width:g}, alone / together", spec, spec.data, 8, "cpu", reach)
 
 
-def of_mnists_size(counts: Sequence[int] = (8, 64, 256)) -> Iterator[Line]:
+def on_gpu(counts: Sequence[int] = (8, 64, 256)) -> Iterator[Line]:
     """Yield a level of LeNet on data of MNIST's size on a GPU, steps as CUDA graphs, for several numbers of seeds."""
     rng = torch.Generator().manual_seed(0)
     x, y = torch.randn(60000, 1, 28, 28, generator=rng), torch.randint(0, 10, (60000,), generator=rng)
@@ -74,8 +74,8 @@ def setups(spec: Spec, data: Dataset, count: int) -> list[Setup]:
         network = spec.network(streams=streams)
         weights = cpu(dict(network.named_parameters()))
         rng = torch.Generator().manual_seed(seed)
-        mask = {n: torch.rand(t.shape, generator=rng) < 0.5 for n, t in weights.items() if n.startswith("fc")}
-        mask = {name: keep for name, keep in mask.items() if weights[name].ndim == 2}
+        hidden = spec.method.prunable(matrices(network))
+        mask = {name: torch.rand(weights[name].shape, generator=rng) < 0.5 for name in hidden}
         state = State(weights | {name: weights[name] * keep for name, keep in mask.items()}, {}, mask)
         plan, how = spec.plan(0), (spec.form, (), True)
         found.append(Setup(network, spec.method, state, plan, spec.optim, data, streams, HOOKS, *how))

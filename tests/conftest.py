@@ -124,6 +124,21 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
+def stacks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Count the seeds of each stack that is trained in this process."""
+    from ltx.training import replicas
+
+    found, train_stack = [], replicas.train_stack
+
+    def counted(setups: Any, *rest: Any) -> Any:
+        found.append(len(setups))
+        return train_stack(setups, *rest)
+
+    monkeypatch.setattr(replicas, "train_stack", counted)
+    return found
+
+
+@pytest.fixture
 def pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the runs of a test have their real pictures; `test_pictures` looks at what is on them."""
     monkeypatch.setattr("ltx.report.run_picture.draw", REAL_PICTURE)

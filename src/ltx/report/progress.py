@@ -96,12 +96,12 @@ class Progress:
     """Show one display for all jobs: how many are done, running and failed, where each stands, the ETA of the whole.
 
     On a terminal lines that renew themselves; elsewhere (a log file) a line every 10 seconds. `jobs` counts them by
-    run, `names` calls the runs by what tells them apart, `total` is their optimiser steps, or
-    what `unit` names. A file in `folder` lets
-    `ltx status` show the same meanwhile, and what each worker does: `workers` lists run, name, seed, level, share and
-    loss as the display has them, `level_seconds` that the level will have taken, and `began`, when the job did (UTC,
-    seconds since 1970). `rate` is the part of all steps that this process takes a second, by which the time left of
-    several that share a sweep is found. What is not known yet is null.
+    run, `names` calls the runs by what tells them apart, `total` is their optimiser steps, or what `unit` names.
+
+    A file in `folder` lets `ltx status` show the same meanwhile, and what each worker does: `workers` lists run, name,
+    seed, level, share and loss as the display has them, `level_seconds` that the level will have taken, and `began`,
+    when the job did (UTC, seconds since 1970). `rate` is the part of all steps that this process takes a second, by
+    which the time left of several that share a sweep is found. What is not known yet is null.
     """
 
     def __init__(

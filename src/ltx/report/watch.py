@@ -69,8 +69,7 @@ class Seen:
         together: dict[frozenset[str], list[dict[str, Any]]] = {}
         for command in self.commands:
             together.setdefault(frozenset(command["runs"]), []).append(command)
-        times = [shared_time(commands) for commands in together.values()]
-        return None if None in times else max(times, default=None)  # type: ignore[type-var]
+        return longest([shared_time(commands) for commands in together.values()])
 
     def counts(self) -> str:
         """Write how many of the runs are done."""
@@ -79,10 +78,16 @@ class Seen:
 
 def shared_time(commands: Sequence[dict[str, Any]]) -> float | None:
     """Return the seconds until commands of the same runs are done, each of which takes some part of these a second."""
-    times, rate = [command["eta_seconds"] for command in commands], sum(command["rate"] for command in commands)
+    rate = sum(command["rate"] for command in commands)
     if len(commands) > 1 and rate > 0:
         return (1 - max(command["share"] for command in commands)) / rate
-    return None if None in times else max(times)
+    return longest([command["eta_seconds"] for command in commands])
+
+
+def longest(times: Sequence[float | None]) -> float | None:
+    """Return the longest time, None where one is not known or there is none."""
+    known = [time for time in times if time is not None]
+    return max(known, default=None) if len(known) == len(times) else None
 
 
 def view(seen: Seen, width: int, rows: int) -> list[str]:
