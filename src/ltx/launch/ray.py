@@ -21,6 +21,7 @@ from ltx.store.files import canonical, commit, side_file
 from ltx.store.sweeps import SweepFolder
 
 NAMESPACE = "ltx"
+NONE_HERE = "Could not find any running Ray instance"  # what Ray says where it looked for a cluster by itself
 ENDED = (0, 2, 3, 130)  # done, refused, failed in a way that would happen again, and interrupted: not begun again
 PAUSE = 5.0  # seconds until a command that was killed is begun again
 PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
@@ -77,16 +78,20 @@ def connect(address: str | None) -> None:
         return
     quiet: dict[str, Any] = {"namespace": NAMESPACE, "log_to_driver": False, "logging_level": "error"}
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else it warns of what it will do some day
+    named = address or os.environ.get("RAY_ADDRESS")
     try:
-        ray.init(address=address or "auto", **quiet)
+        ray.init(address=named or "auto", **quiet)
     except (ConnectionError, ValueError, RuntimeError) as error:
-        if address is not None:
-            raise BadInput(
-                f"launcher.address={address} is no Ray cluster that answers ({printable(str(error))}); `ray status` "
-                "shows whether one runs, and without an address a local one is started."
-            ) from error
-        ray.init(include_dashboard=False, **quiet)
-        own.append(os.getpid())
+        if named is None and NONE_HERE in str(error):
+            ray.init(address="local", include_dashboard=False, **quiet)
+            own.append(os.getpid())
+            return
+        which = f"launcher.address={address} is" if address else f"RAY_ADDRESS={named} is" if named else "there is"
+        *_, why = str(error.__cause__ or error).strip().splitlines() or [type(error).__name__]
+        raise BadInput(
+            f"{which} no Ray cluster that answers ({printable(why)}); `ray status` shows whether one runs and what it asks "
+            "for, and where none does a local one is started without an address."
+        ) from error
 
 
 def check(request: Mapping[str, Any], root: Path) -> None:
