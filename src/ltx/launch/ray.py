@@ -89,8 +89,8 @@ def connect(address: str | None) -> None:
         which = f"launcher.address={address} is" if address else f"RAY_ADDRESS={named} is" if named else "there is"
         *_, why = str(error.__cause__ or error).strip().splitlines() or [type(error).__name__]
         raise BadInput(
-            f"{which} no Ray cluster that answers ({printable(why)}); `ray status` shows whether one runs and what it asks "
-            "for, and where none does a local one is started without an address."
+            f"{which} no Ray cluster that answers ({printable(why)}); `ray status` shows whether one runs and what it "
+            "asks for, and where none does a local one is started without an address."
         ) from error
 
 
