@@ -26,8 +26,9 @@ def batches() -> Iterator[Line]:
     from ltx.data.pixels import Pixels
     from ltx.data.splits import Dataset
     from ltx.streams import Streams
+    from ltx.tensors import compute_with
 
-    torch.set_num_threads(1)
+    compute_with(1)
     rng, n = np.random.default_rng(0), 50_000
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "train.bin"

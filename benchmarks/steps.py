@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from bench import LTX, Line, command, composed, medians
+from bench import LTX, Line, apart, command, composed, medians
 from reference import masked_step, score_step, stacked
 
 from ltx.config.schema import checked
@@ -23,7 +23,7 @@ from ltx.data.splits import MEASURED, Dataset, Memory, grid_size
 from ltx.methods import State
 from ltx.models import initialise
 from ltx.streams import Streams
-from ltx.tensors import Tensors, buffers, cpu, matrices
+from ltx.tensors import Tensors, buffers, compute_with, cpu, matrices
 from ltx.training.evaluate import evaluate
 from ltx.training.fit import Fit
 from ltx.training.setup import Hooks, Setup
@@ -65,6 +65,7 @@ def ours(spec: Spec, data: Dataset) -> Side:
     network = spec.form.network(network)
 
     def run() -> tuple[float, float, Tensors]:
+        compute_with(1)
         hooks = Hooks(lambda rows: None, lambda *_: None, lambda *_: None, 1e9)
         plan = replace(spec.plan(0), restates=False, anchor=None)
         fit = Fit(Setup(network, spec.method, state, plan, spec.optim, data, STREAMS, hooks, spec.form))
@@ -118,7 +119,7 @@ def compared(name: str, words: list[str], density: float | None, reach: tuple[fl
     def spec(*more: str) -> Spec:
         return Spec.of(composed(*words, *SGD, *more))
 
-    sides = [plain(spec(), data, density), ours(spec(), data)]
+    sides = [apart(plain(spec(), data, density)), ours(spec(), data)]
     if "AVX512" in torch.backends.cpu.get_cpu_capability():
         sides.append(ours(spec("trainer.precision=bf16-mixed"), data))
     else:
@@ -129,8 +130,8 @@ def compared(name: str, words: list[str], density: float | None, reach: tuple[fl
     for matrix, end in theirs.items():
         assert (alike[matrix] - end).abs().max() < 0.01 * (end - begin[matrix]).abs().max(), matrix
     losses = [side()[1] for side in sides]
-    for loss, apart in zip(losses[1:], (1e-3, 0.05), strict=False):
-        assert abs(loss - losses[0]) < apart * losses[0], losses
+    for loss, most in zip(losses[1:], (1e-3, 0.05), strict=False):
+        assert abs(loss - losses[0]) < most * losses[0], losses
     print(f"{name}: losses {', '.join(f'{loss:.5f}' for loss in losses)} of the reference and of ltx")
     reference, *mine = medians(*((lambda side=side: side()[0]) for side in sides))  # type: ignore[misc]
     for which, least, seconds in zip(("fp32", "bf16"), reach, mine, strict=False):
@@ -161,7 +162,7 @@ def level() -> Iterator[Line]:
     2,000 steps; 50 validations on the grid; at the end as many of CIFAR-10's training, validation and (twice) test
     pictures as a level is measured on; all else is what `ltx run` takes for a level of one step of a small network.
     """
-    torch.set_num_threads(1)
+    compute_with(1)
     data = images()
     spec = Spec.of(composed("method=dense", "model=resnet20", *SGD))
     network, _ = beginning(spec)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ltx.data.splits import Example, Rngs, at_once
+from ltx.data.splits import Example, Rngs, at_once, chosen
 
 COUNTED = 2048  # images whose pixels are counted at once
 
@@ -39,9 +39,9 @@ class Pixels:
         return self.take(slice(None))[0]
 
     def take(self, indices: Tensor | slice, rng: np.random.Generator | None = None) -> Example:
-        x = self.pixels[self.rows[indices]].float()
+        x = chosen(self.pixels, self.rows[indices]).float()
         mean, sd = (values[:, None, None] for values in (self.mean, self.sd))
-        return x.div_(255).sub_(mean).div_(sd), self.y[indices]
+        return x.div_(255).sub_(mean).div_(sd), chosen(self.y, indices)
 
     def ahead(self, batches: Iterable[Tensor], rngs: Rngs | None = None) -> Iterator[Example]:
         return map(self.take, batches)

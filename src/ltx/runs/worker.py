@@ -9,8 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ltx.config.spec import Spec
 from ltx.launch.local import OfSeed, failure
 from ltx.launch.signals import interrupted
@@ -22,6 +20,7 @@ from ltx.store.claims import Claim, Lost
 from ltx.store.files import commit
 from ltx.store.folders import RunFolder
 from ltx.store.seeds import SeedFolder
+from ltx.tensors import compute_with
 from ltx.training.replicas import train_all
 from ltx.training.setup import Trained
 from ltx.training.watch import Diverged
@@ -56,7 +55,7 @@ def run_seeds(config: dict[str, Any], directory: str, seeds: list[int], report: 
 
 def work(config: dict[str, Any], directory: str, seeds: Sequence[int], say: Say) -> list[Exception]:
     """Compute what is missing of the seeds that nobody else works on; return what some of them raised."""
-    torch.set_num_threads(config["threads"])
+    compute_with(config["threads"])
     say = with_memory(say, pick_device(config["device"]))
     claimed: list[Claimed] = []
     try:

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from ltx.training.form import Form
 
 # A matrix of fewer weights is the faster one at any density: what Python does around its rows costs more.
-SMALLEST = 2**15
+SMALLEST = 2**14
 # The cost of a layer's step as compressed rows of a density d against that of the dense one, for estimates: measured on
 # layers of 64 x 1200 to 1200 x 400 in batches of 60 and 128.
 LEAST, GROWTH = 0.15, 3.0
