@@ -149,7 +149,7 @@ def test_a_killed_worker_leaves_the_others_going_and_the_same_command_completes(
 
 
 def test_two_processes_share_the_seeds_of_one_run_and_name_each_other(ltx, root, tmp_path, monkeypatch):
-    words = (*LONG, "optim.steps=700")
+    words = (*LONG, "optim.steps=2000")
     assert call("run", *words, "trainer.checkpoint_seconds=60", root=tmp_path / "alone") == 0
     process = start(root, *words, "workers=0")
     soon(lambda: list(root.glob("runs/*/seed_000/partial.safetensors")))
