@@ -7,6 +7,7 @@ same is asserted first. Everything is written to a temporary folder.
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import multiprocessing
 import os
@@ -99,7 +100,7 @@ def lenet_step() -> Iterator[Line]:
 
     from ltx.data.batches import Batches
 
-    level = of_mnists_size(density=0.5)
+    level = of_mnists_size(density=0.5, steps=STEPS)
     spec, network, train, mask = level.spec, level.network, level.data.train, level.state.mask
     steps = spec.optim.steps
     batches = Batches(level.data, 128, level.streams).indices(0, steps).numpy()
@@ -161,7 +162,7 @@ def validation() -> Iterator[Line]:
     yield Line("validation, grid / level", a / b, 0.10, "", False, f"{a:.2f} / {b:.2f} s, 50 looks")
 
 
-def of_mnists_size(density: float, steps: int = 468, val: int = 128, width: float = 1.0) -> Level:
+def of_mnists_size(density: float, steps: int, val: int = 128, width: float = 1.0) -> Level:
     """Return level 1 of LeNet-300-100 on random data of MNIST's size.
 
     Of its two hidden layers the state keeps a random share of the weights.
@@ -448,6 +449,7 @@ def fit(
     from ltx.training.setup import Hooks, Setup
 
     compute_with(1)
+    gc.freeze()
     losses: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
         records = Records(SeedFolder(Path(folder) / "seed_000"))

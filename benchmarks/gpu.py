@@ -49,7 +49,7 @@ def synchronised(call: Callable[[], object]) -> float:
 
 def lenet_step() -> Iterator[Line]:
     """Yield B1 on the GPU."""
-    level = of_mnists_size(density=0.5)
+    level = of_mnists_size(density=0.5, steps=468)
     steps, train = level.spec.optim.steps, level.data.train
     batches = Batches(level.data, BATCH, level.streams).indices(0, steps).numpy()
     ends: dict[str, Any] = {}
@@ -75,7 +75,7 @@ def lenet_step() -> Iterator[Line]:
 
 def compressed_step() -> Iterator[Line]:
     """Yield what compressed rows at 5 % density cost or save on the GPU, which `trainer.sparse_cuda` goes by."""
-    level = of_mnists_size(density=0.05)
+    level = of_mnists_size(density=0.05, steps=468)
     rows, steps = fits(level.network, level.spec.form), level.spec.optim.steps
     a, b = medians(lambda: fit(level, rows, "cuda")[0], lambda: fit(level, device="cuda")[0])
     detail = f"{b / steps * 1e3:.2f} / {a / steps * 1e3:.2f} ms; dense is used below 1"

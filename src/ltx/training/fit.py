@@ -29,6 +29,7 @@ from ltx.training.checkpoint import joined, moments, part, set_moments
 from ltx.training.evaluate import calibration, grid
 from ltx.training.graphs import Graphs, spans
 from ltx.training.leaves import Leaves, masks_alone
+from ltx.training.optim import move
 from ltx.training.ranks import ALONE, Ranks, over_ranks
 from ltx.training.setup import Chunks, Resume, Setup, Trained
 from ltx.training.task import TASKS
@@ -157,7 +158,7 @@ class Fit(lightning.LightningModule):
         leaves.mask_gradients()
         if recipe.clip is not None:
             nn.utils.clip_grad_norm_(leaves.trained, recipe.clip)
-        optimiser.step()
+        move(optimiser)
         return loss, outputs
 
     def backward_together(self, x: Tensor, y: Tensor, done: float, noise: Tensors | None) -> tuple[Tensor, Tensor]:

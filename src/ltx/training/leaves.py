@@ -82,14 +82,14 @@ class Leaves(nn.Module):
         self.gate = {name: laid_out(m.to(dtype), self.weights[name]) for name, m in whole.items()}
         self.pruned = [name for name, m in whole.items() if not m.all()]
         self.places = {name: Places(mask[name]) for name in self.values}
+        self.rows: Tensors = {name: Rows.of(values, self.places[name]) for name, values in self.values.items()}
 
     def effective(self, done: float = 1.0, noise: Tensors | None = None) -> Tensors:
         """Return the weights the network sees in place of its own, or their rows, with the graph to what is trained."""
-        rows: Tensors = {name: Rows.of(values, self.places[name]) for name, values in self.values.items()}
         if self.fixed:
-            return rows
+            return self.rows
         seen = self.method.effective(self.weights, self.scores, self.gate, done, noise)
-        return {name: tensor for name, tensor in seen.items() if tensor is not self.weights[name]} | rows
+        return {name: tensor for name, tensor in seen.items() if tensor is not self.weights[name]} | self.rows
 
     def mask_gradients(self) -> None:
         """Set the gradients of pruned weights to zero, where the effective weights have not done so."""

@@ -22,6 +22,7 @@ from ltx.tensors import Tensors, buffers, call
 from ltx.training.evaluate import CHUNK
 from ltx.training.fit import Fit, take_steps, train, trained
 from ltx.training.leaves import Leaves
+from ltx.training.optim import move
 from ltx.training.setup import Resume, Setup, Trained
 from ltx.training.watch import Watch
 
@@ -232,7 +233,7 @@ class SideBySide(Fit):
         self.stack.mask_gradients()
         if self.recipe.clip is not None:
             self.stack.clip(self.recipe.clip)
-        optimiser.step()
+        move(optimiser)
         return losses, outputs
 
     def after_step(self, optimiser: torch.optim.Optimizer) -> None:
