@@ -122,7 +122,7 @@ def test_a_sweep_on_slurm_survives_killed_requeued_and_restarted_workers(
 
 
 def test_a_worker_of_slurm_ends_before_its_time_is_over_and_goes_on(ltx: Ltx, root: Path, node: Path) -> None:
-    words = ("width=.2", "method=dense", "optim.steps=60000", "seeds=2", "trainer.checkpoint_seconds=1")
+    words = ("width=.2", "method=dense", "optim.steps=600000", "seeds=2", "trainer.checkpoint_seconds=1")
     words += ("wandb.mode=disabled", "hydra/launcher=slurm", "launcher.workers=1", "launcher.minutes=2")
     assert ltx("run", *words, "launcher.before_end=60").code == 0
     (place,) = sweeps(root)
@@ -137,7 +137,14 @@ def test_a_worker_of_slurm_ends_before_its_time_is_over_and_goes_on(ltx: Ltx, ro
 
 
 def test_a_preempted_worker_of_slurm_goes_on(ltx: Ltx, root: Path, node: Path) -> None:
-    words = ("width=.1", "method=dense", "optim.steps=20000", "seeds=1", "wandb.mode=disabled")
+    words = (
+        "width=.1",
+        "method=dense",
+        "optim.steps=20000",
+        "seeds=1",
+        "trainer.checkpoint_seconds=1",
+        "wandb.mode=disabled",
+    )
     words += ("hydra/launcher=slurm", "launcher.partition=preemptible", "launcher.cpus=8")
     assert ltx("run", *words).code == 0
     (place,) = sweeps(root)
