@@ -79,13 +79,16 @@ def connect(address: str | None) -> None:
     quiet: dict[str, Any] = {"namespace": NAMESPACE, "log_to_driver": False, "logging_level": "error"}
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else it warns of what it will do some day
     named = address or os.environ.get("RAY_ADDRESS")
+    refusals = ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError
     try:
-        ray.init(address=named or "auto", **quiet)
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        if named is None and NONE_HERE in str(error):
+        try:
+            ray.init(address=named or "auto", **quiet)
+        except refusals as error:
+            if named is not None or NONE_HERE not in str(error):
+                raise
             ray.init(address="local", include_dashboard=False, **quiet)
             own.append(os.getpid())
-            return
+    except refusals as error:
         which = f"launcher.address={address} is" if address else f"RAY_ADDRESS={named} is" if named else "there is"
         *_, why = str(error.__cause__ or error).strip().splitlines() or [type(error).__name__]
         raise BadInput(
