@@ -70,7 +70,7 @@ def costs_text(run: Path) -> str:
         made = Export.of(Known.of(open_run(run), None, level), scores=False)
         rows, (one, many) = made.rows, made.times()
         accuracy = f"{sum(row.test_accuracy for row in rows) / len(rows):.3f}".removeprefix("0")
-        times = " | ".join(f"{t.compressed:.2f} ({t.dense:.2f})" for t in (one, many))
+        times = " | ".join(f"{t.compressed:.3g} ({t.dense:.3g})" for t in (one, many))
         size = f"{len(made.content) / 1000:,.0f} ({made.dense_bytes / 1000:,.0f})"
         lines.append(f"| {100 * rows[0].density:.1f} % | {accuracy} | {size} | {times} |")
     return "\n".join(lines) + "\n"
