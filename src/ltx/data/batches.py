@@ -51,8 +51,12 @@ class Batches:
 
         ahead = self.train.ahead(wanted(), map(self.draws, range(first, last)))
         try:
-            for step, (x, y) in enumerate(ahead, first):
-                yield self.augmented(step, x), y
+            step = first
+            for x, y in ahead:
+                x = self.augmented(step, x)
+                yield x, y
+                del x, y  # so that the next batch is written where this one still lies in the processor's cache
+                step += 1
         finally:
             if isinstance(ahead, Generator):
                 ahead.close()  # closing the generator around it does not, in Python 3.12
