@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 from conftest import Result, call
 from helpers import spec
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console
@@ -350,6 +350,7 @@ def numbers(text: str) -> list[str]:
 
 @settings(deadline=None, max_examples=60)
 @given(NAMES, st.integers(0, 200))
+@example("\U0001f3fb", 0)  # a character that takes no cell
 def test_a_shortened_name_fits_and_its_numbers_are_those_of_the_name(name, room):
     for found in (shortened(name, room), fitted(name, room)):
         assert cell_len(found) <= room

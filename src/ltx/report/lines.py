@@ -56,8 +56,10 @@ def loss_text(loss: float) -> str:
 
 def shortened(text: str, room: int) -> str:
     """Return a text that takes at most `room` cells: an ellipsis stands for its middle, and no number is cut."""
-    if cell_len(text) <= room or room < 1:
-        return text if room > 0 else ""
+    if cell_len(text) <= room:
+        return text
+    if room < 1:
+        return ""
     pieces = PIECE.findall(text)
 
     def without_middle(head: int, tail: int) -> str:
