@@ -443,8 +443,8 @@ def fit(
 
     rows: the weights that are held as compressed rows. graphs: steps are captured in CUDA graphs.
     """
+    from ltx.runs.memory import compute_with
     from ltx.store.seeds import Records, SeedFolder
-    from ltx.tensors import compute_with
     from ltx.training.fit import train
     from ltx.training.setup import Hooks, Setup
 

@@ -25,8 +25,8 @@ def batches() -> Iterator[Line]:
     from ltx.data.batches import Batches
     from ltx.data.pixels import Pixels
     from ltx.data.splits import Dataset
+    from ltx.runs.memory import compute_with
     from ltx.streams import Streams
-    from ltx.tensors import compute_with
 
     compute_with(1)
     rng, n = np.random.default_rng(0), 50_000

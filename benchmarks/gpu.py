@@ -25,6 +25,8 @@ from ltx.training.fit import Fit
 from ltx.training.rows import fits
 from ltx.training.setup import Hooks, Setup
 
+STEPS = 468  # an epoch of MNIST in batches of 128
+
 
 def lines() -> Iterator[Line]:
     """Yield all lines, or none where there is no GPU."""
@@ -49,7 +51,7 @@ def synchronised(call: Callable[[], object]) -> float:
 
 def lenet_step() -> Iterator[Line]:
     """Yield B1 on the GPU."""
-    level = of_mnists_size(density=0.5, steps=468)
+    level = of_mnists_size(density=0.5, steps=STEPS)
     steps, train = level.spec.optim.steps, level.data.train
     batches = Batches(level.data, BATCH, level.streams).indices(0, steps).numpy()
     ends: dict[str, Any] = {}
@@ -75,7 +77,7 @@ def lenet_step() -> Iterator[Line]:
 
 def compressed_step() -> Iterator[Line]:
     """Yield what compressed rows at 5 % density cost or save on the GPU, which `trainer.sparse_cuda` goes by."""
-    level = of_mnists_size(density=0.05, steps=468)
+    level = of_mnists_size(density=0.05, steps=STEPS)
     rows, steps = fits(level.network, level.spec.form), level.spec.optim.steps
     a, b = medians(lambda: fit(level, rows, "cuda")[0], lambda: fit(level, device="cuda")[0])
     detail = f"{b / steps * 1e3:.2f} / {a / steps * 1e3:.2f} ms; dense is used below 1"

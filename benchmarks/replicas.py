@@ -12,7 +12,8 @@ from bench import Line, assert_close, composed, medians
 from ltx.config.spec import Spec
 from ltx.data.splits import Dataset, Memory
 from ltx.methods import State
-from ltx.tensors import compute_with, cpu, matrices
+from ltx.runs.memory import compute_with
+from ltx.tensors import cpu, matrices
 from ltx.training.fit import train
 from ltx.training.replicas import train_all
 from ltx.training.setup import Hooks, Setup, Trained

@@ -22,8 +22,9 @@ from ltx.data.batches import Batches
 from ltx.data.splits import MEASURED, Dataset, Memory, grid_size
 from ltx.methods import State
 from ltx.models import initialise
+from ltx.runs.memory import compute_with
 from ltx.streams import Streams
-from ltx.tensors import Tensors, buffers, compute_with, cpu, matrices
+from ltx.tensors import Tensors, buffers, cpu, matrices
 from ltx.training.evaluate import evaluate
 from ltx.training.fit import Fit
 from ltx.training.setup import Hooks, Setup

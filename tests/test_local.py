@@ -26,7 +26,7 @@ def fails(report):
 def remembers(report):
     import resource
     import torch
-    from ltx.tensors import compute_with
+    from ltx.runs.memory import compute_with
 
     compute_with(1)
     megabytes = 2**18, 40 * 2**18

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -11,21 +10,6 @@ import torch
 from torch import Tensor, nn
 
 Tensors = dict[str, Tensor]
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # the numbers that glibc's malloc.h gives these names
-
-
-def compute_with(threads: int) -> None:
-    """Have this process compute with so many threads, and keep what memory it frees for the next tensor.
-
-    By default glibc gives large pieces back to the system, which has to fill them with zeros when the next step asks
-    for as much: a tenth of a convolutional network's step, and a fifth of a small one's. Other C libraries are left
-    as they are.
-    """
-    torch.set_num_threads(threads)
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(M_TRIM_THRESHOLD, -1)  # never
-        mallopt(M_MMAP_MAX, 0)  # nothing lies outside of the heap, which would be given back at once
 
 
 def cpu(tensors: Mapping[str, Tensor]) -> Tensors:

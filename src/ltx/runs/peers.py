@@ -18,7 +18,7 @@ from torch import distributed
 from ltx.config.spec import Spec
 from ltx.launch.local import CONTEXT, Job, Report, start, warm_up
 from ltx.runs.checks import pick_device
-from ltx.tensors import compute_with
+from ltx.runs.memory import compute_with
 from ltx.training.fit import train
 from ltx.training.ranks import ALONE, JOINING, join
 from ltx.training.setup import Hooks, Resume, Setup, Trained

@@ -15,12 +15,12 @@ from ltx.launch.signals import interrupted
 from ltx.runs.capacity import memory_of_this_process
 from ltx.runs.checks import pick_device
 from ltx.runs.levels import Begun, LevelLoop, Report
+from ltx.runs.memory import compute_with
 from ltx.runs.peers import Peers
 from ltx.store.claims import Claim, Lost
 from ltx.store.files import commit
 from ltx.store.folders import RunFolder
 from ltx.store.seeds import SeedFolder
-from ltx.tensors import compute_with
 from ltx.training.replicas import train_all
 from ltx.training.setup import Trained
 from ltx.training.watch import Diverged
