@@ -45,11 +45,11 @@ SMALL = {
 }
 
 
-SANITY = {"imp": "method:imp,method.levels:18", "edge-popup": "method:edge_popup,method.anneal:true"}
+SANITY = {"imp": "method:imp,method.levels:13", "edge-popup": "method:edge_popup,method.anneal:true"}
 SANITY |= {name: f"method:at_init,method.criterion:{name}" for name in ("snip", "synflow")}
 SAMPLE = ["method=ticket_sample", "method.levels=0", "seeds=2"]
 RANDOM: dict[str, Any] = {"inits": 2, "widths": [0.5, 1], "sample": SAMPLE}
-SPLIT = ["method=ticket_split", "method.masks=64", "method.keep=.2", "method.sweeps=2", "method.levels=18", "seeds=1"]
+SPLIT = ["method=ticket_split", "method.masks=32", "method.keep=.2", "method.sweeps=2", "method.levels=12", "seeds=1"]
 POPULAR = {"edge-popup": "edge_popup", "biprop": "biprop"}
 FEWER: dict[str, dict[str, Any]] = {  # arms of the grids, those among them that the claims are about
     "sanity": {"trunks": SANITY, "kinds": ["ticket", "shuffle"]},
@@ -98,7 +98,7 @@ FEWER: dict[str, dict[str, Any]] = {  # arms of the grids, those among them that
         "networks": {
             "exhaustive": {
                 "words": ["model.hidden=[2]", "method.exclude=[input]", "method.density=.2"],
-                "split": ["method.masks=16", "method.levels=2", "method.sweeps=2", "seeds=40"],
+                "split": ["method.masks=16", "method.levels=2", "method.sweeps=2", "seeds=10"],
             },
             **{
                 name: {
@@ -106,8 +106,8 @@ FEWER: dict[str, dict[str, Any]] = {  # arms of the grids, those among them that
                     "split": [
                         "method.masks=16",
                         "method.levels=6",
-                        "method.sweeps=4",
-                        "seeds=10",
+                        "method.sweeps=2",
+                        "seeds=4",
                     ],
                     "direct": ["method.levels=0", "seeds=4"],
                 }

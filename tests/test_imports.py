@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 from pathlib import Path
 
 import pytest
@@ -84,7 +85,12 @@ def imported(path: Path, names: set[str]) -> tuple[set[str], set[str]]:
 
 
 MODULES = modules()
-IMPORTS = {name: imported(path, set(MODULES)) for name, path in MODULES.items()}
+
+
+@functools.cache
+def imports() -> dict[str, tuple[set[str], set[str]]]:
+    """Return what each module imports; it takes a second, which only who runs these tests waits for."""
+    return {name: imported(path, set(MODULES)) for name, path in MODULES.items()}
 
 
 def row(name: str) -> int:
@@ -98,14 +104,14 @@ def row(name: str) -> int:
 
 @pytest.mark.parametrize("name", sorted(set(MODULES) - {""}))
 def test_a_module_imports_nothing_that_stands_above_it(name):
-    above = {other for other in IMPORTS[name][0] if row(other) > row(name)}
+    above = {other for other in imports()[name][0] if row(other) > row(name)}
     assert not above, f"ltx.{name} imports {sorted(above)}, which may import it"
 
 
 def test_no_module_imports_itself_in_a_circle():
     def reach(name: str, path: tuple[str, ...]) -> None:
         assert name not in path, " -> ".join((*path, name))
-        for other in IMPORTS[name][0] - {name}:
+        for other in imports()[name][0] - {name}:
             if other not in checked:
                 reach(other, (*path, name))
         checked.add(name)
@@ -117,7 +123,7 @@ def test_no_module_imports_itself_in_a_circle():
 
 @pytest.mark.parametrize("library", DOORS)
 def test_a_library_has_one_door(library):
-    users = {name for name, (_, others) in IMPORTS.items() if library in others}
+    users = {name for name, (_, others) in imports().items() if library in others}
     assert users and users <= DOORS[library], f"{library} is imported by {sorted(users - DOORS[library])}"
 
 
@@ -129,7 +135,8 @@ def test_the_hydra_plugin_knows_nothing_of_ltx():
 
 @pytest.mark.parametrize("name", [name for name in MODULES if row(name or "errors") == 0])
 def test_what_stands_at_the_bottom_does_no_files_and_no_processes(name):
-    assert not IMPORTS[name][1] & {"os", "pathlib", "io", "subprocess", "multiprocessing", "time", "tempfile", "shutil"}
+    reaching = {"os", "pathlib", "io", "subprocess", "multiprocessing", "time", "tempfile", "shutil"}
+    assert not imports()[name][1] & reaching
 
 
 @pytest.mark.parametrize("name", sorted(MODULES))

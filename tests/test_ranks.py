@@ -110,7 +110,7 @@ def test_what_a_peer_raises_is_the_reason(tmp_path):
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_peers_end_with_their_worker(number, tmp_path):
-    found = spec(*SMALL, *TWO, "optim.steps=5000")
+    found = spec(*SMALL, *TWO, "optim.steps=1000")
     before = set(descendants(os.getpid()))
     pipe, process = launch.start(launch.Job("job", "ltx.runs.worker:run_seed", (found.config, str(tmp_path), 0)))
     while pipe.recv()[0] != "progress":

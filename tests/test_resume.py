@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import LONG, TINY, call, levels, only, results, soon, tree, under_way
@@ -25,9 +26,9 @@ def times(folder: Path) -> dict[str, int]:
     return {str(path): path.stat().st_mtime_ns for path in folder.glob("seed_*/*")}
 
 
-def start(root: Path, *words: str) -> subprocess.Popen:
-    """Start `ltx run` as a process of its own."""
-    command = [sys.executable, "-c", "from ltx.cli import entry; entry()", "run", *words, f"root={root}"]
+def start(root: Path, *words: str, patch: str = "") -> subprocess.Popen:
+    """Start `ltx run` as a process of its own, after `patch`."""
+    command = [sys.executable, "-c", f"{patch}\nfrom ltx.cli import entry; entry()", "run", *words, f"root={root}"]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
@@ -148,21 +149,37 @@ def test_a_killed_worker_leaves_the_others_going_and_the_same_command_completes(
     assert results(folder) == results(undisturbed)
 
 
-def test_two_processes_share_the_seeds_of_one_run_and_name_each_other(ltx, root, tmp_path, monkeypatch):
-    words = (*LONG, "optim.steps=2000")
-    assert call("run", *words, "trainer.checkpoint_seconds=60", root=tmp_path / "alone") == 0
-    process = start(root, *words, "workers=0")
-    soon(lambda: list(root.glob("runs/*/seed_000/partial.safetensors")))
+WAITING = """
+import pathlib, time
+from ltx.training.fit import Fit
+save = Fit.save
+def waiting(*given):
+    save(*given)
+    while not pathlib.Path("go").exists(): time.sleep(0.01)
+Fit.save = waiting
+"""
+
+
+def test_two_processes_share_the_seeds_of_one_run_and_name_each_other(ltx, root, undisturbed, monkeypatch):
+    """The first one waits inside its first level until the second has begun a seed."""
+    process = start(root, *LONG, "workers=0", patch=WAITING)
+    soon(lambda: list(root.glob("runs/*/seed_*/partial.safetensors")))
     trained, run_seed = [], ltx_worker.run_seed
-    monkeypatch.setattr(ltx_worker, "run_seed", lambda *given: (trained.append(given[2]), run_seed(*given)))
-    refused = ltx("run", *words, "seeds=1", "wait=false")
+
+    def going(*given: Any) -> None:
+        trained.append(given[2])
+        Path("go").touch()
+        run_seed(*given)
+
+    monkeypatch.setattr(ltx_worker, "run_seed", going)
+    refused = ltx("run", *LONG, "seeds=1", "wait=false")
     assert refused.code == 3 and f"in use by process {process.pid} on " in refused.err and "wait=true" in refused.err
-    second = ltx("run", *words)
+    second = ltx("run", *LONG)
     said, _ = process.communicate(timeout=60)
     assert process.returncode == 0 and "mean [95 % interval] over 3 seeds" in said, said
     assert second.code == 0 and "mean [95 % interval] over 3 seeds" in second.out, second.out + second.err
     assert set(trained) < {0, 1, 2} and trained, "the second process took a share, and not all"
-    assert results(only(root)) == results(only(tmp_path / "alone"))
+    assert results(only(root)) == results(undisturbed)
     assert not list(root.rglob("claim")) and not list(root.rglob("*lock"))
 
 
