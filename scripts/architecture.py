@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-from test_imports import IMPORTS, ROWS
+from test_imports import ROWS, imports
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 GROUND = "ground"
@@ -50,7 +50,7 @@ def room(module: str) -> str:
 def arrows() -> dict[str, set[str]]:
     """Return of each room those it imports, without those that one of these imports too, directly or not."""
     found: dict[str, set[str]] = {name: set() for name in PLACES}
-    for name, (ours, _) in IMPORTS.items():
+    for name, (ours, _) in imports().items():
         if name:
             found[room(name)] |= {room(other) for other in ours} - {room(name)}
 

@@ -45,7 +45,7 @@ SMALL = {
 }
 
 
-SANITY = {"imp": "method:imp,method.levels:13", "edge-popup": "method:edge_popup,method.anneal:true"}
+SANITY = {"imp": "method:imp,method.levels:18", "edge-popup": "method:edge_popup,method.anneal:true"}
 SANITY |= {name: f"method:at_init,method.criterion:{name}" for name in ("snip", "synflow")}
 SAMPLE = ["method=ticket_sample", "method.levels=0", "seeds=2"]
 RANDOM: dict[str, Any] = {"inits": 2, "widths": [0.5, 1], "sample": SAMPLE}

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from conftest import soon
-from test_imports import IMPORTS, ROWS
+from test_imports import ROWS, imports
 from test_keys import PINNED, key
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -49,7 +49,7 @@ def test_an_arrow_that_is_left_out_follows_from_others() -> None:
     def reached(name: str) -> set[str]:
         return arrows[name].union(*map(reached, arrows[name]))
 
-    imported = {(room(name), room(other)) for name, (ours, _) in IMPORTS.items() if name for other in ours}
+    imported = {(room(name), room(other)) for name, (ours, _) in imports().items() if name for other in ours}
     assert all(low in reached(up) for up, low in imported if up != low)
 
 
