@@ -132,7 +132,7 @@ def damaged_once(number: int, root: Path, tiny: Path, capfd: pytest.CaptureFixtu
     assert (run / "summary.csv").read_bytes() == summary, what
 
 
-@pytest.mark.parametrize("part", range(10))
+@pytest.mark.parametrize("part", range(5))
 def test_a_run_survives_random_damage_to_any_of_its_files(part, two_runs, tiny, tmp_path, capfd):
     for number in range(10 * part, 10 * part + 10):
         root = tmp_path / str(number)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -51,11 +51,9 @@ class Two:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def imported() -> Iterator[None]:
-    """Let the fork server import everything once; end it, so that no later test meets it."""
+def imported() -> None:
+    """Let the fork server import everything once."""
     local.warm_up()
-    yield
-    local.cool_down()
 
 
 @pytest.fixture

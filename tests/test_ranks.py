@@ -5,7 +5,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,11 +42,9 @@ CASES = {
 
 
 @pytest.fixture(scope="module", autouse=True)
-def imported() -> Iterator[None]:
-    """Let the fork server import everything once; end it, so that no later test meets it."""
+def imported() -> None:
+    """Let the fork server import everything once."""
     launch.warm_up()
-    yield
-    launch.cool_down()
 
 
 @pytest.mark.parametrize("name", CASES)
