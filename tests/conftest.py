@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -59,6 +60,12 @@ def call(*argv: str, root: Path) -> int:
     if words[0] == "run" and not any(word.startswith("workers=") for word in words):
         words.insert(1, "workers=0")
     return main(words)
+
+
+def start(*words: str, patch: str = "") -> subprocess.Popen[str]:
+    """Start the command line in an interpreter of its own, after the Python of `patch`."""
+    command = [sys.executable, "-c", f"{patch}\nfrom ltx.cli import entry; entry()", *words]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
 def plain_picture(rows: list[Row], title: str, training: str, score: tuple[str, float]) -> Any:

@@ -7,14 +7,12 @@ import json
 import multiprocessing
 import os
 import signal
-import subprocess
-import sys
 import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import LONG, TINY, call, levels, only, results, soon, tree, under_way
+from conftest import LONG, TINY, call, levels, only, results, soon, start, tree, under_way
 
 import ltx.runs.levels as ltx_levels
 import ltx.runs.worker as ltx_worker
@@ -24,12 +22,6 @@ from ltx.store.files import unpack
 def times(folder: Path) -> dict[str, int]:
     """Return when each file of the seeds was written."""
     return {str(path): path.stat().st_mtime_ns for path in folder.glob("seed_*/*")}
-
-
-def start(root: Path, *words: str, patch: str = "") -> subprocess.Popen:
-    """Start `ltx run` as a process of its own, after `patch`."""
-    command = [sys.executable, "-c", f"{patch}\nfrom ltx.cli import entry; entry()", "run", *words, f"root={root}"]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
 def test_running_a_finished_run_again_trains_nothing_and_changes_no_byte(ltx, finished, monkeypatch):
@@ -64,7 +56,7 @@ def test_more_seeds_or_levels_leave_the_old_files_alone_and_end_as_if_asked_at_o
 
 
 def test_a_run_killed_inside_a_level_ends_its_workers_and_continues_to_the_same_bytes(ltx, root, undisturbed):
-    process = start(root, *LONG, "workers=2")
+    process = start("run", *LONG, "workers=2", f"root={root}")
     soon(lambda: under_way(root))
     family = descendants(process.pid)
     process.kill()
@@ -162,7 +154,7 @@ Fit.save = waiting
 
 def test_two_processes_share_the_seeds_of_one_run_and_name_each_other(ltx, root, undisturbed, monkeypatch):
     """The first one waits inside its first level until the second has begun a seed."""
-    process = start(root, *LONG, "workers=0", patch=WAITING)
+    process = start("run", *LONG, "workers=0", f"root={root}", patch=WAITING)
     soon(lambda: list(root.glob("runs/*/seed_*/partial.safetensors")))
     trained, run_seed = [], ltx_worker.run_seed
 

@@ -6,14 +6,13 @@ import csv
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Result, call, levels
+from conftest import Result, call, levels, start
 
 from ltx.config.compose import compose
 from ltx.config.spec import Spec
@@ -294,12 +293,6 @@ SWEEP = (
 )
 
 
-def start(root: Path, *words: str, patch: str = "") -> subprocess.Popen[str]:
-    """Start the sweep in an interpreter of its own, after `patch`."""
-    code = f"import sys\n{patch}\nfrom ltx.cli import main\nsys.exit(main({[*SWEEP, *words, f'root={root}']}))"
-    return subprocess.Popen([sys.executable, "-c", code], text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-
-
 @pytest.fixture(scope="session")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Run the sweep undisturbed, once."""
@@ -311,7 +304,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_two_sweeps_at_once_share_the_work_and_agree(ltx: Ltx, root: Path, alone: Path) -> None:
-    other = start(root, "workers=0")
+    other = start(*SWEEP, "workers=0", f"root={root}")
     result = ltx(*SWEEP)
     out, _ = other.communicate(timeout=120)
     assert (result.code, other.returncode) == (0, 0), result.err + out
@@ -328,7 +321,7 @@ def killing(a, b):
     replace(a, b)
 ltx.store.files.os.replace = killing
 """
-    parent = start(root, patch=patch)
+    parent = start(*SWEEP, f"root={root}", patch=patch)
     parent.communicate(timeout=120)
     assert parent.returncode == -signal.SIGKILL
     kept = levels(root / "runs")

@@ -44,9 +44,9 @@ def compute_with(threads: int) -> None:
 def needed(spec: Spec) -> float:
     """Estimate the bytes of a worker at its largest: the libraries, the data, states, and a step or an evaluation.
 
-    On a CPU, LeNet on digits takes a tenth more, ResNet-20 on canvas a third, and Conv-4 there up to .8 times as much
-    again, since a worker keeps what it frees in pieces that do not fit together (see `compute_with`). On a GPU most
-    of it is there.
+    On a CPU it is too little: a worker keeps what it frees (see `compute_with`), in pieces that do not always fit what
+    comes next. LeNet on digits takes 1.1 times as much, ResNet-20 on canvas 1.3 times, Conv-4 there 1.4 to 1.8 times.
+    On a GPU most of it is there.
     """
     network = spec.network("meta")
     parameters = [p.numel() * p.element_size() for p in network.parameters()]
