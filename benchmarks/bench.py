@@ -443,12 +443,13 @@ def fit(
 
     rows: the weights that are held as compressed rows. graphs: steps are captured in CUDA graphs.
     """
-    from ltx.runs.memory import compute_with
+    import torch
+
     from ltx.store.seeds import Records, SeedFolder
     from ltx.training.fit import train
     from ltx.training.setup import Hooks, Setup
 
-    compute_with(1)
+    torch.set_num_threads(1)
     gc.freeze()
     losses: list[float] = []
     with tempfile.TemporaryDirectory() as folder:

@@ -25,12 +25,12 @@ def batches() -> Iterator[Line]:
     from ltx.data.batches import Batches
     from ltx.data.pixels import Pixels
     from ltx.data.splits import Dataset
-    from ltx.runs.memory import compute_with
     from ltx.streams import Streams
+    from ltx.training.heap import memory_kept
 
-    compute_with(1)
+    torch.set_num_threads(1)
     rng, n = np.random.default_rng(0), 50_000
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, memory_kept():
         file = Path(folder) / "train.bin"
         rng.integers(0, 256, (n, 3, 32, 32), dtype="uint8").tofile(file)
         pixels = torch.from_numpy(np.memmap(file, "uint8", "c", shape=(n, 3, 32, 32)))

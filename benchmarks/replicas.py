@@ -12,7 +12,6 @@ from bench import Line, assert_close, composed, medians
 from ltx.config.spec import Spec
 from ltx.data.splits import Dataset, Memory
 from ltx.methods import State
-from ltx.runs.memory import compute_with
 from ltx.tensors import cpu, matrices
 from ltx.training.fit import train
 from ltx.training.replicas import train_all
@@ -42,7 +41,7 @@ def on_gpu(counts: Sequence[int] = (8, 64, 256)) -> Iterator[Line]:
 
 def line(name: str, spec: Spec, data: Dataset, count: int, device: str, reach: float) -> Line:
     """Return how many times longer the seeds of a level take one after another than together."""
-    compute_with(1)
+    torch.set_num_threads(1)
     ends: dict[str, Any] = {}
 
     def alone() -> float:

@@ -22,11 +22,11 @@ from ltx.data.batches import Batches
 from ltx.data.splits import MEASURED, Dataset, Memory, grid_size
 from ltx.methods import State
 from ltx.models import initialise
-from ltx.runs.memory import compute_with
 from ltx.streams import Streams
 from ltx.tensors import Tensors, buffers, cpu, matrices
 from ltx.training.evaluate import evaluate
 from ltx.training.fit import Fit
+from ltx.training.heap import memory_kept
 from ltx.training.setup import Hooks, Setup
 from ltx.training.task import TASKS
 
@@ -66,7 +66,6 @@ def ours(spec: Spec, data: Dataset) -> Side:
     network = spec.form.network(network)
 
     def run() -> tuple[float, float, Tensors]:
-        compute_with(1)
         hooks = Hooks(lambda rows: None, lambda *_: None, lambda *_: None, 1e9)
         plan = replace(spec.plan(0), restates=False, anchor=None)
         fit = Fit(Setup(network, spec.method, state, plan, spec.optim, data, STREAMS, hooks, spec.form))
@@ -134,7 +133,8 @@ def compared(name: str, words: list[str], density: float | None, reach: tuple[fl
     for loss, most in zip(losses[1:], (1e-3, 0.05), strict=False):
         assert abs(loss - losses[0]) < most * losses[0], losses
     print(f"{name}: losses {', '.join(f'{loss:.5f}' for loss in losses)} of the reference and of ltx")
-    reference, *mine = medians(*((lambda side=side: side()[0]) for side in sides))  # type: ignore[misc]
+    with memory_kept():
+        reference, *mine = medians(*((lambda side=side: side()[0]) for side in sides))  # type: ignore[misc]
     for which, least, seconds in zip(("fp32", "bf16"), reach, mine, strict=False):
         detail = f"{reference * 1e3:.0f} / {seconds * 1e3:.0f} ms"
         yield Line(f"{name}, plain / ltx {which}", reference / seconds, least, "x", True, detail)
@@ -163,7 +163,7 @@ def level() -> Iterator[Line]:
     2,000 steps; 50 validations on the grid; at the end as many of CIFAR-10's training, validation and (twice) test
     pictures as a level is measured on; all else is what `ltx run` takes for a level of one step of a small network.
     """
-    compute_with(1)
+    torch.set_num_threads(1)
     data = images()
     spec = Spec.of(composed("method=dense", "model=resnet20", *SGD))
     network, _ = beginning(spec)
@@ -178,7 +178,8 @@ def level() -> Iterator[Line]:
     with tempfile.TemporaryDirectory() as folder:
         short = command(LTX, "run", "method=dense", "width=.1", "optim.steps=1", "seeds=1", f"root={folder}")
         rest = short()
-    a, each = medians(lambda: step()[0], evaluated)
+    with memory_kept():
+        a, each = medians(lambda: step()[0], evaluated)
     steps = 2000 * a
     grid, end = 50 * grid_size(2000 * BATCH, 5000) * each, (MEASURED + 5_000 + 2 * 10_000) * each
     detail = f"steps {steps:.0f} s, validation {grid:.0f} s, the row {end:.0f} s, else {rest:.0f} s"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
@@ -22,20 +21,6 @@ def short(report):
 def fails(report):
     short(report)
     raise ValueError("no")
-
-def remembers(report):
-    import resource
-    import torch
-    from ltx.runs.memory import compute_with
-
-    compute_with(1)
-    megabytes = 2**18, 40 * 2**18
-    for _ in range(10):  # until the heap has a place for each
-        list(map(torch.ones, megabytes))
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for _ in range(20):
-        list(map(torch.ones, megabytes))
-    report("pages", resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 def dies(report):
     short(report)
@@ -77,12 +62,6 @@ def test_short_jobs_share_the_processes_of_two_workers(heard: Heard) -> None:
     said = heard(["short"] * 8)
     assert all({"started", "pid", "ended"} == {*one} for one in said)
     assert 1 <= len({one["pid"] for one in said}) <= 2
-
-
-@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="another C library keeps memory in its own way")
-def test_a_worker_asks_the_system_once_for_the_memory_of_its_steps(heard: Heard) -> None:
-    (said,) = heard(["remembers"])
-    assert said["pages"] < 20_000  # 20 times two tensors of 1 and 40 MB fill 209,920
 
 
 def test_a_process_whose_job_failed_or_died_is_given_no_other(heard: Heard) -> None:

@@ -1,8 +1,7 @@
-"""A worker's memory: how much it would need, before it is started, and how it keeps what it has."""
+"""How much memory a worker would need, before it is started."""
 
 from __future__ import annotations
 
-import ctypes
 import math
 import weakref
 from collections import Counter
@@ -24,29 +23,13 @@ EXAMPLES = 2  # in the batch of no values whose tensors are counted
 # and best step as states, and the files of level 0, of the parent and of the level itself, once more while it is
 # written, each with beginning and end.
 STATES, FILES = 6, 4
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # the numbers that glibc's malloc.h gives these names
-
-
-def compute_with(threads: int) -> None:
-    """Have this process compute with so many threads, and keep what memory it frees for the next tensor.
-
-    By default glibc gives large pieces back to the system, which has to fill them with zeros when the next step asks
-    for as much: a tenth of a convolutional network's step, and a fifth of a small one's. Other C libraries are left
-    as they are.
-    """
-    torch.set_num_threads(threads)
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(M_TRIM_THRESHOLD, -1)  # never
-        mallopt(M_MMAP_MAX, 0)  # nothing lies outside of the heap, which would be given back at once
 
 
 def needed(spec: Spec) -> float:
     """Estimate the bytes of a worker at its largest: the libraries, the data, states, and a step or an evaluation.
 
-    On a CPU it is too little: a worker keeps what it frees (see `compute_with`), in pieces that do not always fit what
-    comes next. LeNet on digits takes 1.1 times as much, ResNet-20 on canvas 1.3 times, Conv-4 there 1.4 to 1.8 times.
-    On a GPU most of it is there.
+    It is what lives at once. A worker on a CPU takes more, since what it frees lies in pieces that do not always fit
+    what comes next: LeNet on digits 1.0 to 1.1 times as much, Conv-4 and ResNet-20 on canvas 1.2 to 1.3 times.
     """
     network = spec.network("meta")
     parameters = [p.numel() * p.element_size() for p in network.parameters()]

@@ -13,12 +13,12 @@ from multiprocessing.connection import Connection, wait
 from types import TracebackType
 from typing import Any, cast
 
+import torch
 from torch import distributed
 
 from ltx.config.spec import Spec
 from ltx.launch.local import CONTEXT, Job, Report, start, warm_up
 from ltx.runs.checks import pick_device
-from ltx.runs.memory import compute_with
 from ltx.training.fit import train
 from ltx.training.ranks import ALONE, JOINING, join
 from ltx.training.setup import Hooks, Resume, Setup, Trained
@@ -130,7 +130,7 @@ def device_of(config: dict[str, Any], rank: int) -> str:
 
 def follow(config: dict[str, Any], rank: int, port: int, orders: Connection, report: Report) -> None:
     """Train together with rank 0 whatever levels it begins, until it says that nothing more comes."""
-    compute_with(config["threads"])
+    torch.set_num_threads(config["threads"])
     options, device = config["trainer"], device_of(config, rank)
     spec = Spec.of(config)
     network, data = spec.network(), spec.data

@@ -9,13 +9,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ltx.config.spec import Spec
 from ltx.launch.local import OfSeed, failure
 from ltx.launch.signals import interrupted
 from ltx.runs.capacity import memory_of_this_process
 from ltx.runs.checks import pick_device
 from ltx.runs.levels import Begun, LevelLoop, Report
-from ltx.runs.memory import compute_with
 from ltx.runs.peers import Peers
 from ltx.store.claims import Claim, Lost
 from ltx.store.files import commit
@@ -55,7 +56,7 @@ def run_seeds(config: dict[str, Any], directory: str, seeds: list[int], report: 
 
 def work(config: dict[str, Any], directory: str, seeds: Sequence[int], say: Say) -> list[Exception]:
     """Compute what is missing of the seeds that nobody else works on; return what some of them raised."""
-    compute_with(config["threads"])
+    torch.set_num_threads(config["threads"])
     say = with_memory(say, pick_device(config["device"]))
     claimed: list[Claimed] = []
     try:

@@ -28,6 +28,7 @@ from ltx.tensors import Tensors, buffers, cpu, generators, laid_out, seeded, set
 from ltx.training.checkpoint import joined, moments, part, set_moments
 from ltx.training.evaluate import calibration, grid
 from ltx.training.graphs import Graphs, spans
+from ltx.training.heap import memory_kept
 from ltx.training.leaves import Leaves, masks_alone
 from ltx.training.optim import move
 from ltx.training.ranks import ALONE, Ranks, over_ranks
@@ -268,7 +269,7 @@ def take_steps(fit: Fit, device: str, options: dict[str, Any], precision: Any) -
         return
     loader = torch.utils.data.DataLoader(Chunks(fit.step, fit.plan.last, options["chunk"]), batch_size=None)
     try:
-        with seeded(0, device):  # so that the caller's random generators are afterwards as they were
+        with memory_kept(), seeded(0, device):  # so that the caller's random generators are afterwards as they were
             trainer(device, precision, options["deterministic"], fit.ranks).fit(fit, loader)
     except SystemExit as stopped:
         if isinstance(stopped.__context__, KeyboardInterrupt):  # Lightning's answer to Ctrl-C
