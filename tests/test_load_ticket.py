@@ -46,6 +46,15 @@ def changed(folder: Path, tensors: dict[str, Tensor] | None = None, **meta: obje
     (folder / TICKET).write_bytes(pack(own | (tensors or {}), said | meta))
 
 
+def without_signs(folder: Path, values: Tensor, shape: list[int]) -> None:
+    """Write a ticket whose first matrix, of which all is kept, has these values and this shape."""
+    own, said = unpack(folder / TICKET)
+    name = "fc1.weight"
+    rest = {entry: tensor for entry, tensor in own.items() if entry.partition("/")[2] != name}
+    meta = {**said, "shapes": {**said["shapes"], name: shape}}
+    (folder / TICKET).write_bytes(pack(rest | {f"values/{name}": values}, meta))
+
+
 def spoilt(folder: Path, case: str) -> None:
     path = folder / TICKET
     content = path.read_bytes()
@@ -65,6 +74,13 @@ def spoilt(folder: Path, case: str) -> None:
         "no row": lambda: changed(folder, row={}),
         "masked": lambda: changed(folder, masked=["../x"], shapes={"../x": [1]}),
         "no name": lambda: changed(folder, masked=[["fc1"]]),
+        "a line": lambda: changed(folder, {"whole/a\nb": torch.zeros(1)}),
+        "a terminal": lambda: changed(folder, {"bad/\x1b[31m": torch.zeros(1)}),
+        "nothing": lambda: without_signs(folder, torch.zeros(0), [0, 2**62, 2**62]),
+        "eight bits": lambda: without_signs(folder, torch.zeros(6).to(torch.float8_e4m3fn), [2, 3]),
+        "no floats": lambda: changed(folder, {f"alpha/{name}": torch.ones(1, dtype=torch.bool)}),
+        "nan": lambda: changed(folder, {f"alpha/{name}": torch.full((1,), torch.nan)}),
+        "infinite": lambda: changed(folder, {"whole/fc1.bias": torch.full((2,), torch.inf)}),
         "huge": lambda: changed(folder, shapes={name: [10**9, 10**9]}),
         "mask": lambda: changed(folder, {f"mask/{name}": torch.zeros(3, dtype=torch.uint8)}),
         "signs": lambda: changed(folder, {f"signs/{name}": torch.zeros(3, dtype=torch.uint8)}),
@@ -89,7 +105,14 @@ SPOILT = {
     "no key": "it does not say its key",
     "no row": "its row has no seed",
     "masked": "of '../x' do not fit",
-    "no name": "of '['fc1']' do not fit",
+    "no name": "of \"['fc1']\" do not fit",
+    "a line": r"'whole/a\nb' is no name",
+    "a terminal": r"'bad/\x1b[31m' is no name",
+    "nothing": "of 'fc1.weight' do not fit",
+    "eight bits": "'values/fc1.weight' holds what is no weight",
+    "no floats": "'alpha/fc1.weight' holds what is no weight",
+    "nan": "'alpha/fc1.weight' holds what is no weight",
+    "infinite": "'whole/fc1.bias' holds what is no weight",
     "huge": "of 'fc1.weight' do not fit",
     "mask": "of 'fc1.weight' do not fit",
     "signs": "of 'fc1.weight' do not fit",
@@ -116,6 +139,8 @@ def test_the_loader_itself_refuses_what_was_changed(case: str, exported: Path) -
 
 
 def test_what_is_no_folder_is_said(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="File name too long"):
+        load_ticket("n" * 300)
     with pytest.raises(BadInput, match="is not there"):
         load_ticket(tmp_path / "nowhere")
 

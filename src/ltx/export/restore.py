@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from ltx.config.compose import compose
 from ltx.config.names import PLUMBING, check_trusted
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 TICKET, SCORES = "ticket.safetensors", "scores.safetensors"
 KINDS = ("whole", "mask", "values", "signs", "alpha", "buffer", "constant", "rows", "columns", "folded")
+PARAMETERS = ("whole", "values", "alpha")
 SAID = {"key": str, "seed": int, "level": int, "config": dict, "masked": list, "shapes": dict}  # of an export
 
 
@@ -109,7 +111,7 @@ def opened(path: Path) -> tuple[Tensors, dict[str, Any]]:
     try:
         return unpack(path)
     except Damaged as error:
-        if path.is_file() and is_pickle(path):
+        if is_pickle(path):
             raise BadInput(
                 f"{path} is a pickle, which could execute code when it is loaded, and is not read."
             ) from error
@@ -134,20 +136,22 @@ def check(tensors: Tensors, meta: dict[str, Any]) -> None:
     for entry in tensors:
         kind, _, name = entry.partition("/")
         if kind not in KINDS or not plain_name(name):
-            raise Damaged(f"'{entry}' is no name of a ticket's tensor")
+            raise Damaged(f"{entry!r} is no name of a ticket's tensor")
+        if kind in PARAMETERS and not numbers(tensors[entry]):
+            raise Damaged(f"'{entry}' holds what is no weight: a value that is not finite, or one of another type")
     for name in meta["masked"]:
         if not plain_name(name) or not fits(tensors, name, meta["shapes"].get(name)):
-            raise Damaged(f"the mask and the values of '{name}' do not fit together")
+            raise Damaged(f"the mask and the values of {str(name)!r} do not fit together")
 
 
 def plain_name(name: object) -> bool:
     """Tell whether a text can name a parameter: words with dots between them, and so no path."""
-    return isinstance(name, str) and all(name.split(".")) and not {"/", "\\", "\0"} & set(name)
+    return isinstance(name, str) and name.isprintable() and all(name.split(".")) and not {"/", "\\"} & set(name)
 
 
 def fits(tensors: Tensors, name: str, shape: object) -> bool:
     """Tell whether what stands for a masked matrix has the sizes of its shape, before anything is made of it."""
-    if not isinstance(shape, list) or not all(type(n) is int and n >= 0 for n in shape):
+    if not isinstance(shape, list) or not all(type(n) is int and n > 0 for n in shape):
         return False
     size, packed = math.prod(shape), tensors.get(f"mask/{name}")
     if packed is not None and (packed.dtype != torch.uint8 or packed.shape != (-(-size // 8),)):
@@ -160,6 +164,12 @@ def fits(tensors: Tensors, name: str, shape: object) -> bool:
     signs, alpha = tensors.get(f"signs/{name}"), tensors.get(f"alpha/{name}")
     right = signs is not None and signs.dtype == torch.uint8 and signs.shape == (-(-kept // 8),)
     return right and alpha is not None and alpha.shape == (1,)
+
+
+def numbers(values: Tensor) -> bool:
+    """Tell whether values can be weights: finite, and of a type that is computed with."""
+    kind = values.is_complex() or (values.is_floating_point() and values.element_size() > 1)
+    return kind and bool(values.isfinite().all())
 
 
 def whole(config: dict[str, Any], usual: dict[str, Any]) -> dict[str, Any]:
