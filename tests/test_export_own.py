@@ -111,6 +111,17 @@ class Counts(nn.Module):
         return self.out(self.fc(x.flatten(1)).relu()) * self.calls
 
 
+class Compute(nn.Module):
+    """Has a layer whose name could be one that the loader needs itself."""
+
+    def __init__(self, classes):
+        super().__init__()
+        self.compute, self.load = nn.Linear(64, 9), nn.Linear(9, classes)
+
+    def forward(self, x):
+        return self.load(self.compute(x.flatten(1)).relu())
+
+
 class Chain(nn.Module):
     """Says of its units what they are, with a norm over them that no table holds."""
 
@@ -151,15 +162,26 @@ def test_a_network_of_ones_own_leaves_as_layers_or_else_as_operations(name: str,
     assert torch.allclose(logits(loaded(folder, True), ticket), of_run(ticket), atol=1e-5)
 
 
+@pytest.mark.parametrize("precision", ["bf16-true", "bf16-mixed"])
+def test_a_layer_may_have_the_name_of_what_a_loader_does(precision: str, tmp_path: Path) -> None:
+    ticket = of_ones_own(tmp_path, "Compute", f"trainer.precision={precision}")
+    folder = written(Export.of(ticket), tmp_path / "export")
+    assert torch.equal(logits(loaded(folder), ticket), of_run(ticket))
+
+
 @pytest.mark.parametrize(
     ("name", "said"),
     [("Depends", r"it cannot be written \(\S*exportnets.py, line \d+: "), ("Counts", "its logits are others")],
 )
-def test_a_network_that_no_graph_can_say_is_refused_with_both_reasons(name: str, said: str, tmp_path: Path) -> None:
+def test_a_network_that_no_graph_can_say_is_refused_with_both_reasons(
+    name: str, said: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     ticket = of_ones_own(tmp_path, name)
+    capfd.readouterr()
     with pytest.raises(BadInput) as refused:
         Export.of(ticket)
     text = str(refused.value)
+    assert capfd.readouterr() == ("", ""), "what torch says of it is in the message"
     assert re.search(f"as layered {said}.*; as operations it", text) and len(text) < 800
 
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import builtins
 import copy
+import io
+import logging
 import re
 from collections.abc import Callable
+from contextlib import redirect_stderr
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +19,7 @@ from ltx.tensors import Tensors
 from ltx.training.form import Form
 
 IMPORTABLE = ("torch", "math", "operator", "_operator")
+INNER = "forward_in_form"  # a name that a layer of the network hardly has
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,8 @@ def layered(module: nn.Module, form: Form, x: Tensor) -> Graph:
 def operations(module: nn.Module, form: Form, x: Tensor) -> Graph:
     """Write a network as the operations that torch.export finds in it. Raises what exporting raises, and ValueError."""
     dynamic = ({0: torch.export.Dim.DYNAMIC},)
-    with torch.no_grad(), form.context("cpu"):
+    logging.getLogger("torch.fx.experimental.symbolic_shapes").setLevel(logging.ERROR)
+    with torch.no_grad(), form.context("cpu"), redirect_stderr(io.StringIO()):  # it prints graphs that it cannot make
         found = torch.export.export(copy.deepcopy(module), (x,), dynamic_shapes=dynamic).module()
     graph = found.graph
     graph.set_codegen(fx.graph.CodeGen())
@@ -80,7 +85,7 @@ def written(graph: fx.Graph, network: nn.Module, layers: dict[str, str], form: F
     body = [line for line in code.src.splitlines() if line.strip()]
     form_lines = in_form(form, x)
     if form_lines:
-        body[0] = body[0].replace("def forward(", "def compute(")
+        body[0] = body[0].replace("def forward(", f"def {INNER}(")
     lines += ["", *(f"    {line}" for line in [*form_lines, *body])]
     source = "\n".join([*imports(code.globals, code.src), *lines])
     return Graph(source + "\n", constants, bool(layers))
@@ -93,15 +98,15 @@ def in_form(form: Form, x: Tensor) -> list[str]:
         lines.append("x = x.to(torch.bfloat16)")
     if form.channels_last and x.ndim == 4:
         lines.append("x = innermost(x)  # the order of a sum depends on it")
-    call = ["return self.compute(x)"]
+    call = [f"return self.{INNER}(x)"]
     if form.precision == "bf16-mixed":
-        call = ["with torch.autocast(x.device.type, torch.bfloat16):", "    return self.compute(x)"]
+        call = ["with torch.autocast(x.device.type, torch.bfloat16):", f"    return self.{INNER}(x)"]
     if form.reduced:
         call = [
             "usual = torch.get_default_dtype()",
             "torch.set_default_dtype(torch.bfloat16)  # of what the network makes by itself, zeros say",
             "try:",
-            "    return self.compute(x)",
+            f"    return self.{INNER}(x)",
             "finally:",
             "    torch.set_default_dtype(usual)",
         ]
