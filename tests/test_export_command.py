@@ -182,6 +182,8 @@ def test_show_measures_a_ticket_and_writes_nothing(ltx: Ltx, finished: Path, roo
         assert re.search(r"ms, batch of 1 +[\d.]+ +[\d.]+", result.out) and "bytes" in result.out
     assert "seed 1, level 1" in result.out
     assert tree(root) == before and not any(Path.cwd().iterdir())
+    result = ltx("show", finished.name, "--time", "trust=yes")
+    assert result.code == 2 and "trust=yes: should be true or false" in result.err
     assert "config" not in result.out and "optim:" in ltx("show", finished.name).out
 
 
@@ -246,6 +248,8 @@ BAD: dict[str, tuple[tuple[str, ...], str]] = {
     "an unknown format": (("RUN", "a", "format=onix"), "did you mean 'onnx'?"),
     "an unknown key": (("RUN", "a", "overwrit=true"), "did you mean 'overwrite'?"),
     "neither true nor false": (("RUN", "a", "overwrite=yes"), "overwrite=yes: should be true or false"),
+    "no number": (("RUN:²", "a"), "should read RUN, RUN:seed or RUN:seed:level"),
+    "an endless number": (("RUN:" + "9" * 5000, "a"), "should read RUN, RUN:seed or RUN:seed:level"),
     "an empty name": (("RUN", ""), "DIR is empty"),
     "a file": (("RUN", "file"), "is a file"),
     "a folder of one's own": (("RUN", "mine"), "holds what `ltx export` did not write (notes.txt)"),
@@ -260,7 +264,7 @@ def test_what_cannot_be_exported_is_refused_before_anything_is_written(case: str
     Path("mine/notes.txt").write_text("mine")
     words, said = BAD[case]
     before = tree(Path.cwd())
-    result = ltx("export", *(finished.name if word == "RUN" else word for word in words))
+    result = ltx("export", *(word.replace("RUN", finished.name) for word in words))
     assert result.code == 2 and said in result.err and len(result.err.splitlines()) == 1, result.err
     assert tree(Path.cwd()) == before
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import textwrap
 
-from ltx.cli.look import options, output_root, reference
+from ltx.cli.look import options, output_root, reference, told
 from ltx.errors import BadInput
 
 
@@ -16,7 +16,7 @@ def compare(arguments: list[str]) -> int:
         raise BadInput(
             "compare takes two tickets, A and B, each RUN, RUN:seed or RUN:seed:level (ltx status lists the runs)."
         )
-    root, trust = output_root(found), found.get("trust") == "true"
+    root, trust = output_root(found), told(found, "trust")
     places = [reference(word, root) for word in words]
 
     from rich.console import Console

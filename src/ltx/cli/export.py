@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ltx.cli.look import options, output_root, print_times, reference
+from ltx.cli.look import options, output_root, print_times, reference, told
 from ltx.errors import BadInput, nearest
 
 FORMATS = ("torch", "onnx")
@@ -45,11 +45,3 @@ def export(arguments: list[str]) -> int:
     print_times(made, times)
     print(f"export: {folder}")
     return 0
-
-
-def told(found: dict[str, str], key: str, usual: bool = False) -> bool:
-    """Return what key=true or key=false says. Raises BadInput for anything else."""
-    said = found.get(key, str(usual).lower())
-    if said not in ("true", "false"):
-        raise BadInput(f"{key}={said}: should be true or false.")
-    return said == "true"

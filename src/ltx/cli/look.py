@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import textwrap
 from pathlib import Path
@@ -44,6 +45,14 @@ def options(
     return words, found
 
 
+def told(found: dict[str, str], key: str, usual: bool = False) -> bool:
+    """Return what key=true or key=false says. Raises BadInput for anything else."""
+    said = found.get(key, str(usual).lower())
+    if said not in ("true", "false"):
+        raise BadInput(f"{key}={said}: should be true or false.")
+    return said == "true"
+
+
 def output_root(found: dict[str, str]) -> Path:
     """Return the output root: the command's, the environment's, that of the person's defaults, or outputs."""
     from ltx.config import defaults
@@ -61,7 +70,7 @@ def reference(word: str, root: Path) -> tuple[Path, int | None, int | None]:
     from ltx.store.find import find_run
 
     name, *numbers = word.rsplit(":", 2) if word.count(":") < 3 else (word,)
-    if not all(number.isdigit() for number in numbers):
+    if not all(re.fullmatch("[0-9]{1,18}", number) for number in numbers):
         raise BadInput(f"{word} should read RUN, RUN:seed or RUN:seed:level.")
     seed, level = (*map(int, numbers), None, None)[:2]
     return find_run(name, root), seed, level
@@ -77,7 +86,7 @@ def show(arguments: list[str]) -> int:
         raise BadInput("show takes one RUN or SWEEP: a key, a sweep's name or a directory (ltx status lists them).")
     root = output_root(found)
     if "--time" in found:
-        return show_times(*reference(words[0], root), found.get("trust") == "true")
+        return show_times(*reference(words[0], root), told(found, "trust"))
     path = exact_run(words[0], root)
     sweep = None if path else find_sweep(words[0], root)
     if sweep is not None:

@@ -6,7 +6,7 @@ import sys
 from socket import gethostname
 from typing import TYPE_CHECKING
 
-from ltx.cli.look import options, output_root
+from ltx.cli.look import options, output_root, told
 from ltx.errors import BadInput, Failed, nearest, printable
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def work(arguments: list[str]) -> int:
     from ltx.runs.command import failures
     from ltx.runs.joining import specs_of
 
-    specs = specs_of(place, changes, found.get("trust") == "true")
+    specs = specs_of(place, changes, told(found, "trust"))
     record = place.record()
     labels, title, wait = [point.label for point in record.points], place.path.name, changes.get("wait") is True
     with interrupted_when(place.cancelled):
