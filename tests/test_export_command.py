@@ -413,6 +413,15 @@ def test_onnx_without_its_packages_names_what_to_install(
     assert result.code == 2 and "pip install 'ltx[onnx]'" in result.err and not Path("ticket").exists()
 
 
+@pytest.mark.parametrize("words", [("model=mlp", "model.hidden=[12,8]"), ("model=conv2", "width=.1")])
+def test_what_onnx_cannot_hold_is_refused(words: tuple[str, ...], ltx: Ltx, tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript")
+    ticket = known(tmp_path / "own", *words, "trainer.precision=bf16-true")
+    result = ltx("export", str(ticket.path), "ticket", "format=onnx")
+    assert result.code == 2 and "format=onnx cannot hold this network" in result.err, result.err
+    assert len(result.err.splitlines()) == 1 and not Path("ticket").exists()
+
+
 ONNX = {
     "images": ("model=resnet20", "width=.25", "model.blocks=[1,1,1]", "method=edge_popup"),
     "binary": ("model=mlp", "model.hidden=[12,8]", "method=biprop", "model.activation=sign"),
