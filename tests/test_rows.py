@@ -105,6 +105,57 @@ def test_inputs_of_more_dimensions_and_other_functions_of_torch_work_too():
     assert torch.equal(gradient, torch.full_like(values, 2.0))
 
 
+CHANGED: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": F.relu_,
+    "sum": lambda y: y.add_(1.0),
+    "a part": lambda y: y[..., :2].mul_(3.0),
+}
+
+
+@pytest.mark.parametrize("shape", [(5, 6), (2, 3, 6), (6,)], ids=str)
+@pytest.mark.parametrize("change", CHANGED.values(), ids=CHANGED)
+def test_a_network_may_change_outputs_in_place(change: Callable[[Tensor], Tensor], shape: tuple[int, ...]):
+    ours, theirs = gradients(lambda x, weight: change(F.linear(x, weight)), shape)
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(ours, theirs, strict=True))
+
+
+@pytest.mark.parametrize("shape", [(0, 6), (0, 3, 6), (3, 0, 6)], ids=str)
+def test_a_batch_may_be_empty(shape: tuple[int, ...]):
+    ours, theirs = gradients(lambda x, weight: F.linear(x, weight), shape)
+    assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
+def test_a_network_may_call_autocast_by_itself():
+    def call(x: Tensor, weight: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return F.linear(F.linear(x, weight) @ torch.ones(4, 6), weight)
+
+    ours, theirs = gradients(call, (5, 6))
+    assert ours[0].dtype == torch.bfloat16
+    assert all(torch.allclose(a, b, rtol=0.02) for a, b in zip(ours, theirs, strict=True))
+
+
+def test_second_derivatives_are_refused_and_not_left_out():
+    mask = torch.ones(4, 6, dtype=torch.bool)
+    values, x = random((24,), 1).requires_grad_(), random((5, 6), 2).requires_grad_()
+    outputs = F.linear(x, Rows.of(values, Places(mask)))
+    (slope,) = torch.autograd.grad(outputs.square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="differentiate twice"):
+        (outputs.sum() + slope.sum()).backward()
+
+
+def gradients(call: Callable[[Tensor, Tensor], Tensor], shape: tuple[int, ...]) -> list[tuple[Tensor, ...]]:
+    """Return outputs and gradients of inputs and kept values: of compressed rows, and of the matrix itself."""
+    mask = torch.rand((4, 6), generator=torch.Generator().manual_seed(0)) < 0.5
+    found = []
+    for compressed in (True, False):
+        values, x = random((int(mask.sum()),), 1).requires_grad_(), random(shape, 2).requires_grad_()
+        rows = Rows.of(values, Places(mask))
+        outputs = call(x, rows if compressed else rows.whole())
+        found.append((outputs, *torch.autograd.grad(outputs.float().square().sum(), (x, values))))
+    return found
+
+
 @pytest.mark.parametrize("names", [NAMES, NAMES[1:]], ids=["two layers", "one layer"])
 @pytest.mark.parametrize("recipe", list(RECIPES))
 def test_twenty_steps_of_compressed_rows_equal_those_of_masked_matrices(recipe: str, names: tuple[str, ...]):
@@ -169,9 +220,10 @@ def test_pruned_weights_that_are_not_zero_are_kept_from_the_network():
 def test_large_linear_layers_fit_and_few_enough_of_their_weights_decide():
     large = nn.Sequential(nn.Linear(256, 256), nn.Conv2d(3, 200, 9), nn.Linear(8, 8), nn.Bilinear(60, 60, 20))
     assert fits(large, Form()) == ["0.weight"]
-    assert fits(large, Form("bf16-mixed")) == fits(large, Form("bf16-true")) == []
+    assert fits(large, Form("bf16-mixed")) == fits(large, Form("bf16-true")) == fits(large.double(), Form()) == []
     sizes, options = {"a": (25, 100), "b": (26, 100)}, {"sparse_cpu": 0.25, "sparse_cuda": 0.0}
     assert sparse_enough(sizes, "cpu", options) == ["a"] and sparse_enough(sizes, "cuda:1", options) == []
+    assert sparse_enough({"dead": (0, 100)}, "cuda", options) == [] and sparse_enough({"dead": (0, 9)}, "cpu", options)
 
 
 def test_a_run_compresses_the_levels_of_few_weights_and_says_so(

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from ltx.training.form import Form
@@ -30,8 +31,8 @@ BY_NUMPY = 128
 
 def fits(network: nn.Module, form: Form) -> list[str]:
     """Name the weights that may be trained as compressed rows: those of large linear layers, in float32."""
-    layers = {f"{name}.weight": layer for name, layer in network.named_modules() if type(layer) is nn.Linear}
-    large = [name for name, layer in layers.items() if layer.weight.numel() >= SMALLEST]
+    layers = {f"{name}.weight": layer.weight for name, layer in network.named_modules() if type(layer) is nn.Linear}
+    large = [name for name, w in layers.items() if w.numel() >= SMALLEST and w.dtype == torch.float32]
     return large if form.precision == "32-true" else []
 
 
@@ -41,7 +42,7 @@ def sparse_enough(sizes: Mapping[str, tuple[int, int]], device: str, options: Ma
     options: the config's under `trainer`, which say up to which density on which device.
     """
     most = options["sparse_cuda" if device.startswith("cuda") else "sparse_cpu"]
-    return [name for name, (kept, n) in sizes.items() if kept <= most * n]
+    return [name for name, (kept, n) in sizes.items() if most and kept <= most * n]
 
 
 class Places:
@@ -94,9 +95,10 @@ def turned(x: Tensor) -> Tensor:
 
 
 class _Linear(torch.autograd.Function):
-    """x W^T + b for x (N, in), W (out, in) given by its kept values; x and the result lie with N innermost in memory.
+    """W x^T + b, (out, N), for x (N, in), W (out, in) given by its kept values; x lies with N innermost in memory.
 
-    The next layer of the same kind then finds its inputs as it needs them.
+    The next layer of the same kind then finds its inputs as it needs them. The result is no view, which a network may
+    not change in place.
     """
 
     @staticmethod
@@ -107,12 +109,13 @@ class _Linear(torch.autograd.Function):
             out += bias[:, None]
         ctx.places = places
         ctx.save_for_backward(x, values)
-        return out.t()
+        return out
 
     @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (x, values), places = ctx.saved_tensors, ctx.places
-        grad = turned(grads[0])
+        grad = turned(grads[0].t())
         into_x, into_values, into_bias = ctx.needs_input_grad[:3]
         return (
             times(values.index_select(0, places.by_column), places.rows, places.column_starts, grad).t()
@@ -127,7 +130,7 @@ class _Linear(torch.autograd.Function):
 class Rows(Tensor):
     """A matrix (out, in) whose weights are zero but for its kept values, in place of a linear layer's weight.
 
-    `F.linear` computes with the values alone; whatever else is done with it sees the whole matrix.
+    `F.linear` computes with the values alone; whatever else is done with it, autocast too, sees the whole matrix.
     """
 
     kept: Tensor
@@ -147,8 +150,10 @@ class Rows(Tensor):
 
     def linear(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """Return x W^T + b for x (..., in)."""
-        out: Tensor = _Linear.apply(x.reshape(-1, x.shape[-1]), self.kept, bias, self.places)
-        return out if x.ndim == 2 else out.reshape(*x.shape[:-1], -1)
+        if x.dtype != self.kept.dtype or torch.is_autocast_enabled(x.device.type):
+            return F.linear(x, self.whole(), bias)
+        out: Tensor = _Linear.apply(x.reshape(-1, x.shape[-1]), self.kept, bias, self.places).t()
+        return out if x.ndim == 2 else out.reshape(*x.shape[:-1], self.places.shape[0])
 
     @classmethod
     def __torch_function__(
