@@ -171,6 +171,16 @@ def test_twenty_steps_of_compressed_rows_equal_those_of_masked_matrices(recipe: 
     assert not torch.allclose(found.weights[names[0]], case.state.weights[names[0]], atol=1e-3)
 
 
+def test_a_network_that_draws_draws_the_same_of_compressed_rows():
+    def own() -> nn.Module:
+        hidden = (nn.Linear(16, 6), nn.ReLU(inplace=True), nn.Dropout(0.3), nn.Linear(6, 5), nn.Dropout(0.3))
+        return nn.Sequential(nn.Flatten(), *hidden, nn.Linear(5, 3))
+
+    case = Case(network=own, state=begin(own(), 0.3), compressed=("1.weight", "4.weight"), plain=False, last=20)
+    found, expected = case.train(), replace(case, compressed=(), records=[]).train()
+    assert all(torch.allclose(found.weights[n], w, rtol=0, atol=1e-6) for n, w in expected.weights.items())
+
+
 def test_the_optimiser_holds_the_kept_values_alone():
     case = sparse("adam", every=0)
     case.train()

@@ -70,6 +70,7 @@ class Case:
     every: float = 1e9
     precision: str = "32-true"
     compressed: tuple[str, ...] = ()
+    plain: bool = True
     graphs: bool = False
     device: str = "cpu"
     check: Callable[[], None] = lambda: None
@@ -89,7 +90,7 @@ class Case:
         hooks = Hooks(self.records.extend, lambda step, loss: None, self.checkpoint, self.every, self.check)
         plan = Plan(self.level, 0, self.first, self.last, self.anchor, rate_at=self.rate_at)
         data, form = self.data or blobs(), Form(self.precision)
-        how = (form, self.compressed, True, self.graphs)
+        how = (form, self.compressed, self.plain, self.graphs)
         return Setup(network, self.method, state, plan, self.recipe, data, self.streams, hooks, *how)
 
     def train(self, resume: tuple[Tensors, dict[str, Any]] | None = None) -> Trained:

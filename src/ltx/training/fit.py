@@ -260,7 +260,7 @@ def train(setup: Setup, device: str, options: dict[str, Any], resume: Resume | N
 def leaves_of(setup: Setup) -> Leaves:
     """Return what the optimiser of a level holds, as the level begins."""
     fixed = masks_alone(setup.method, setup.plan)
-    return Leaves(setup.network, setup.method, setup.state, setup.form, fixed, setup.compressed)
+    return Leaves(setup.network, setup.method, setup.state, setup.form, fixed, setup.compressed, setup.plain)
 
 
 def take_steps(fit: Fit, device: str, options: dict[str, Any], precision: Any) -> None:

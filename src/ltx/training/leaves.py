@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -37,7 +38,7 @@ class Leaves(nn.Module):
     same thing for several networks.
     Of the weights named in `compressed` only the kept values are held (see `rows`); the network has them when `settle`
     was called. Where the level's mask is `fixed` and pruned weights are zero, nothing is multiplied by the mask but
-    gradients, in place: the numbers are the same.
+    gradients, in place: the numbers are the same. plain: see `setup.Setup`; what draws finds its inputs in one order.
     """
 
     def __init__(
@@ -48,8 +49,10 @@ class Leaves(nn.Module):
         form: Form,
         fixed: bool = False,
         compressed: Sequence[str] = (),
+        plain: bool = False,
     ):
         super().__init__()
+        self.plain = plain
         self.fixed = fixed and pruned_are_zero(state)
         self.network, self.method, self.form = form.network(network), method, form
         network.load_state_dict(state.weights | state.buffers, strict=True)
@@ -82,7 +85,8 @@ class Leaves(nn.Module):
         self.gate = {name: laid_out(m.to(dtype), self.weights[name]) for name, m in whole.items()}
         self.pruned = [name for name, m in whole.items() if not m.all()]
         self.places = {name: Places(mask[name]) for name in self.values}
-        self.rows: Tensors = {name: Rows.of(values, self.places[name]) for name, values in self.values.items()}
+        of = partial(Rows.of, alike=not self.plain)
+        self.rows: Tensors = {name: of(values, self.places[name]) for name, values in self.values.items()}
 
     def effective(self, done: float = 1.0, noise: Tensors | None = None) -> Tensors:
         """Return the weights the network sees in place of its own, or their rows, with the graph to what is trained."""

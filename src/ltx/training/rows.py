@@ -131,16 +131,18 @@ class Rows(Tensor):
     """A matrix (out, in) whose weights are zero but for its kept values, in place of a linear layer's weight.
 
     `F.linear` computes with the values alone; whatever else is done with it, autocast too, sees the whole matrix.
+    alike: whether outputs lie in memory as a matrix's do; dropout draws in that order.
     """
 
     kept: Tensor
     places: Places
+    alike: bool
 
     @staticmethod
-    def of(kept: Tensor, places: Places) -> Rows:
+    def of(kept: Tensor, places: Places, alike: bool = True) -> Rows:
         """Return the matrix with the values `kept` at these places."""
         rows = kept.detach().as_subclass(Rows)
-        rows.kept, rows.places = kept, places
+        rows.kept, rows.places, rows.alike = kept, places, alike
         return rows
 
     def whole(self) -> Tensor:
@@ -153,6 +155,8 @@ class Rows(Tensor):
         if x.dtype != self.kept.dtype or torch.is_autocast_enabled(x.device.type):
             return F.linear(x, self.whole(), bias)
         out: Tensor = _Linear.apply(x.reshape(-1, x.shape[-1]), self.kept, bias, self.places).t()
+        if self.alike:
+            out = out.contiguous()
         return out if x.ndim == 2 else out.reshape(*x.shape[:-1], self.places.shape[0])
 
     @classmethod
