@@ -43,14 +43,16 @@ def case(seed: int, recipe: str = "sgd", density: float = 0.5, **changed: Any) -
     return Case(RECIPES[recipe], **made)
 
 
-def side_by_side(cases: Sequence[Case], resumes: Sequence[Resume | None] | None = None) -> list[Trained | Exception]:
+def side_by_side(
+    cases: Sequence[Case], resumes: Sequence[Resume | None] | None = None
+) -> list[Trained | BaseException]:
     torch.set_num_threads(1)
     found = train_all([one.setup() for one in cases], "cpu", OPTIONS, resumes or [None] * len(cases))
     assert len(found) == len(cases)
     return found
 
 
-def far(one: Trained | Exception, other: Trained) -> float:
+def far(one: Trained | BaseException, other: Trained) -> float:
     """Return the largest difference of any number; the steps of the two must be the same."""
     assert isinstance(one, Trained), one
     assert one.best_step == other.best_step

@@ -126,6 +126,20 @@ def test_a_seed_of_a_job_that_fails_keeps_why_and_the_others_are_whole(
     assert [len(files) for files in again] == [3, 3, 3]
 
 
+def test_a_network_that_calls_exit_ends_its_own_seed_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found, train = spec(*RUN, "model.norm=batch", "seeds=3"), ltx.training.replicas.train
+
+    def leaving(setup: Any, *rest: Any) -> Any:
+        if setup.plan.level == 1 and setup.streams.init == 1:
+            raise SystemExit(3)
+        return train(setup, *rest)
+
+    monkeypatch.setattr(ltx.training.replicas, "train", leaving)
+    seeds = together(found, tmp_path)
+    assert [len(files) for files in seeds] == [3, 1, 3]
+    assert "called exit(3)" in (tmp_path / "seed_001" / "failed.json").read_text()
+
+
 def test_a_seed_that_another_process_works_on_is_left_to_it(tmp_path: Path) -> None:
     found, said = spec(*RUN, "seeds=3"), []
     with Claim(RunFolder(tmp_path).seed(1).claim_path):

@@ -179,7 +179,7 @@ def trained_side_by_side(config: dict[str, Any], begun: Mapping[Claimed, Begun])
     found = {}
     for one, end in zip(setups, train_all([*setups.values()], device, options, resumes), strict=True):
         with one.kept():
-            if isinstance(end, Exception):
+            if isinstance(end, BaseException):
                 raise end
             found[one] = end
     return found

@@ -29,12 +29,12 @@ from ltx.training.watch import Watch
 
 def train_all(
     setups: Sequence[Setup], device: str, options: dict[str, Any], resumes: Sequence[Resume | None]
-) -> list[Trained | Exception]:
+) -> list[Trained | BaseException]:
     """Train one level of several seeds, side by side where they can be; see `fit.train`.
 
     Returns what each leaves, or what it raised. All setups are of one plan.
     """
-    found: dict[int, Trained | Exception] = {}
+    found: dict[int, Trained | BaseException] = {}
     at: dict[int, list[int]] = {}
     for i, (setup, resume) in enumerate(zip(setups, resumes, strict=True)):
         if stackable(setup):
@@ -47,7 +47,7 @@ def train_all(
         if i not in found:
             try:
                 found[i] = train(setup, device, options, resume)
-            except Exception as error:  # whatever it is: the other seeds go on, and this one's caller raises it
+            except (Exception, SystemExit) as error:  # whatever it is: the others go on, and the caller raises it
                 found[i] = error
     return [found[i] for i in range(len(setups))]
 
