@@ -72,3 +72,11 @@ def test_a_process_whose_job_failed_or_died_is_given_no_other(heard: Heard) -> N
     assert bad[0]["failed"][0] == "ValueError: no"
     assert all({"started", "pid", "ended"} == {*one} for one in good)
     assert len({one["pid"] for one in said}) > len(bad)
+
+
+def test_a_worker_that_nobody_listens_to_any_more_ends_in_order() -> None:
+    pipe, process = local.start(local.Job("quiet", "operator:not_", ()))
+    assert pipe.poll(60)  # it says that its job is over
+    pipe.close()
+    process.join(60)
+    assert process.exitcode == 0

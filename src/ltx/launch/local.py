@@ -157,10 +157,10 @@ def work(job: Job, pipe: Connection, folder: str, environment: dict[str, str]) -
             return
         if time.monotonic() - began > SHORT:
             return
-        pipe.send(("over", None))
         try:
+            pipe.send(("over", None))
             job = pipe.recv()
-        except EOFError:
+        except (EOFError, ConnectionError):  # closed: the latter where it was said to nobody
             return
 
 
