@@ -321,6 +321,7 @@ TYPED: list[tuple[str, str]] = [
     ("run width=-1", "greater than 0"),
     ("run width=inf", "finite number"),
     ("run width=1e9", "cannot be built"),
+    ("run width=1e30", "Overflow when unpacking long"),
     ("run width=[1,2]", "width=[1,2]: should be a number"),
     ("run width=1,2", "-m runs a point for each"),
     ("run width=nan", "width=nan"),

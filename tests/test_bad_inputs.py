@@ -30,6 +30,7 @@ LEAKS = (
     "Hydra",
     "omegaconf",
     "pydantic",
+    "c10::",
     str(Path(ltx_package.__file__).parent),
 )
 

@@ -13,6 +13,7 @@ _noticed: set[str] = set()
 
 OURS = __file__.removesuffix("errors.py")
 MANY = 30  # names that a message still lists in full
+TORCH_STACK = "\nException raised from"  # after this some errors of torch have kilobytes of C++ frames
 
 
 class BadInput(Exception):
@@ -56,7 +57,7 @@ def described(error: BaseException) -> str:
     A ValueError of ltx's own is a sentence already, and needs no type.
     """
     frames = traceback.extract_tb(error.__traceback__)
-    text = " ".join(str(error).split()).rstrip(".")
+    text = " ".join(str(error).partition(TORCH_STACK)[0].split()).rstrip(".")
     users = [(frame.filename, frame.lineno) for frame in frames if is_the_users(frame.filename)]
     if isinstance(error, SyntaxError) and error.filename:
         users, text = [(error.filename, error.lineno)], error.msg
