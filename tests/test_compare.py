@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import Result, call
+from helpers import dying
 
 from ltx import open_run
 from ltx.analysis.connectivity import Barrier
@@ -20,6 +21,7 @@ from ltx.analysis.overlap import Null, Overlap
 from ltx.identity.beside import twice, words_for
 from ltx.identity.measure import Known
 from ltx.report.identity_words import answer, renamed
+from ltx.store.files import commit
 from ltx.store.find import run_keys
 
 Ltx = Callable[..., Result]
@@ -98,6 +100,17 @@ def test_the_answer_is_printed_in_words_and_drawn(runs: tuple[Path, dict[str, st
     assert "How much A's search shares with itself is not known" in text and "How much B's" not in text
     [picture] = (root / "compare").glob("*.png")
     assert str(picture) in result.out and picture.with_suffix(".pdf").exists()
+    assert not result.err, "no bar, and no empty line in its place, where nobody looks"
+
+
+def test_a_picture_that_cannot_be_written_is_said_after_the_answer(
+    runs: tuple[Path, dict[str, str]], ltx: Ltx, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, keys = runs
+    monkeypatch.setattr("ltx.report.plots.commit", dying(commit, 1))
+    result = compared(ltx, root, f"{keys['imp']}:0", keys["popup"])
+    assert result.code == 3 and "the masks share" in " ".join(result.out.split())
+    assert result.err.endswith("0.png could not be written: killed.\n") and len(result.err.splitlines()) == 1
 
 
 def test_a_second_run_of_a_search_is_found_in_the_store_and_gives_the_ceiling(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
 import math
@@ -232,6 +233,7 @@ def test_bad_words_are_refused_before_anything_is_written(ltx: Ltx, root: Path) 
         (["figure"], "takes one NAME"),
         (["figure", "tail"], "`ltx figure tail` makes it"),
         (["mine", "out=table.csv"], "ends in .html"),
+        (["mine", "out=/proc/none/page.html"], "out=/proc/none/page.html cannot be used: /proc"),
         (["mine", "outt=a.html"], "did you mean 'out'"),
         (["--json"], "--json is not a flag"),
     ):
@@ -240,6 +242,23 @@ def test_bad_words_are_refused_before_anything_is_written(ltx: Ltx, root: Path) 
     commit(root / "figures" / "tail.json", b"{")
     assert "`ltx figure tail` makes it anew" in ltx("report", "figure", "tail").err
     assert not [*root.rglob("*.html"), *Path.cwd().iterdir()]
+    Path("notes").write_text("mine")
+    result = ltx("report", "mine", "out=notes/page.html")
+    assert result.code == 2 and "is not a folder" in result.err and Path("notes").read_text() == "mine"
+
+
+def test_a_page_that_cannot_be_written_is_said_in_one_sentence(
+    ltx: Ltx, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    swept(root)
+
+    def full(*_: object) -> bool:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("ltx.report.page.commit", full)
+    result = ltx("report", "mine")
+    assert result.code == 3 and "report.html could not be written: No space left on device." in result.err
+    assert len(result.err.splitlines()) == 1
 
 
 def test_a_sweep_ends_with_its_page_unless_it_is_not_wanted(

@@ -28,10 +28,12 @@ def compare(arguments: list[str]) -> int:
     from ltx.report.identity_words import plain, sentences, tables
     from ltx.report.plots import save_plot
     from ltx.report.status import to_json
+    from ltx.store.files import writing
 
     console = Console(highlight=False)
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    terminal = Console(stderr=True)
+    with Progress(*columns, console=terminal, transient=True, disable=not terminal.is_terminal) as progress:
         task = progress.add_task("reading", total=STEPS)
         one_run, other_run = ((open_run(path, trust), seed, level) for path, seed, level in places)
         seen, one, other = comparison(
@@ -47,6 +49,8 @@ def compare(arguments: list[str]) -> int:
     for sentence in sentences(seen):
         print(textwrap.fill(sentence, room, subsequent_indent="  ", break_on_hyphens=False, break_long_words=False))
     name = f"{seen.one.name}--{seen.other.name}".replace(":", "-")
-    place = save_plot(picture(seen, one.ticket.mask, other.ticket.mask), root / "compare" / f"{name}.png")
+    place = root / "compare" / f"{name}.png"
+    with writing(place):
+        save_plot(picture(seen, one.ticket.mask, other.ticket.mask), place)
     print(f"picture: {place}")
     return 0

@@ -25,8 +25,15 @@ def report(arguments: list[str]) -> int:
         )
     content, place = asked(words, found.get("experiment"), root)
     from ltx.report.page import write
+    from ltx.runs.checks import check_place
+    from ltx.store.files import writing
 
-    print(f"page:  {write(content, Path(out) if out else place)}")
+    if out is not None:
+        place = Path(out)
+        check_place(place.absolute().parent, f"out={out}")
+    with writing(place):
+        write(content, place)
+    print(f"page:  {place}")
     return 0
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ from ltx.errors import BadInput, Failed
 from ltx.export import loader
 from ltx.export.build import TRIED, Export, examples, logits_of
 from ltx.export.restore import SCORES, TICKET
+from ltx.runs.checks import check_place
 from ltx.store.files import Damaged, commit, header, host, is_left_over
 
 LOADER, CARD, ONNX = "load.py", "README.md", "ticket.onnx"
@@ -31,19 +31,14 @@ def place(folder: str, overwrite: bool) -> Path:
     if not folder.strip():
         raise BadInput("DIR is empty; name a folder for the export.")
     path = Path(os.path.realpath(os.path.expanduser(folder)))
-    try:
-        if path.exists():
-            check_free(path, overwrite)
-        check_writable(path)
-    except OSError as error:
-        raise BadInput(f"{path} cannot be written: {error.strerror or error}.") from error
+    check_place(path, str(path))
+    if path.exists():
+        check_free(path, overwrite)
     return path
 
 
 def check_free(path: Path, overwrite: bool) -> None:
     """Raise BadInput where what is there is not to be replaced. What an export left that was killed may be."""
-    if not path.is_dir():
-        raise BadInput(f"{path} is a file; name a folder that is not there yet, or an empty one.")
     found = sorted(entry.name for entry in path.iterdir())
     there = [name for name in found if not left_over(name)]
     foreign = [name for name in there if name not in OURS]
@@ -55,16 +50,6 @@ def check_free(path: Path, overwrite: bool) -> None:
         )
     if there and not overwrite:
         raise BadInput(f"{path} holds an export already; overwrite=true replaces it.")
-
-
-def check_writable(path: Path) -> None:
-    """Make and remove a folder where an export goes. Raises BadInput and OSError where that cannot be done."""
-    while not path.exists():
-        path = path.parent
-    if not path.is_dir():
-        raise BadInput(f"{path} is no folder, and holds none; name another DIR.")
-    with tempfile.TemporaryDirectory(prefix=f"{HIDDEN}-", dir=path):
-        pass
 
 
 def left_over(name: str) -> bool:

@@ -30,7 +30,7 @@ def check_machine(spec: Spec) -> None:
     mode = os.environ.get("WANDB_MODE")
     if spec.config["wandb"]["mode"] is None and mode and mode not in WANDB_MODES:
         raise BadInput(f"WANDB_MODE={mode} in the environment is unknown{nearest(mode, WANDB_MODES)}")
-    check_root(spec.directory.absolute(), spec.config["root"])
+    check_place(spec.directory.absolute(), f"root={spec.config['root']}")
 
 
 def check_gpus(device: str, devices: int) -> None:
@@ -65,17 +65,17 @@ def pick_device(asked: str) -> str:
     return asked
 
 
-def check_root(place: Path, root: str) -> None:
-    """Raise BadInput where a run's folder could not be made: it is tried, since permissions do not say it of /proc."""
+def check_place(place: Path, said: str) -> None:
+    """Raise BadInput where a folder could not be made: it is tried, since permissions do not say it of /proc."""
     try:
         while not place.exists():
             place = place.parent
         if not place.is_dir():
-            raise BadInput(f"root={root} cannot be written: {place} is not a folder.")
+            raise BadInput(f"{said} cannot be written: {place} is not a folder.")
         with tempfile.TemporaryDirectory(prefix=".ltx-", dir=place):
             return
     except OSError as error:
-        raise BadInput(f"root={root} cannot be used: {place}: {error.strerror or error}.") from error
+        raise BadInput(f"{said} cannot be used: {place}: {error.strerror or error}.") from error
 
 
 def check_weights(spec: Spec, values: bool = False) -> None:

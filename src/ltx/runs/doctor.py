@@ -131,12 +131,12 @@ def cores_and_memory() -> Finding:
 
 def output(root: Path) -> Finding:
     """Tell whether the output root can be written, and claimed by one process at a time; leaves nothing behind."""
-    from ltx.runs.checks import check_root
+    from ltx.runs.checks import check_place
     from ltx.store.claims import Claim
 
     remedy = "name another folder with root=DIR or LTX_OUTPUT"
     try:
-        check_root(root.absolute(), str(root))
+        check_place(root.absolute(), f"root={root}")
         with tempfile.TemporaryDirectory(prefix=".ltx-", dir=existing(root)) as folder:
             claim = Claim(Path(folder) / "lock")
             claim.attempt()

@@ -11,13 +11,13 @@ import re
 import socket
 import stat
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from ltx.errors import notice
+from ltx.errors import Failed, notice
 
 if TYPE_CHECKING:
     from ltx.tensors import Tensors
@@ -81,6 +81,15 @@ def commit(path: Path, content: bytes, replace: bool = True) -> bool:
         return True
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def writing(what: object) -> Iterator[None]:
+    """Raise Failed in one sentence where what is written within cannot be: a full disk, or one to read only."""
+    try:
+        yield
+    except OSError as error:
+        raise Failed(f"{what} could not be written: {error.strerror or error}.") from error
 
 
 def set_aside(path: Path, why: object) -> None:
