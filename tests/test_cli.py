@@ -84,6 +84,12 @@ def test_the_table_of_a_run_fits_a_terminal_with_whole_numbers(width, capsys):
         assert text in caption
 
 
+def test_the_table_of_a_run_cuts_no_number_where_a_terminal_is_narrow(capsys):
+    Console(width=40).print(table(large_rows(), "run", 40))
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if "80.00 %" in line)
+    assert line.split() == ["1", "80.00", "%", "0.940", "[0.826,", "1.000]"]
+
+
 def test_an_interval_of_accuracies_ends_at_0_and_1_and_one_of_r_squared_only_above():
     assert of_scores([0.97, 1.0, 1.0]).high == 1 and of_scores([0.0, 0.1]).low == 0
     assert of_scores([-0.9, 0.9]).low < -1 and of_scores([-0.9, 0.9]).high == 1

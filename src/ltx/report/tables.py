@@ -81,7 +81,7 @@ def table(rows: Sequence[Row], title: str, room: int = 80) -> Table:
     """Return the table per level: density, kept, accuracies with 95 % intervals over seeds, early-stop step.
 
     What does not fit into `room` characters is left out whole: decimals, the total, which then stands below, the
-    accuracy on the validation part, the interval of the early-stop step.
+    accuracy on the validation part, the interval of the early-stop step, and that step.
     """
     groups = [*by_level(rows).values()]
     counts = [len(group) for group in groups]
@@ -99,6 +99,7 @@ def table(rows: Sequence[Row], title: str, room: int = 80) -> Table:
         way(3, VALIDATION, "total"),
         way(3, VALIDATION, "total", bounds=False),
         way(3, VALIDATION, "total", "kept", bounds=False),
+        way(3, VALIDATION, "total", "kept", "early stop"),
     )
     lines = fitting(ways, room)
     first = rows[0]
