@@ -218,6 +218,13 @@ def test_a_dumb_terminal_and_a_file_get_a_line_now_and_then(opened, root, monkey
     assert "".join(terminal.screen.lines) == "".join(said), "the same, wrapped by the terminal itself"
 
 
+def test_a_line_of_a_log_leaves_out_what_there_is_not(root):
+    progress = Progress("x", 100, {"0": 1}, root, console=Console(quiet=True))
+    assert progress.plain() == "  0%; 0 of 1 jobs done, 0 running"
+    told(progress, 0, "started")
+    assert progress.plain() == "  0%; 0 of 1 jobs done, 1 running: seed 100 starting"
+
+
 def test_jobs_are_counted_once_by_how_they_ended(root):
     progress = Progress("x", 400, {"0": 4}, root, console=Console(quiet=True))
     for i, kinds in enumerate((["level"], ["diverged"], ["failed", "killed"], ["held"])):

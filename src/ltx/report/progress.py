@@ -253,7 +253,8 @@ class Progress:
         """Return all of it in one line for a log, which may be as long as it likes."""
         view = self.view()
         workers = [" ".join([worker.name, *worker.cells(with_share=False)]).strip() for worker in view.workers]
-        return f"{view.share:4.0%} {view.ending}; {view.counts[0]}: {', '.join(workers)}"
+        begin = f"{view.share:4.0%} {view.ending}".rstrip()
+        return f"{begin}; {view.counts[0]}" + (f": {', '.join(workers)}" if workers else "")
 
     def say(self, text: str) -> None:
         """Print above the display."""
