@@ -14,12 +14,13 @@ from helpers import spec
 from looks import assert_readable, bar_ends, texts
 from matplotlib.figure import Figure
 
+from ltx.methods import control
 from ltx.report.plots import is_picture, save_plot
 from ltx.report.run_picture import draw
 from ltx.report.style import density_ticks, number_axis, page
 from ltx.report.sweep_picture import draw_sweep
 from ltx.report.swept import axes_of
-from ltx.report.wording import title
+from ltx.report.wording import KINDS, title
 from ltx.runs import sweep
 from ltx.store.rows import Row
 
@@ -261,3 +262,7 @@ def test_a_run_whose_pdf_is_lost_draws_it_again(ltx: Callable[..., Result], fini
     paper.unlink()
     assert ltx("run", *TINY).code == 0
     assert paper.read_bytes().startswith(b"%PDF")
+
+
+def test_every_kind_of_control_has_words_of_its_own() -> None:
+    assert set(KINDS) == set(control.KINDS)

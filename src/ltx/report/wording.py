@@ -40,6 +40,7 @@ KINDS = {
     "data_order": "trained in another data order",
     "untrained": "not trained",
     "own_init": "from an initialisation of their own",
+    "transport": "from an initialisation of their own, units matched",
     "invert": "masks inverted",
 }
 MODELS = {"lenet": "LeNet", "convnet": "ConvNet", "mlp": "MLP", "vgg_small": "VGG-Small"} | {
