@@ -253,7 +253,7 @@ BAD: dict[str, tuple[tuple[str, ...], str]] = {
     "no number": (("RUN:²", "a"), "should read RUN, RUN:seed or RUN:seed:level"),
     "an endless number": (("RUN:" + "9" * 5000, "a"), "should read RUN, RUN:seed or RUN:seed:level"),
     "an empty name": (("RUN", ""), "DIR is empty"),
-    "a file": (("RUN", "file"), "is a file"),
+    "a file": (("RUN", "file"), "file is not a folder"),
     "a folder of one's own": (("RUN", "mine"), "holds what `ltx export` did not write (notes.txt)"),
     "a run's folder": (("RUN", "."), "holds what `ltx export` did not write"),
 }
