@@ -139,9 +139,8 @@ def test_second_derivatives_are_refused_and_not_left_out():
     mask = torch.ones(4, 6, dtype=torch.bool)
     values, x = random((24,), 1).requires_grad_(), random((5, 6), 2).requires_grad_()
     outputs = F.linear(x, Rows.of(values, Places(mask)))
-    (slope,) = torch.autograd.grad(outputs.square().sum(), x, create_graph=True)
-    with pytest.raises(RuntimeError, match="differentiate twice"):
-        (outputs.sum() + slope.sum()).backward()
+    with pytest.raises(RuntimeError, match="no second derivatives"):
+        torch.autograd.grad(outputs.square().sum(), x, create_graph=True)
 
 
 def gradients(call: Callable[[Tensor, Tensor], Tensor], shape: tuple[int, ...]) -> list[tuple[Tensor, ...]]:

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from ltx.training.form import Form
@@ -112,8 +111,9 @@ class _Linear(torch.autograd.Function):
         return out
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():
+            raise RuntimeError("compressed rows have no second derivatives; trainer.sparse_cpu=0 does without them")
         (x, values), places = ctx.saved_tensors, ctx.places
         grad = turned(grads[0].t())
         into_x, into_values, into_bias = ctx.needs_input_grad[:3]
