@@ -95,7 +95,7 @@ def test_a_full_disk_keeps_what_is_finished_and_the_same_command_continues(after
     assert results(folder) == results(only(tiny))
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("how", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_an_interrupted_run_stops_its_workers_and_exits_130_and_continues(how, ltx, root, undisturbed):
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
 

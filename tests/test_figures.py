@@ -43,7 +43,7 @@ SMALL = {
     "rewinding": ("method.levels=1", "optim.steps=210", "seeds=1", "width=.05", "optim.batch=2"),
     "connectivity": ("optim.steps=4", "seeds=1"),
 }
-
+LONG = ("sanity", "bits", "rewinding")  # which take more than ten seconds even when small: test-slow makes them
 
 SANITY = {"imp": "method:imp,method.levels:18", "edge-popup": "method:edge_popup,method.anneal:true"}
 SANITY |= {name: f"method:at_init,method.criterion:{name}" for name in ("snip", "synflow")}
@@ -234,7 +234,14 @@ def test_the_longest_run_is_found() -> None:
     assert longest_run([]) == (0, 0)
 
 
-@pytest.mark.parametrize("name", [name for name in names() if "module" not in read(name)])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] if name in LONG else [])
+        for name in names()
+        if "module" not in read(name)
+    ],
+)
 def test_every_figure_is_made_small_and_redrawn_without_a_run(
     name: str, ltx: Callable[..., Result], root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

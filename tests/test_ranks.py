@@ -105,7 +105,7 @@ def test_what_a_peer_raises_is_the_reason(tmp_path):
     assert not multiprocessing.active_children()
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_peers_end_with_their_worker(number, tmp_path):
     found = spec(*SMALL, *TWO, "optim.steps=1000")
     before = set(descendants(os.getpid()))

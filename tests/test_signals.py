@@ -257,7 +257,7 @@ def left_alone(tmp_path_factory):
     return only(root)
 
 
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("workers", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_a_worker_whose_claim_was_taken_over_stops_and_goes_on_when_the_other_is_gone(workers, ltx, root, left_alone):
     stopped: list[bool] = []
 

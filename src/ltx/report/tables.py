@@ -107,7 +107,7 @@ def table(rows: Sequence[Row], title: str, room: int = 80) -> Table:
     if "trained" in lines[0]:
         notes.append("trained: parameters of norms beside the scores")
     if "early stop" in lines[0] and any(row.early_stop_step is None for row in rows):
-        notes.append("(k/n) censored: validation loss still falling at the last step")
+        notes.append("(k/n) censored, so not in the mean: validation loss still falling at the last step")
     notes.append(f"density = kept / {first.prunable:,} prunable")
     if "total" not in lines[0]:
         notes[-1] += f" of {first.total:,} matrix weights in all"
