@@ -43,7 +43,8 @@ SMALL = {
     "rewinding": ("method.levels=1", "optim.steps=210", "seeds=1", "width=.05", "optim.batch=2"),
     "connectivity": ("optim.steps=4", "seeds=1"),
 }
-LONG = ("sanity", "bits", "rewinding")  # which take more than ten seconds even when small: test-slow makes them
+# What takes more than ten seconds even when it is small; test-slow makes these.
+LONG = ("sanity", "bits", "canvas", "rewinding", "same-ticket", "connectivity")
 
 SANITY = {"imp": "method:imp,method.levels:18", "edge-popup": "method:edge_popup,method.anneal:true"}
 SANITY |= {name: f"method:at_init,method.criterion:{name}" for name in ("snip", "synflow")}

@@ -224,6 +224,7 @@ def test_sweeps_leave_the_uniform_law_over_what_reaches_a_threshold(count: int) 
         assert len(seen) == reach and chisquare(seen).pvalue > 0.001
 
 
+@pytest.mark.slow
 def test_the_count_of_the_second_population_is_unbiased_and_its_interval_holds_the_truth() -> None:
     """Against all masks: 50 repeats, in ten groups of five for the intervals. The pilot by itself says too much."""
     weights, examples = tiny()
