@@ -98,6 +98,11 @@ class Spec:
         return Form(self.config["trainer"]["precision"], channels_last)
 
     @property
+    def users_own(self) -> bool:
+        """Whether the network is a class that is not ltx's, named as module:class."""
+        return ":" in self.config["model"]["name"]
+
+    @property
     def seeds(self) -> list[int]:
         """The seeds asked for."""
         seeds = self.config["seeds"]

@@ -15,7 +15,7 @@ from ltx.export import loader
 from ltx.export.build import TRIED, Export, examples, logits_of
 from ltx.export.restore import SCORES, TICKET
 from ltx.runs.checks import check_place
-from ltx.store.files import Damaged, commit, header, host, is_left_over
+from ltx.store.files import Damaged, commit, header, host, is_left_over, writing
 
 LOADER, CARD, ONNX = "load.py", "README.md", "ticket.onnx"
 OURS = (TICKET, SCORES, LOADER, CARD, ONNX, "__pycache__")
@@ -74,25 +74,24 @@ def write(export: Export, folder: Path, contents: Mapping[str, bytes]) -> None:
     beside = folder if folder.is_dir() else folder.parent
     new, old = (beside / f"{HIDDEN}.{host()}.{os.getpid()}.{uuid.uuid4().hex[:6]}" for _ in range(2))
     try:
-        for name, content in contents.items():
-            commit(new / name, content)
-        network = loader.module_of((new / LOADER).read_text()).load(folder=new)
-        with torch.no_grad():
-            logits = network(examples(export.known, TRIED))
-        if not torch.equal(logits, logits_of(export.known)):
-            raise Failed(
-                f"What {LOADER} makes of the written files has other logits than the ticket; nothing was kept."
-            )
-        if beside == folder:
-            old.mkdir()
-            exchange(folder, new, old)
-        else:
-            os.replace(new, folder)
-        for path in beside.glob(f"{HIDDEN}.*"):
-            if left_over(path.name):
-                shutil.rmtree(path, ignore_errors=True)
-    except OSError as error:
-        raise Failed(f"{folder} could not be written: {error.strerror or error}; it is as it was.") from error
+        with writing(folder):
+            for name, content in contents.items():
+                commit(new / name, content)
+            network = loader.module_of((new / LOADER).read_text()).load(folder=new)
+            with torch.no_grad():
+                logits = network(examples(export.known, TRIED))
+            if not torch.equal(logits, logits_of(export.known)):
+                raise Failed(
+                    f"What {LOADER} makes of the written files has other logits than the ticket; nothing was kept."
+                )
+            if beside == folder:
+                old.mkdir()
+                exchange(folder, new, old)
+            else:
+                os.replace(new, folder)
+            for path in beside.glob(f"{HIDDEN}.*"):
+                if left_over(path.name):
+                    shutil.rmtree(path, ignore_errors=True)
     finally:
         for path in (new, old):
             shutil.rmtree(path, ignore_errors=True)

@@ -270,8 +270,7 @@ class LevelLoop:
             order, augment = streams.other(streams.order), streams.other(streams.augment)
             streams = replace(streams, order=order, augment=augment)
         rows, form = self.compressed(plan, begin, resume), self.spec.form
-        plain, graphs = ":" not in self.spec.config["model"]["name"], self.options["cuda_graphs"]
-        optim, how = self.spec.optim, (form, rows, plain, graphs)
+        optim, how = self.spec.optim, (form, rows, not self.spec.users_own, self.options["cuda_graphs"])
         return Setup(self.network, method, begin, plan, optim, self.data, streams, hooks, *how)
 
     def restated(self, setup: Setup, end: Trained) -> Computed:

@@ -134,7 +134,6 @@ def follow(config: dict[str, Any], rank: int, port: int, orders: Connection, rep
     options, device = config["trainer"], device_of(config, rank)
     spec = Spec.of(config)
     network, data = spec.network(), spec.data
-    plain = ":" not in config["model"]["name"]
     hooks = Hooks(lambda rows: None, lambda step, loss: None, lambda tensors, meta: None, float("inf"))
     report("ready", None)
     store = distributed.TCPStore(HERE, port, is_master=False, timeout=JOINING)
@@ -142,7 +141,7 @@ def follow(config: dict[str, Any], rank: int, port: int, orders: Connection, rep
     while (begin := orders.recv_bytes()) != OVER:
         # not from a file: the pipe is between this process and the worker that started it, and nobody else has it
         state, plan, streams, compressed, resume = pickle.loads(begin)
-        how = (spec.form, compressed, plain)
+        how = (spec.form, compressed, not spec.users_own)
         setup = Setup(network, spec.method, state, plan, spec.optim, data, streams, hooks, *how)
         with contextlib.suppress(Diverged):  # so does rank 0, which says so
             train(setup, device, options, resume, ranks)

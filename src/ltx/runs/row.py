@@ -38,7 +38,7 @@ class Costs:
     def applied(self) -> Counts:
         """At how many places of an example the network applies each matrix."""
         if self.spec.key not in _applied:
-            users_own = ":" in self.spec.config["model"]["name"]  # its forward may not work without values
+            users_own = self.spec.users_own  # its forward may not work without values
             network = self.spec.network("cpu" if users_own else "meta")
             x = self.spec.data.train.take(slice(0, 2))[0] if users_own else self.spec.facts.zeros(2, "meta")
             with seeded(0), self.spec.form.context("cpu"):
